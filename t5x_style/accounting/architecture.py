@@ -1,0 +1,116 @@
+"""The shape of a decoder as plain numbers: what the model is built from and the account counts.
+
+It lies in the lowest room because both the model (which has jax) and the accounts (which must not)
+read it, so that a count can never be about another model than the one that trains.
+"""
+
+import dataclasses
+import math
+
+import gin
+
+from t5x_style.errors import UsageError, did_you_mean
+
+POSITIONS = ("alibi", "rope", "learned", "none")
+NORMS = ("layer", "rms")
+FEED_FORWARDS = ("gelu", "swiglu", "relu2")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A pre-norm decoder. Letters are those of the scaling book.
+
+    Attributes:
+      vocab_size: V, rows of the embedding.
+      layers: L.
+      d_model: D, the width of the residual stream.
+      d_ff: F, the inner width of the feed-forward.
+      heads: N, query heads.
+      kv_heads: K, key and value heads; None means N. Must divide N.
+      head_dim: H; None means D / N.
+      positions: 'alibi' (Press et al. 2022), 'rope' (Su et al. 2021), 'learned' (a table of
+        max_length rows) or 'none'.
+      max_length: rows of the learned position table; only with positions='learned'.
+      rope_theta: base of the rotary frequencies; only read with positions='rope'.
+      norm: 'layer' (gain, and bias where `biases`) or 'rms' (gain).
+      norm_epsilon: added to the variance.
+      feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices) or 'relu2' (squared
+        ReLU, two matrices).
+      biases: biases on every matrix but the head, and on layer norms.
+      tied_head: the output head is the transposed embedding.
+      embedding_norm: a norm right after the embedding (BLOOM, BloombergGPT).
+      qk_norm: an RMS norm with gain [H] over each head of the queries and the keys.
+      parallel_block: attention and feed-forward both read the same norm of the same input (GPT-J,
+        PaLM); the second norm of the block does not exist.
+      logit_softcap: c in c * tanh(logits / c); None leaves the logits alone.
+      init_std: standard deviation of the matrices at the start; None means 1 / sqrt(3 D)
+        (BloombergGPT, appendix A). The two matrices that write to the residual stream start at
+        init_std / sqrt(2 L) (GPT-2, Megatron).
+    """
+
+    vocab_size: int
+    layers: int
+    d_model: int
+    d_ff: int
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    positions: str = "rope"
+    max_length: int | None = None
+    rope_theta: float = 10_000.0
+    norm: str = "rms"
+    norm_epsilon: float = 1e-5
+    feed_forward: str = "swiglu"
+    biases: bool = False
+    tied_head: bool = True
+    embedding_norm: bool = False
+    qk_norm: bool = False
+    parallel_block: bool = False
+    logit_softcap: float | None = None
+    init_std: float | None = None
+
+    def __post_init__(self):
+        for name in ("vocab_size", "layers", "d_model", "d_ff", "heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"Architecture.{name} = {getattr(self, name)}: must be 1 or more")
+        if self.kv_heads is None:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.heads % self.kv_heads:
+            raise UsageError(
+                f"Architecture.kv_heads = {self.kv_heads} does not divide heads = {self.heads}"
+            )
+        if self.head_dim is None:
+            if self.d_model % self.heads:
+                raise UsageError(
+                    f"Architecture.d_model = {self.d_model} is not a multiple of heads = "
+                    f"{self.heads}: set head_dim, or a width that {self.heads} divides"
+                )
+            object.__setattr__(self, "head_dim", self.d_model // self.heads)
+        for name, allowed in (
+            ("positions", POSITIONS),
+            ("norm", NORMS),
+            ("feed_forward", FEED_FORWARDS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(
+                    f"Architecture.{name} = {value!r} is not one of {', '.join(allowed)}"
+                    f"{did_you_mean(str(value), allowed)}"
+                )
+        if self.positions == "learned" and self.max_length is None:
+            raise UsageError("Architecture.positions = 'learned' needs max_length (its rows)")
+        if self.positions == "rope" and self.head_dim % 2:
+            raise UsageError(
+                f"Architecture.head_dim = {self.head_dim} is odd: rope turns pairs of features"
+            )
+
+    @property
+    def matrix_std(self) -> float:
+        """Standard deviation of a fresh matrix."""
+        return self.init_std if self.init_std is not None else 1 / math.sqrt(3 * self.d_model)
+
+    @property
+    def residual_std(self) -> float:
+        """Standard deviation of a fresh matrix whose output is added to the residual stream."""
+        return self.matrix_std / math.sqrt(2 * self.layers)

@@ -1,0 +1,32 @@
+"""The errors that a person at the keyboard is meant to read, and the exit status of each."""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_FAULT = 1
+EXIT_USAGE = 2
+EXIT_PREEMPTED = 143
+
+
+class UsageError(Exception):
+    """Something asked for is wrong and can be put right by asking differently: exit status 2.
+
+    The message names what was wrong, where (file and line, or flag), the value, and the nearest
+    right thing. Raised before any work starts.
+    """
+
+
+class Fault(Exception):
+    """Work that had started cannot go on: exit status 1, the cause in the last line."""
+
+
+class Preempted(Exception):
+    """The machine asked us to leave; the state is saved: exit status 143, start me again."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """The nearest of `candidates` as `; did you mean 'X'?`, or an empty string if none is near."""
+    candidates = list(candidates)
+    folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
