@@ -1,0 +1,44 @@
+"""Parameters, FLOPs, chips, seconds and scaling laws: pure functions on plain numbers, no jax."""
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.auditor import Auditor, audit, utilisation
+from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
+from t5x_style.accounting.flops import (
+    CONVENTIONS,
+    REMAT_RECOMPUTES,
+    forward_flops_per_token,
+    training_flops_per_token,
+)
+from t5x_style.accounting.laws import LAWS, FrontierLaw, Law, ParametricLaw
+from t5x_style.accounting.ledger import Ledger
+from t5x_style.accounting.parameter_count import (
+    non_embedding_parameters,
+    parameters,
+    total_parameters,
+)
+from t5x_style.accounting.quantities import count, duration
+
+__all__ = [
+    "CHIPS",
+    "CONVENTIONS",
+    "LAWS",
+    "REMAT_RECOMPUTES",
+    "Architecture",
+    "Auditor",
+    "Chip",
+    "FrontierLaw",
+    "Law",
+    "Ledger",
+    "ParametricLaw",
+    "audit",
+    "chip",
+    "chip_of_device_kind",
+    "count",
+    "duration",
+    "forward_flops_per_token",
+    "non_embedding_parameters",
+    "parameters",
+    "total_parameters",
+    "training_flops_per_token",
+    "utilisation",
+]

@@ -1,0 +1,98 @@
+"""The audit of a run: what it cost by each convention, and how well that was spent."""
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.chips import Chip
+from t5x_style.accounting.flops import training_flops_per_token
+from t5x_style.accounting.laws import LAWS
+from t5x_style.accounting.parameter_count import total_parameters
+
+_CUMULATIVE = {
+    "model_flops_6nd": "6nd",
+    "model_flops_full": "full",
+    "model_flops_causal": "causal",
+    "hardware_flops": "hardware",
+}
+
+
+class Auditor:
+    """The audit of one model, with all that does not depend on the tokens worked out beforehand."""
+
+    def __init__(self, arch: Architecture, sequence_length: int, remat: str = "none"):
+        """Raises UsageError for an unknown remat policy.
+
+        Args:
+          sequence_length: S, tokens.
+          remat: the policy in force (see flops.REMAT_RECOMPUTES).
+        """
+        self.parameters = total_parameters(arch)
+        self.flops_per_token = {
+            key: training_flops_per_token(arch, sequence_length, convention, remat)
+            for key, convention in _CUMULATIVE.items()
+        }
+
+    def at(self, tokens: int) -> dict[str, float | None]:
+        """The audit after `tokens` tokens, under the keys of a training line.
+
+        Returns:
+          model_flops_6nd, model_flops_full, model_flops_causal, hardware_flops: FLOPs so far.
+          tokens_per_param: D / N.
+          chinchilla/<law>/optimal_params, .../optimal_tokens: what the FLOPs so far (6 N D) would
+            have served best; .../expected_loss: the law's loss for this run's N and D, nats per
+            token of Chinchilla's data; .../compute_efficiency: see ParametricLaw.efficiency. None
+            where the law does not say, and before the first token.
+        """
+        line: dict[str, float | None] = {
+            key: per_token * tokens for key, per_token in self.flops_per_token.items()
+        }
+        line["tokens_per_param"] = tokens / self.parameters
+        spent = 6.0 * self.parameters * tokens
+        for name, law in LAWS.items():
+            optimal_params, optimal_tokens = law.optimal(spent) if tokens else (None, None)
+            line[f"chinchilla/{name}/optimal_params"] = optimal_params
+            line[f"chinchilla/{name}/optimal_tokens"] = optimal_tokens
+            line[f"chinchilla/{name}/expected_loss"] = (
+                law.loss(self.parameters, tokens) if tokens else None
+            )
+            line[f"chinchilla/{name}/compute_efficiency"] = (
+                law.efficiency(self.parameters, tokens) if tokens else None
+            )
+        return line
+
+    def utilisation(
+        self, tokens_per_second: float, chips: int, chip: Chip | None
+    ) -> dict[str, float | None]:
+        """Share of the chips' dense bfloat16 peak, by convention; None where the peak is unknown.
+
+        Args:
+          chips: whole chips (JAX devices divided by chip.devices_per_chip).
+
+        Returns:
+          mfu_full, mfu_causal: model FLOPs; hfu: with recomputation.
+        """
+        if chip is None:
+            return {"mfu_full": None, "mfu_causal": None, "hfu": None}
+        per_peak = tokens_per_second / (chips * chip.peak_bf16_flops)
+        return {
+            "mfu_full": self.flops_per_token["model_flops_full"] * per_peak,
+            "mfu_causal": self.flops_per_token["model_flops_causal"] * per_peak,
+            "hfu": self.flops_per_token["hardware_flops"] * per_peak,
+        }
+
+
+def audit(
+    arch: Architecture, sequence_length: int, tokens: int, remat: str = "none"
+) -> dict[str, float | None]:
+    """`Auditor.at` for a single question."""
+    return Auditor(arch, sequence_length, remat).at(tokens)
+
+
+def utilisation(
+    arch: Architecture,
+    sequence_length: int,
+    tokens_per_second: float,
+    chips: int,
+    chip: Chip | None,
+    remat: str = "none",
+) -> dict[str, float | None]:
+    """`Auditor.utilisation` for a single question."""
+    return Auditor(arch, sequence_length, remat).utilisation(tokens_per_second, chips, chip)

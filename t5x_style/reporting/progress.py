@@ -1,0 +1,87 @@
+"""One console line per logged step."""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from t5x_style.accounting import count, duration
+
+
+class Progress:
+    """Prints training lines as they come: over each other on a terminal, else below each other."""
+
+    def __init__(self, total_tokens: int, stream: TextIO | None = None):
+        """Args:
+        total_tokens: where the run will end.
+        stream: defaults to standard output.
+        """
+        self._total = total_tokens
+        self._stream = stream if stream is not None else sys.stdout
+        self._tty = self._stream.isatty()
+        self._first: tuple[float, float] | None = None
+        self._line_is_open = False
+
+    def show(self, line: Mapping[str, float | None]) -> None:
+        """Prints one training line (the keys of metrics.jsonl)."""
+        text = self._text(line)
+        if self._tty:
+            width = shutil.get_terminal_size().columns
+            self._stream.write("\r" + text[: width - 1] + "\x1b[K")
+            self._line_is_open = True
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Prints a message on a line of its own."""
+        self.close()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the line that is being overwritten, if there is one."""
+        if self._line_is_open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._line_is_open = False
+
+    def _text(self, line: Mapping[str, float | None]) -> str:
+        tokens = line["tokens"] or 0
+        loss = line.get("loss")
+        parts = [
+            f"step {line['step']:,}",
+            f"{count(tokens)} of {count(self._total)} tokens ({tokens / self._total:.1%})",
+            f"loss {'not finite' if loss is None else format(loss, '.4f')}",
+        ]
+        shares = [
+            f"{key.removeprefix('share/')} {value:.2%}"
+            for key, value in line.items()
+            if key.startswith("share/") and value is not None
+        ]
+        if shares:
+            parts.append(" ".join(shares))
+        speed = line.get("tokens_per_second")
+        if speed is not None:
+            parts.append(f"{count(speed)} tokens/s")
+        for key, name in (("mfu_full", "full"), ("mfu_causal", "causal")):
+            value = line.get(key)
+            if value is not None:
+                parts.append(f"MFU {name} {value:.1%}")
+        left = self._seconds_left(tokens, speed)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return " | ".join(parts)
+
+    def _seconds_left(self, tokens: float, tokens_per_second: float | None) -> float | None:
+        """From the mean speed since the first line, which has evaluations and saves in it."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, tokens)
+        elapsed, done = now - self._first[0], tokens - self._first[1]
+        if done > 0 and elapsed > 0:
+            tokens_per_second = done / elapsed
+        if not tokens_per_second:
+            return None
+        return max(0.0, self._total - tokens) / tokens_per_second

@@ -1,0 +1,50 @@
+"""Plain text for a terminal: aligned tables."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None) -> str:
+    """Rows as aligned columns, without a newline at the end.
+
+    A column is set flush right when every cell in it begins with a digit or a sign. Integers get
+    thousands separators, other floats four significant digits, None becomes '-'; strings stand as
+    they are.
+
+    Raises:
+      ValueError: if the rows (and headers) are not all of one length.
+    """
+    body = [[_cell(value) for value in row] for row in rows]
+    lines = ([list(headers)] if headers is not None else []) + body
+    if not lines:
+        return ""
+    if len({len(line) for line in lines}) != 1:
+        raise ValueError(f"a table needs rows of one length, not {[len(line) for line in lines]}")
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rightward = [all(map(_numeric, column)) for column in zip(*body, strict=True)]
+    # A table of headers alone has no column to look at.
+    rightward = rightward or [False] * len(widths)
+    if headers is not None:
+        lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, rightward, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _numeric(cell: str) -> bool:
+    return cell[:1] in "0123456789+-.<>~" or cell in ("nan", "inf")
