@@ -1,0 +1,89 @@
+"""Attention by blocks with a running softmax, in plain JAX: linear memory on any device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from t5x_style.kernels.plain import MASKED, position_bias
+
+
+def blockwise_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    slopes: jax.Array | None = None,
+    block_size: int = 512,
+) -> jax.Array:
+    """The same numbers as `plain_attention`, one query block against one key block at a time.
+
+    The running maximum and sum are those of online softmax (Milakov and Gimelshein 2018;
+    Rabe and Staats 2021). Each query block is recomputed in the backward pass, so memory grows
+    with S, not with S * T. Blocks wholly in the future are computed and masked: positions are
+    data here, so they cannot be skipped.
+
+    Args and returns: as `plain_attention`. `block_size` is lowered to the greatest divisor of S
+    (and of T) that it admits.
+    """
+    batch, length, heads, head_dim = q.shape
+    keys, kv_heads = k.shape[1], k.shape[2]
+    groups = heads // kv_heads
+    query_block, key_block = _divisor(length, block_size), _divisor(keys, block_size)
+    k_blocks = k.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
+    v_blocks = v.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
+    key_position_blocks = key_positions.reshape(-1, key_block)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one_query_block(q_block: jax.Array, positions: jax.Array) -> jax.Array:
+        grouped = q_block.reshape(batch, query_block, kv_heads, groups, head_dim)
+
+        def one_key_block(carry, block):
+            total, maximum, weighted = carry
+            k_block, v_block, k_positions = block
+            scores = jnp.einsum(
+                "bskgh,btkh->bkgst", grouped, k_block, preferred_element_type=jnp.float32
+            )
+            bias = position_bias(positions, k_positions, slopes)
+            if slopes is not None:
+                bias = bias.reshape(kv_heads, groups, query_block, key_block)
+            scores = scores + bias
+            new_maximum = jnp.maximum(maximum, scores.max(-1))
+            shrink = jnp.exp(maximum - new_maximum)
+            exponentials = jnp.exp(scores - new_maximum[..., None])
+            values = jnp.einsum(
+                "bkgst,btkh->bkgsh",
+                exponentials.astype(v.dtype),
+                v_block,
+                preferred_element_type=jnp.float32,
+            )
+            return (
+                total * shrink + exponentials.sum(-1),
+                new_maximum,
+                weighted * shrink[..., None] + values,
+            ), None
+
+        shape = (batch, kv_heads, groups, query_block)
+        start = (
+            jnp.zeros(shape, jnp.float32),
+            jnp.full(shape, MASKED, jnp.float32),
+            jnp.zeros((*shape, head_dim), jnp.float32),
+        )
+        (total, _, weighted), _ = jax.lax.scan(
+            one_key_block, start, (k_blocks, v_blocks, key_position_blocks)
+        )
+        out = (weighted / total[..., None]).astype(q.dtype)
+        return jnp.moveaxis(out, 3, 1).reshape(batch, query_block, heads, head_dim)
+
+    q_blocks = q.reshape(batch, -1, query_block, heads, head_dim).swapaxes(0, 1)
+    out = jax.lax.map(
+        lambda block: one_query_block(*block),
+        (q_blocks, query_positions.reshape(-1, query_block)),
+    )
+    return out.swapaxes(0, 1).reshape(q.shape)
+
+
+def _divisor(length: int, at_most: int) -> int:
+    return max(size for size in range(1, min(length, at_most) + 1) if length % size == 0)

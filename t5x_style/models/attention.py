@@ -1,0 +1,107 @@
+"""Multi-head and grouped-query attention with positions, around an exchangeable kernel."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t5x_style.models.layers import Kernel, Linear, Norm, alibi_slopes, rope
+from t5x_style.models.logical import (
+    BATCH,
+    EMBED,
+    HEADS,
+    HEADS_ROWS,
+    KV_HEADS,
+    SEQUENCE,
+    constrain,
+)
+
+# Keys and values [B, T, K, H] of the tokens seen so far, in slots by position.
+Cache = tuple[jax.Array, jax.Array]
+
+
+class Attention(nnx.Module):
+    """Causal self-attention, [B, S, D] to [B, S, D].
+
+    Weights are two-dimensional, [D, N * H]: shards then stay multiples of the TPU's tiles and
+    gradients are true reduce-scatters.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        positions: str,
+        rope_theta: float,
+        qk_norm: bool,
+        norm_epsilon: float,
+        biases: bool,
+        std: float,
+        residual_std: float,
+        kernel: Kernel,
+        rngs: nnx.Rngs,
+    ):
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.positions, self.rope_theta, self.kernel = positions, rope_theta, kernel
+        options = {"std": std, "bias": biases, "rngs": rngs}
+        self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **options)
+        self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
+        self.value = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
+        self.out = Linear(
+            heads * head_dim,
+            d_model,
+            axes=(HEADS_ROWS, None),
+            std=residual_std,
+            bias=biases,
+            rngs=rngs,
+        )
+        norm = {"kind": "rms", "bias": False, "epsilon": norm_epsilon}
+        self.query_norm = Norm(head_dim, **norm) if qk_norm else None
+        self.key_norm = Norm(head_dim, **norm) if qk_norm else None
+
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, cache: Cache | None = None
+    ) -> tuple[jax.Array, Cache | None]:
+        """Attend.
+
+        Args:
+          x: [B, S, D]. positions: int32 [S], consecutive.
+          cache: keys and values of earlier tokens; the S new ones are written at `positions`.
+
+        Returns:
+          [B, S, D], and the cache with the new keys and values in it (None without a cache).
+        """
+        batch, length, _ = x.shape
+        q = self._split(self.query(x), self.heads, HEADS)
+        k = self._split(self.key(x), self.kv_heads, KV_HEADS)
+        v = self._split(self.value(x), self.kv_heads, KV_HEADS)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.positions == "rope":
+            q, k = (rope(each, positions, self.rope_theta) for each in (q, k))
+        key_positions = positions
+        if cache is not None:
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), positions[0], 1)
+                for old, new in zip(cache, (k, v), strict=True)
+            )
+            cache = (k, v)
+            key_positions = jnp.arange(k.shape[1], dtype=positions.dtype)
+        attended = self.kernel(
+            q * (1 / math.sqrt(self.head_dim)),
+            k,
+            v,
+            query_positions=positions,
+            key_positions=key_positions,
+            slopes=jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None,
+        )
+        attended = constrain(attended.reshape(batch, length, -1), BATCH, SEQUENCE, HEADS)
+        return self.out(attended), cache
+
+    def _split(self, x: jax.Array, heads: int, axis: str) -> jax.Array:
+        split = x.reshape(*x.shape[:2], heads, self.head_dim)
+        return constrain(split, BATCH, SEQUENCE, axis, None)

@@ -1,0 +1,154 @@
+"""The decoder: embedding, a scanned stack of pre-norm blocks, a final norm and the head."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.kernels import plain_attention
+from t5x_style.models.attention import Attention, Cache
+from t5x_style.models.layers import FeedForward, Kernel, Norm, normal
+from t5x_style.models.logical import BATCH, EMBED, LAYERS, SEQUENCE, VOCAB, constrain
+from t5x_style.models.remat import rematerialised
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then + feed_forward(norm(x)); in a parallel block both read the
+    same norm of the same x. [B, S, D] to [B, S, D]."""
+
+    def __init__(self, architecture: Architecture, *, kernel: Kernel, rngs: nnx.Rngs):
+        a = architecture
+        norm = {"kind": a.norm, "bias": a.biases, "epsilon": a.norm_epsilon}
+        std = {"std": a.matrix_std, "residual_std": a.residual_std}
+        self.attention_norm = Norm(a.d_model, **norm)
+        self.attention = Attention(
+            d_model=a.d_model,
+            heads=a.heads,
+            kv_heads=a.kv_heads,
+            head_dim=a.head_dim,
+            positions=a.positions,
+            rope_theta=a.rope_theta,
+            qk_norm=a.qk_norm,
+            norm_epsilon=a.norm_epsilon,
+            biases=a.biases,
+            kernel=kernel,
+            rngs=rngs,
+            **std,
+        )
+        self.feed_forward_norm = None if a.parallel_block else Norm(a.d_model, **norm)
+        self.feed_forward = FeedForward(
+            d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, biases=a.biases, rngs=rngs, **std
+        )
+
+    def __call__(self, x, positions, cache: Cache | None = None):
+        normed = self.attention_norm(x)
+        attended, cache = self.attention(normed, positions, cache)
+        if self.feed_forward_norm is None:
+            x = x + attended + self.feed_forward(normed)
+        else:
+            x = constrain(x + attended, BATCH, SEQUENCE, None)
+            x = x + self.feed_forward(self.feed_forward_norm(x))
+        return constrain(x, BATCH, SEQUENCE, None), cache
+
+
+class Decoder(nnx.Module):
+    """A decoder language model. Parameters are float32; the compute dtype is chosen.
+
+    Built inside of a mesh with rules in force, its parameters are born in their shards. All
+    parameters of the blocks are stacked on a leading `layers` axis and run by one `jax.lax.scan`.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        rngs: nnx.Rngs,
+        compute_dtype=jnp.bfloat16,
+        kernel: Kernel = plain_attention,
+        remat: str = "none",
+    ):
+        a = architecture
+        self.architecture, self.compute_dtype, self.remat = a, compute_dtype, remat
+        self.embedding = normal(rngs, (a.vocab_size, a.d_model), (VOCAB, EMBED), a.matrix_std)
+        self.position_table = (
+            normal(rngs, (a.max_length, a.d_model), (None, EMBED), a.matrix_std)
+            if a.positions == "learned"
+            else None
+        )
+        norm = {"kind": a.norm, "bias": a.biases, "epsilon": a.norm_epsilon}
+        self.embedding_norm = Norm(a.d_model, **norm) if a.embedding_norm else None
+
+        @nnx.split_rngs(splits=a.layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: LAYERS})
+        def stack(rngs):
+            return Block(a, kernel=kernel, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.final_norm = Norm(a.d_model, **norm)
+        self.head = (
+            None
+            if a.tied_head
+            else normal(rngs, (a.vocab_size, a.d_model), (VOCAB, EMBED), a.matrix_std)
+        )
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """The last hidden state.
+
+        Args:
+          tokens: int32 [B, S]. positions: int32 [S]; None means 0 .. S-1.
+          cache: keys and values of all layers, each [L, B, T, K, H] (see `empty_cache`), when
+            tokens come a few at a time.
+
+        Returns:
+          [B, S, D] in the compute dtype, after the final norm; and the cache with these tokens in.
+        """
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        # The fsdp shards of the table are gathered first: looking words up in a table split along D
+        # would make the partitioner replicate the activations.
+        table = constrain(self.embedding[...].astype(self.compute_dtype), VOCAB, None)
+        x = table[tokens]
+        if self.position_table is not None:
+            x = x + self.position_table[...].astype(self.compute_dtype)[positions]
+        x = constrain(x, BATCH, SEQUENCE, None)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        definition, parameters = nnx.split(self.blocks)
+
+        # The body returns no parameters: scan would copy every one of them.
+        def body(x, layer):
+            layer_parameters, layer_cache = layer
+            return nnx.merge(definition, layer_parameters)(x, positions, layer_cache)
+
+        x, cache = jax.lax.scan(rematerialised(body, self.remat), x, (parameters, cache))
+        return self.final_norm(x), cache
+
+    def output_matrix(self) -> jax.Array:
+        """The head as [V, D], float32: its own matrix, or the embedding where tied."""
+        return (self.embedding if self.head is None else self.head)[...]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 [B, S, V] of a hidden state [B, S, D]; for sampling, not for the loss."""
+        out = jnp.einsum(
+            "bsd,vd->bsv",
+            hidden,
+            self.output_matrix().astype(hidden.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return softcapped(out, self.architecture.logit_softcap)
+
+    def empty_cache(self, batch: int, length: int) -> Cache:
+        """Zeroed keys and values for `length` tokens: two arrays [L, B, T, K, H]."""
+        a = self.architecture
+        shape = (a.layers, batch, length, a.kv_heads, a.head_dim)
+        return jnp.zeros(shape, self.compute_dtype), jnp.zeros(shape, self.compute_dtype)
+
+
+def softcapped(logits: jax.Array, cap: float | None) -> jax.Array:
+    """cap * tanh(logits / cap) (Gemma 2), or the logits themselves without a cap."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)

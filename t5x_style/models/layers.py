@@ -1,0 +1,113 @@
+"""The small parts of a block: parameters, matrix product, norms, positions, feed-forward."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from t5x_style.models.logical import BATCH, EMBED, MLP, MLP_ROWS, NORM, SEQUENCE, constrain
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple, std: float) -> nnx.Param:
+    """A float32 matrix drawn from N(0, std^2), annotated with its logical axes."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), out_sharding=axes)
+
+
+def constant(value: float, size: int, axis: str) -> nnx.Param:
+    """A float32 vector of one value, annotated with its logical axis."""
+    return nnx.Param(jnp.full((size,), value, jnp.float32), out_sharding=(axis,))
+
+
+class Linear(nnx.Module):
+    """x [..., I] @ weight [I, O] (+ bias [O]); the product runs in x's dtype.
+
+    Every matrix product of the model but attention's and the head's goes through here.
+    """
+
+    def __init__(self, inputs, outputs, *, axes, std, bias, rngs):
+        self.weight = normal(rngs, (inputs, outputs), axes, std)
+        # The rows of a residual matrix carry two mesh axes, which leaves none for its columns.
+        self.bias = constant(0.0, outputs, axes[1] or NORM) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.weight[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """Layer norm (Ba et al. 2016) or RMS norm (Zhang and Sennrich 2019) over the last axis.
+
+    Statistics and gain are float32; the result has x's dtype.
+    """
+
+    def __init__(self, size: int, *, kind: str, bias: bool, epsilon: float):
+        self.kind, self.epsilon = kind, epsilon
+        self.gain = constant(1.0, size, NORM)
+        self.bias = constant(0.0, size, NORM) if bias and kind == "layer" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        y = y * self.gain[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class FeedForward(nnx.Module):
+    """Two matrices around 'gelu' (tanh form) or 'relu2' (So et al. 2021), or 'swiglu' (Shazeer
+    2020) with a third matrix as the gate. [B, S, D] to [B, S, D]."""
+
+    def __init__(self, *, d_model, d_ff, kind, biases, std, residual_std, rngs):
+        self.kind = kind
+        wide = {"axes": (EMBED, MLP), "std": std, "bias": biases, "rngs": rngs}
+        self.up = Linear(d_model, d_ff, **wide)
+        self.gate = Linear(d_model, d_ff, **wide) if kind == "swiglu" else None
+        self.down = Linear(
+            d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, bias=biases, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        up = constrain(self.up(x), BATCH, SEQUENCE, MLP)
+        if self.gate is not None:
+            inner = jax.nn.silu(constrain(self.gate(x), BATCH, SEQUENCE, MLP)) * up
+        elif self.kind == "gelu":
+            inner = jax.nn.gelu(up, approximate=True)
+        else:
+            inner = jnp.square(jax.nn.relu(up))
+        return self.down(inner)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """ALiBi's slope per head, float32 [N] (Press et al. 2022; BloombergGPT, appendix A).
+
+    2^(-8 n / P) for the first P = 2^floor(log2 N) heads, then the odd steps of the table for 2P.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    n = np.arange(heads)
+    exponent = 1 + n % power - 0.5 * (n // power)
+    # Past P the steps are 1/2, 3/2, ...: 1 + (n mod P) - 1/2.
+    return (2.0 ** (-8 * exponent / power)).astype(np.float32)
+
+
+def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotary positions (Su et al. 2021), in the half-split layout of GPT-NeoX and Llama.
+
+    Args:
+      x: [B, S, N, H] with H even. positions: int32 [S]. theta: base of the frequencies.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[:, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+Kernel = Callable[..., jax.Array]

@@ -1,0 +1,89 @@
+"""Logical axis names, and how they become mesh axes through the rules that are in force.
+
+A model says what an axis IS (`batch`, `heads`, `vocab`); the rules of the partitioning room say
+where it lies. Outside of a mesh the functions here do nothing, so a model runs in a notebook.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax.core import spmd
+from jax.sharding import PartitionSpec
+
+# Axes of activations.
+BATCH = "batch"
+SEQUENCE = "sequence"
+# Axes of activations and of the columns of matrices.
+HEADS = "heads"
+KV_HEADS = "kv_heads"
+MLP = "mlp"
+VOCAB = "vocab"
+# Axes of parameters alone. The rows of the two matrices that write to the residual stream carry
+# the sharded feature axis AND the fsdp axis, so that an fsdp gather always runs along rows.
+EMBED = "embed"
+HEADS_ROWS = "heads_rows"
+MLP_ROWS = "mlp_rows"
+NORM = "norm"
+LAYERS = "layers"
+
+LOGICAL_AXES = (
+    BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
+)  # fmt: skip
+
+
+def mesh_axes(*names: str | None) -> PartitionSpec:
+    """The partition spec of logical axes under the rules in force; None stays None.
+
+    Raises:
+      KeyError: a name has no rule.
+      ValueError: two axes of one array would lie on the same mesh axis.
+    """
+    rules = dict(spmd.get_logical_axis_rules())
+    entries = [None if name is None else rules[name] for name in names]
+    used: dict[str, str] = {}
+    for name, entry in zip(names, entries, strict=True):
+        for axis in _flat(entry):
+            if axis in used:
+                raise ValueError(
+                    f"logical axes {used[axis]!r} and {name!r} of one array both map to the mesh "
+                    f"axis {axis!r}"
+                )
+            used[axis] = str(name)
+    return PartitionSpec(*entries)
+
+
+def axis_names(name: str) -> tuple[str, ...]:
+    """The mesh axes on which a logical axis lies: () outside of a mesh or where it is whole."""
+    return _flat(mesh_axes(name)[0]) if in_mesh() else ()
+
+
+def in_mesh() -> bool:
+    """Whether a mesh is in force."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Pin an activation to the mesh by its logical axes; the same array outside of a mesh."""
+    if not in_mesh():
+        return x
+    return jax.lax.with_sharding_constraint(x, mesh_axes(*names))
+
+
+def per_shard(
+    function: Callable, in_axes: tuple[tuple, ...], out_axes: tuple[tuple, ...] | tuple
+) -> Callable:
+    """`jax.shard_map` with logical axes; the function itself outside of a mesh."""
+    if not in_mesh():
+        return function
+    return jax.shard_map(
+        function,
+        in_specs=tuple(mesh_axes(*axes) for axes in in_axes),
+        out_specs=tuple(mesh_axes(*axes) for axes in out_axes),
+        check_vma=False,
+    )
+
+
+def _flat(entry) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)

@@ -1,0 +1,73 @@
+"""AdamW with global-norm clipping, decaying matrices alone."""
+
+import dataclasses
+from typing import Any
+
+import gin
+import jax
+import optax
+
+from t5x_style.errors import UsageError
+from t5x_style.optim.batch_plan import BatchPlan
+from t5x_style.optim.schedule import Schedule
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019).
+
+    Attributes:
+      schedule: the learning rate.
+      b1, b2, epsilon: Adam's constants.
+      weight_decay: per step, times the learning rate, on matrices alone: norms, biases and gains
+        never decay (BloombergGPT's v1 runs diverged because they did).
+      clip_norm: gradients whose global norm is greater are scaled down to it; None leaves them.
+    """
+
+    schedule: Schedule
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self):
+        for name, value in (("b1", self.b1), ("b2", self.b2)):
+            if not 0 <= value < 1:
+                raise UsageError(f"AdamW.{name} = {value}: must lie in [0, 1)")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UsageError(f"AdamW.clip_norm = {self.clip_norm}: must be positive, or None")
+
+    def learning_rate(self, plan: BatchPlan):
+        """A function from a traced step to its learning rate, float32.
+
+        The first step counts its own tokens, so that the warm-up never wastes a step at zero.
+        """
+
+        def at(step):
+            return self.schedule.learning_rate(plan.traced_tokens_before(step + 1), plan.tokens)
+
+        return at
+
+    def transformation(self, plan: BatchPlan, parameter_axes: Any) -> optax.GradientTransformation:
+        """The optax chain.
+
+        Args:
+          plan: turns steps into tokens.
+          parameter_axes: pytree like the parameters with the logical axes of each as a tuple.
+        """
+        is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
+        matrices = jax.tree.map(_is_matrix, parameter_axes, is_leaf=is_axes)
+        clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
+        return optax.chain(
+            clip,
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),
+            optax.add_decayed_weights(self.weight_decay, mask=matrices),
+            optax.scale_by_learning_rate(self.learning_rate(plan)),
+        )
+
+
+def _is_matrix(axes: tuple[str | None, ...]) -> bool:
+    """Two axes beside the stack of layers; a stacked bias or gain has one."""
+    return len([axis for axis in axes if axis != "layers"]) >= 2

@@ -1,0 +1,92 @@
+"""Learning rate as a function of tokens."""
+
+import dataclasses
+
+import gin
+import jax.numpy as jnp
+
+from t5x_style.errors import UsageError, did_you_mean
+
+SHAPES = ("cosine", "linear", "wsd", "constant")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from zero to the peak, then one of four shapes down to the end of the run.
+
+    Tokens are the unit, so a schedule means the same under any batch size and batch warm-up.
+
+    Attributes:
+      shape: 'cosine' (half a period over the rest of the run: Chinchilla asks that the cycle is
+        the run), 'linear', 'wsd' (constant, then 1 - sqrt cooldown over the last `decay_fraction`
+        of the run: Hagele et al. 2024) or 'constant'.
+      peak_learning_rate: reached at the end of the warm-up.
+      warmup_tokens: length of the warm-up.
+      final_fraction: learning rate at the horizon, as a fraction of the peak; not read by
+        'constant'.
+      decay_fraction: share of the run that the cooldown of 'wsd' takes; read by it alone.
+    """
+
+    peak_learning_rate: float
+    shape: str = "cosine"
+    warmup_tokens: int = 0
+    final_fraction: float = 0.1
+    decay_fraction: float = 0.2
+
+    def __post_init__(self):
+        if self.shape not in SHAPES:
+            raise UsageError(
+                f"Schedule.shape = {self.shape!r} is not one of {', '.join(SHAPES)}"
+                f"{did_you_mean(self.shape, SHAPES)}"
+            )
+        for name, value, low, high in (
+            ("peak_learning_rate", self.peak_learning_rate, 0.0, 10.0),
+            ("final_fraction", self.final_fraction, 0.0, 1.0),
+            ("decay_fraction", self.decay_fraction, 0.0, 1.0),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"Schedule.{name} = {value}: must lie in [{low:g}, {high:g}]")
+        if self.warmup_tokens < 0:
+            raise UsageError(f"Schedule.warmup_tokens = {self.warmup_tokens}: must not be negative")
+
+    def check(self, horizon_tokens: int) -> None:
+        """Refuse a run that is too short for the schedule.
+
+        Raises:
+          UsageError: the warm-up (and for 'wsd' the cooldown) does not fit into the run.
+        """
+        cooldown = self.decay_fraction * horizon_tokens if self.shape == "wsd" else 0
+        if self.warmup_tokens + cooldown > horizon_tokens:
+            raise UsageError(
+                f"Schedule.warmup_tokens = {self.warmup_tokens:,} and a cooldown of "
+                f"{int(cooldown):,} tokens do not fit into a run of {horizon_tokens:,} tokens: "
+                f"at most {int(horizon_tokens - cooldown):,} are left for the warm-up"
+            )
+
+    def learning_rate(self, tokens, horizon_tokens: int):
+        """The learning rate when `tokens` tokens have been seen.
+
+        Args:
+          tokens: float array of any shape (numpy or jax). horizon_tokens: length of the run.
+
+        Returns:
+          float32 array of the same shape.
+        """
+        warmup = self.warmup_tokens
+        rest = jnp.clip((tokens - warmup) / max(horizon_tokens - warmup, 1), 0.0, 1.0)
+        floor = self.final_fraction
+        if self.shape == "cosine":
+            shape = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * rest))
+        elif self.shape == "linear":
+            shape = 1 - (1 - floor) * rest
+        elif self.shape == "wsd":
+            start = (1 - self.decay_fraction) * horizon_tokens
+            cooldown = jnp.clip(
+                (tokens - start) / max(self.decay_fraction * horizon_tokens, 1), 0.0, 1.0
+            )
+            shape = floor + (1 - floor) * (1 - jnp.sqrt(cooldown))
+        else:
+            shape = jnp.ones_like(rest)
+        rising = jnp.minimum(tokens / warmup, 1.0) if warmup else 1.0
+        return self.peak_learning_rate * rising * shape

@@ -1,0 +1,119 @@
+"""Shardings of parameters, optimizer state and batches, and the checks that they are real."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.errors import UsageError
+from t5x_style.partitioning.topology import Topology
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over every axis that splits the batch; a row stays whole on its device.
+
+    The sequence axis splits activations, not the few bytes of token ids.
+    """
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
+    """Shardings for any state that holds parameter-shaped parts, such as an optimizer's.
+
+    Args:
+      tree: pytree of arrays or ShapeDtypeStructs.
+      parameters: pytree of ShapeDtypeStructs that carry a sharding.
+      mesh: for the leaves that belong to no parameter, which are replicated.
+
+    Returns:
+      A pytree like `tree`: a leaf whose path ends in a parameter's path has that parameter's
+      sharding. (`jax.eval_shape` of an optimizer's init would give none.)
+    """
+    known = {
+        _names(path): leaf.sharding
+        for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]
+    }
+
+    def find(path, leaf):
+        names = _names(path)
+        for start in range(len(names)):
+            if (sharding := known.get(names[start:])) is not None and leaf.ndim:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def check_divisible(architecture: Architecture, topology: Topology, batch_size: int) -> None:
+    """Refuse a mesh that does not divide what it splits.
+
+    Raises:
+      UsageError: naming the size, the axis and the nearest size that would do.
+    """
+    a, t = architecture, topology
+    for what, size, by, axes in (
+        ("the batch", batch_size, t.data * t.fsdp, "data x fsdp"),
+        ("Architecture.heads", a.heads, t.tensor, "tensor"),
+        ("Architecture.kv_heads", a.kv_heads, t.tensor, "tensor"),
+        ("Architecture.d_ff", a.d_ff, t.tensor * t.fsdp, "tensor x fsdp"),
+        ("Architecture.vocab_size", a.vocab_size, t.tensor, "tensor"),
+        ("Architecture.d_model", a.d_model, t.fsdp, "fsdp"),
+        ("heads x head_dim", a.heads * a.head_dim, t.tensor * t.fsdp, "tensor x fsdp"),
+    ):
+        if size % by:
+            raise UsageError(
+                f"{what} = {size} is not a multiple of the mesh's {axes} = {by}: the nearest that "
+                f"is: {max(by, round(size / by) * by)}"
+            )
+
+
+def check_sharded(parameters: Any, topology: Topology) -> float:
+    """The share of the parameters' bytes that lies whole where the mesh could split it.
+
+    A leaf split over s of the S devices of the axes that split parameters counts with
+    bytes * (1 - s / S) * S / (S - 1): nothing where s = S, all of it where s = 1.
+
+    Raises:
+      UsageError: the share is above the topology's tolerance; names the three largest leaves.
+    """
+    possible = topology.fsdp * topology.tensor
+    if possible == 1:
+        return 0.0
+    unsharded: dict[str, float] = {}
+    total = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        shards = _shards(leaf.sharding, topology.mesh_shape)
+        total += size
+        unsharded["/".join(_names(path))] = size * (1 - shards / possible) * possible / (
+            possible - 1
+        )
+    share = sum(unsharded.values()) / total
+    if share > topology.unsharded_tolerance:
+        worst = sorted(unsharded, key=lambda name: unsharded[name], reverse=True)[:3]
+        raise UsageError(
+            f"{share:.1%} of the parameters' bytes lie unsharded on a mesh of fsdp="
+            f"{topology.fsdp}, tensor={topology.tensor} (Topology.unsharded_tolerance = "
+            f"{topology.unsharded_tolerance:.1%}); the largest: {', '.join(worst)}"
+        )
+    return share
+
+
+def _shards(sharding: NamedSharding, mesh_shape: Mapping[str, int]) -> int:
+    axes: list[str] = []
+    for entry in sharding.spec:
+        if entry is not None:
+            axes.extend((entry,) if isinstance(entry, str) else entry)
+    return math.prod(mesh_shape[axis] for axis in axes)
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)

@@ -1,0 +1,136 @@
+"""A topology: the named mesh, the rules, and the choices that fit a chip but change no numbers."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+import gin
+import jax
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.kernels import ATTENTION_KERNELS
+from t5x_style.models import REMAT_POLICIES
+from t5x_style.models.logical import LOGICAL_AXES
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+# One table from what an axis is to where it lies. The rows of residual matrices take both axes so
+# that every fsdp gather runs along the leading dimension (gathers along the minor one are copied
+# again by the TPU compiler).
+DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "sequence": "sequence",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads_rows": ("tensor", "fsdp"),
+    "mlp_rows": ("tensor", "fsdp"),
+    "norm": None,
+    "layers": None,
+}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Where a run lies and how its step is laid out. None of these changes a number that is
+    learnt beyond rounding.
+
+    Attributes:
+      data: size of the axis over which only the batch is split (replicas of the parameters).
+      fsdp: size of the axis over which the batch AND the parameters are split (ZeRO-3).
+      tensor: size of the axis over which heads, feed-forward and vocabulary are split.
+      sequence: size of the axis over which a sequence's tokens are split.
+      chip: name of the chip in the table of peaks, or None: no MFU is printed.
+      kernel: attention kernel, 'plain' or 'blockwise'.
+      remat: 'none', 'full' or 'save_dots' (see models.remat).
+      loss_chunk_tokens: tokens per device whose logits live at once.
+      rules: entries that replace those of DEFAULT_RULES.
+      unsharded_tolerance: share of the parameters' bytes that may lie unsharded on axes that
+        could split them; a run fails past it.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+    chip: str | None = None
+    kernel: str = "plain"
+    remat: str = "none"
+    loss_chunk_tokens: int = 4096
+    rules: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(default_factory=dict)
+    unsharded_tolerance: float = 0.02
+
+    def __post_init__(self):
+        for axis in MESH_AXES:
+            if getattr(self, axis) < 1:
+                raise UsageError(f"Topology.{axis} = {getattr(self, axis)}: must be 1 or more")
+        for name, value, allowed in (
+            ("kernel", self.kernel, ATTENTION_KERNELS),
+            ("remat", self.remat, REMAT_POLICIES),
+        ):
+            if value not in allowed:
+                raise UsageError(
+                    f"Topology.{name} = {value!r} is not one of {', '.join(allowed)}"
+                    f"{did_you_mean(value, allowed)}"
+                )
+        for logical, entry in self.rules.items():
+            if logical not in LOGICAL_AXES:
+                raise UsageError(
+                    f"Topology.rules names {logical!r}, which is no logical axis"
+                    f"{did_you_mean(logical, LOGICAL_AXES)}"
+                )
+            for axis in (entry,) if isinstance(entry, str) else entry or ():
+                if axis not in MESH_AXES:
+                    raise UsageError(
+                        f"Topology.rules[{logical!r}] names {axis!r}, which is no mesh axis"
+                        f"{did_you_mean(axis, MESH_AXES)}"
+                    )
+
+    @property
+    def mesh_shape(self) -> dict[str, int]:
+        """Axis name to size, outermost first."""
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+    @property
+    def devices(self) -> int:
+        """Devices that the mesh needs."""
+        return math.prod(self.mesh_shape.values())
+
+    @property
+    def logical_rules(self) -> tuple[tuple[str, str | tuple[str, ...] | None], ...]:
+        """The rules in force, as Flax takes them."""
+        return tuple({**DEFAULT_RULES, **self.rules}.items())
+
+    def mesh(self) -> Mesh:
+        """The mesh over the devices of this process's backend.
+
+        Raises:
+          UsageError: there are fewer devices than the mesh needs. More devices than the mesh needs
+            are refused too unless the mesh is a single one: idle chips are never meant.
+        """
+        available = jax.devices()
+        if self.devices > len(available) or 1 < self.devices < len(available):
+            raise UsageError(
+                f"Topology asks for {self.devices} devices "
+                f"({' x '.join(f'{k}={v}' for k, v in self.mesh_shape.items() if v > 1)}), and "
+                f"{len(available)} of kind {available[0].device_kind!r} are there: choose sizes "
+                f"of data, fsdp, tensor and sequence whose product is {len(available)}"
+            )
+        return jax.make_mesh(
+            tuple(self.mesh_shape.values()),
+            MESH_AXES,
+            axis_types=(AxisType.Auto,) * len(MESH_AXES),
+            devices=available[: self.devices],
+        )
+
+    @contextlib.contextmanager
+    def in_force(self, mesh: Mesh) -> Iterator[None]:
+        """The mesh and the rules, for building a model and tracing a step."""
+        with jax.set_mesh(mesh), nnx.logical_axis_rules(self.logical_rules):
+            yield

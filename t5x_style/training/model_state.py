@@ -1,0 +1,127 @@
+"""The state of a run as a plain pytree, born in its shards, and the model bound to it again."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from t5x_style.accounting import Architecture
+from t5x_style.kernels import ATTENTION_KERNELS
+from t5x_style.models import Decoder
+from t5x_style.partitioning import Topology, shardings_of
+from t5x_style.partitioning.sharding import replicated
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# {'step': int32 [], 'parameters': nested dict of float32 arrays, 'optimizer': optax's state}.
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundModel:
+    """A model's definition apart from its parameters.
+
+    Parameters travel as a nested dict of arrays: few leaves, no Python objects, which is what
+    keeps the dispatch of a step and a checkpoint simple.
+
+    Attributes:
+      architecture: its shape.
+      definition: the NNX graph without values.
+      template: the NNX state with ShapeDtypeStructs for values.
+      make: builds a fresh Decoder from a seed.
+    """
+
+    architecture: Architecture
+    definition: nnx.GraphDef
+    template: nnx.State
+    make: Callable[[int], Decoder]
+
+    @functools.cached_property
+    def abstract(self) -> dict:
+        """The parameters as ShapeDtypeStructs that carry their shardings."""
+        return nnx.to_pure_dict(self.template)
+
+    @functools.cached_property
+    def axes(self) -> dict:
+        """Each parameter's logical axes."""
+        leaves = jax.tree.map(
+            lambda parameter: tuple(parameter.get_metadata("out_sharding")),
+            self.template,
+            is_leaf=lambda node: isinstance(node, nnx.Variable),
+        )
+        return nnx.to_pure_dict(leaves)
+
+    def __call__(self, parameters: dict) -> Decoder:
+        """The Decoder with these parameters; for use while tracing."""
+        state = jax.tree.map(lambda leaf: leaf, self.template)
+        nnx.replace_by_pure_dict(state, parameters)
+        return nnx.merge(self.definition, state)
+
+    def fresh_parameters(self, seed: int) -> dict:
+        """Parameters drawn on the mesh, each device making its own shards."""
+
+        def draw():
+            return nnx.to_pure_dict(nnx.split(self.make(seed))[1])
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        return jax.jit(draw, out_shardings=shardings)()
+
+
+def bind_model(
+    architecture: Architecture, topology: Topology, mesh: Mesh, compute_dtype: str
+) -> BoundModel:
+    """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`."""
+
+    def make(seed: int) -> Decoder:
+        return Decoder(
+            architecture,
+            rngs=nnx.Rngs(seed),
+            compute_dtype=COMPUTE_DTYPES[compute_dtype],
+            kernel=ATTENTION_KERNELS[topology.kernel],
+            remat=topology.remat,
+        )
+
+    definition, template = nnx.get_abstract_model(lambda: make(0), mesh)
+    return BoundModel(architecture, definition, template, make)
+
+
+def abstract_state(
+    model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> State:
+    """Shapes, dtypes and shardings of the whole state: what a restore aims at."""
+    optimizer_state = jax.eval_shape(optimizer.init, model.abstract)
+    shardings = shardings_of(optimizer_state, model.abstract, mesh)
+    return {
+        "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
+        "parameters": model.abstract,
+        "optimizer": jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            optimizer_state,
+            shardings,
+        ),
+    }
+
+
+def fresh_state(
+    model: BoundModel,
+    optimizer: optax.GradientTransformation,
+    target: State,
+    seed: int,
+    parameters: dict | None = None,
+) -> State:
+    """The state at step 0, from a seed or around given parameters; sharded as `target`."""
+    if parameters is None:
+        parameters = model.fresh_parameters(seed)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+    return {
+        "step": jax.device_put(np.int32(0), shardings["step"]),
+        "parameters": parameters,
+        "optimizer": jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(parameters),
+    }
