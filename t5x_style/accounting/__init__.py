@@ -1,7 +1,16 @@
 """Parameters, FLOPs, chips, seconds and scaling laws: pure functions on plain numbers, no jax."""
 
+from t5x_style.accounting import bloomberggpt
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.auditor import Auditor, audit, utilisation
+from t5x_style.accounting.budget import (
+    FREE_EPOCHS,
+    Allocation,
+    allocations,
+    blend,
+    chip_flops,
+    token_cap,
+)
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
@@ -16,13 +25,16 @@ from t5x_style.accounting.parameter_count import (
     parameters,
     total_parameters,
 )
-from t5x_style.accounting.quantities import count, duration
+from t5x_style.accounting.quantities import count, duration, scientific
+from t5x_style.accounting.verdicts import verdict, verdict_of_line
 
 __all__ = [
     "CHIPS",
     "CONVENTIONS",
+    "FREE_EPOCHS",
     "LAWS",
     "REMAT_RECOMPUTES",
+    "Allocation",
     "Architecture",
     "Auditor",
     "Chip",
@@ -30,15 +42,23 @@ __all__ = [
     "Law",
     "Ledger",
     "ParametricLaw",
+    "allocations",
     "audit",
+    "blend",
+    "bloomberggpt",
     "chip",
+    "chip_flops",
     "chip_of_device_kind",
     "count",
     "duration",
     "forward_flops_per_token",
     "non_embedding_parameters",
     "parameters",
+    "scientific",
+    "token_cap",
     "total_parameters",
     "training_flops_per_token",
     "utilisation",
+    "verdict",
+    "verdict_of_line",
 ]

@@ -2,12 +2,12 @@
 
 A multiply-add counts as two FLOPs. Norms, softmax, biases, positions and the optimizer are not
 counted, as in the papers. Every figure names its convention, because the conventions in use lie
-up to 38 % apart for one and the same run (BloombergGPT: 1.73e23 by 6ND, 2.39e23 by the arithmetic
-its chips executed).
+up to 38 % apart for one and the same run (BloombergGPT: 1.73e23 by 6ND, 2.39e23 by Megatron's
+formula with recomputation, 2.36e23 in its paper).
 """
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.parameter_count import total_parameters
+from t5x_style.accounting.parameter_count import attention_widths, total_parameters
 from t5x_style.errors import UsageError, did_you_mean
 
 CONVENTIONS = {
@@ -45,8 +45,7 @@ def forward_flops_per_token(arch: Architecture, sequence_length: int) -> dict[st
       head 2 D V.
     """
     width, layers = arch.d_model, arch.layers
-    queries = arch.heads * arch.head_dim
-    keys = arch.kv_heads * arch.head_dim
+    queries, keys = attention_widths(arch)
     inner_matrices = 2 if arch.feed_forward == "swiglu" else 1
     return {
         "qkv": 2.0 * layers * width * (queries + 2 * keys),

@@ -58,6 +58,11 @@ class Ledger:
         total = sum(self._seconds.values())
         return self._seconds["step"] / total if total else 0.0
 
+    def line(self) -> dict[str, float]:
+        """`seconds/<cause>` and `goodput` as a training line carries them."""
+        seconds = {f"seconds/{cause}": value for cause, value in self.seconds.items()}
+        return {**seconds, "goodput": self.goodput}
+
     def _settle(self) -> None:
         now = time.perf_counter()
         if self._open:

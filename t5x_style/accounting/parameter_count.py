@@ -3,6 +3,14 @@
 from t5x_style.accounting.architecture import Architecture
 
 
+def attention_widths(arch: Architecture) -> tuple[int, int]:
+    """(N H, K H): columns of the query matrix, and of the key and of the value matrix."""
+    # Architecture works both out from the width where they are not given.
+    assert arch.head_dim is not None
+    assert arch.kv_heads is not None
+    return arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+
+
 def parameters(arch: Architecture) -> dict[str, int]:
     """Parameters per term; the terms add up to the model's count exactly.
 
@@ -18,8 +26,7 @@ def parameters(arch: Architecture) -> dict[str, int]:
         and key gains [H] of qk_norm.
       head: D V if untied, else 0. The head has no bias.
     """
-    queries = arch.heads * arch.head_dim
-    keys = arch.kv_heads * arch.head_dim
+    queries, keys = attention_widths(arch)
     attention = arch.d_model * (queries + 2 * keys) + queries * arch.d_model
     inner_matrices = 2 if arch.feed_forward == "swiglu" else 1
     feed_forward = (inner_matrices + 1) * arch.d_model * arch.d_ff
@@ -28,12 +35,14 @@ def parameters(arch: Architecture) -> dict[str, int]:
         feed_forward += inner_matrices * arch.d_ff + arch.d_model
     norm = arch.d_model * (2 if arch.norm == "layer" and arch.biases else 1)
     norms = arch.layers * (1 if arch.parallel_block else 2) + 1 + int(arch.embedding_norm)
+    head_dim = queries // arch.heads
+    positions = (arch.max_length or 0) if arch.positions == "learned" else 0
     return {
         "embedding": arch.vocab_size * arch.d_model,
-        "positions": arch.max_length * arch.d_model if arch.positions == "learned" else 0,
+        "positions": positions * arch.d_model,
         "attention": arch.layers * attention,
         "feed_forward": arch.layers * feed_forward,
-        "norms": norms * norm + (2 * arch.layers * arch.head_dim if arch.qk_norm else 0),
+        "norms": norms * norm + (2 * arch.layers * head_dim if arch.qk_norm else 0),
         "head": 0 if arch.tied_head else arch.d_model * arch.vocab_size,
     }
 

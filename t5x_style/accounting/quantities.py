@@ -25,3 +25,8 @@ def duration(seconds: float) -> str:
         minutes = round(seconds / 60)
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{seconds / 86400:.1f} d"
+
+
+def scientific(value: float) -> str:
+    """A number of FLOPs: 1.73e23."""
+    return f"{value:.2e}".replace("e+", "e")
