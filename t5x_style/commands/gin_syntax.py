@@ -1,0 +1,40 @@
+"""gin's syntax errors in words that say what to write instead."""
+
+import re
+
+from t5x_style.commands.gin_types import arithmetic
+
+WORDS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
+
+
+def explain(error: SyntaxError) -> str:
+    """What is wrong with the line of gin that `error` is about, and what would be right."""
+    line = (error.text or "").strip()
+    shown = f"\n    {line}" if line else ""
+    return f"{_advice(line, str(error.msg))}{shown}"
+
+
+def _advice(line: str, message: str) -> str:
+    if yaml := re.match(r"([\w./]+):\s+(\S.*)", line):
+        return f"write {yaml[1]} = {yaml[2]}"
+    name, equals, value = line.partition("=")
+    name, value = name.strip(), re.sub(r"\s+#.*$", "", value).strip()
+    if not equals:
+        return "this is not NAME = VALUE, an include, an import or a 'Configurable:' block"
+    if not value:
+        return f"{name} = … has no value"
+    if value.lower() in WORDS:
+        return f"{value!r} is not a gin value: write {WORDS[value.lower()]}"
+    result = arithmetic(value)
+    if result is not None:
+        return f"gin does no arithmetic: write {result!r} instead of {value}"
+    if re.fullmatch(r"\w+", value):
+        return (
+            f"{value!r} is not a gin value: write '{value}' in quotes if it is a string,"
+            f" %{value} if a macro, @{value}() if a configurable"
+        )
+    if re.fullmatch(r"[\w./]+\(\)", value):
+        return f"{value!r} is not a gin value: write @{value}"
+    if re.fullmatch(r"[^\s'\"\[\]{}(),@%]+", value):
+        return f"{value!r} is not a gin value: a string needs quotes, write '{value}'"
+    return f"the value {value!r} cannot be read ({message.splitlines()[0].rstrip('.').lower()})"

@@ -1,0 +1,175 @@
+"""The one entry: finds the verb, resolves its configuration, runs it, gives the exit status.
+
+`t5x-style --help` imports no verb, `t5x-style VERB --help` imports that verb's module alone, and
+nothing is configured before every file and flag has been read and checked.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+
+from t5x_style.errors import (
+    EXIT_FAULT,
+    EXIT_PREEMPTED,
+    EXIT_USAGE,
+    Fault,
+    Preempted,
+    UsageError,
+    did_you_mean,
+)
+
+VERBS = {
+    "plan": "budget, chips and data caps -> model size, tokens, blend, hours, expected loss",
+    "tokenizer": "train a vocabulary on the blend; tokens per word and source, against others",
+    "cache": "build, verify and describe token stores",
+    "train": "pretrain a model, or go on with one; resumes by itself",
+    "evaluate": "loss, bits per byte and perplexity per source",
+    "generate": "sample text from a checkpoint",
+    "sweep": "run the trials of a gin grid, and a table of them",
+    "report": "one self-contained HTML page for a run, or comparing several",
+    "config": "the configurables; the resolved configuration of a run; the difference of two",
+}
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status (see the table in the README)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UsageError as error:
+        print(f"error: {_explained(error)}", file=sys.stderr)
+        return EXIT_USAGE
+    except Preempted as error:
+        print(f"preempted: {_message(error)}", file=sys.stderr)
+        return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Fault as error:
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return EXIT_FAULT
+    except BrokenPipeError:
+        # The reader (`| head`) has left: nothing more can be said, and the interpreter must not
+        # try to flush standard output again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAULT
+    except Exception as error:
+        traceback.print_exc()
+        cause = next((line for line in _message(error).splitlines() if line.strip()), "")
+        print(f"error: {type(error).__name__}: {cause}", file=sys.stderr)
+        return EXIT_FAULT
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0 if arguments else EXIT_USAGE
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise UsageError(
+            f"{verb!r} is not a verb{did_you_mean(verb, VERBS)}"
+            f" (the verbs: {', '.join(VERBS)}; see t5x-style --help)"
+        )
+    module = verb_module(verb)
+    function = getattr(module, verb)
+
+    from t5x_style.commands.flags import parse_flags
+    from t5x_style.commands.help import signature_of, verb_help
+
+    flags = parse_flags(verb, rest, signature_of(function))
+    if flags.help:
+        print(verb_help(verb, function))
+        return 0
+    with _standard_output_aside() if flags.json else contextlib.nullcontext():
+        result = _call(verb, module, function, flags)
+    if flags.json:
+        print(as_json(result if result is not None else {}))
+    return 0
+
+
+def _call(verb: str, module: ModuleType, function: Callable, flags) -> object:
+    from t5x_style.commands import configuration
+
+    for name in module.CONFIGURABLES:
+        importlib.import_module(name)
+    configuration.parse(
+        flags.gin_files,
+        flags.bindings,
+        search_paths=flags.search_paths,
+        load_everything=load_everything,
+    )
+    if verb != "config":  # which shows whatever was written, mistakes too
+        configuration.check(function, verbs=VERBS)
+    return function(dry_run=flags.dry_run)
+
+
+def verb_module(verb: str) -> ModuleType:
+    """The module of a verb, imported."""
+    return importlib.import_module(f"t5x_style.commands.{verb}")
+
+
+def load_everything() -> None:
+    """Imports every verb and all that they configure, so that gin knows every name there is."""
+    for verb in VERBS:
+        for name in verb_module(verb).CONFIGURABLES:
+            importlib.import_module(name)
+
+
+def as_json(result: object) -> str:
+    """`result` as one JSON object; what JSON has no number for (nan, inf) becomes null."""
+    import json
+    import math
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if hasattr(value, "item") and not getattr(value, "shape", ()):
+            value = value.item()  # a numpy scalar
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(plain(result), allow_nan=False)
+
+
+@contextlib.contextmanager
+def _standard_output_aside() -> Iterator[None]:
+    """Sends standard output to standard error, that of libraries and child processes too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {verb:10} {summary}" for verb, summary in VERBS.items())
+    return (
+        "usage: t5x-style VERB [--gin_file=FILE]… [--gin.NAME=VALUE]… [--NAME=VALUE]…"
+        " [--dry_run] [--json]\n\n"
+        "Pretrain domain language models on JAX and TPU, with every token and FLOP accounted for."
+        f"\n\nVerbs:\n{verbs}\n\n"
+        "t5x-style VERB --help lists the parameters of a verb; t5x-style config lists all that a\n"
+        "gin file can set."
+    )
+
+
+def _message(error: BaseException) -> str:
+    # gin adds the chain of configurables to whatever passes through one of them.
+    return str(error).split("\n  In call to configurable")[0].strip()
+
+
+def _explained(error: UsageError) -> str:
+    configuration = sys.modules.get("t5x_style.commands.configuration")
+    return _message(error) + (configuration.origins(_message(error)) if configuration else "")
