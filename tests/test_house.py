@@ -1,0 +1,123 @@
+"""What the tree promises whoever installs it: hashed pins, no host, no path of one machine."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "eval", "uv")
+PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(?P<version>[^\s;\\]+)")
+# Written in halves, or this file would be the first to break its own rule.
+REGISTRY_HOST = re.compile(
+    r"(py" r"pi\.org|pythonhosted\.|npmjs\.|conda\.|find-" r"links=|git" r"\+https?:)"
+)
+MACHINE_PATH = re.compile(r"(?<![\w.~}/*-])/(root|home|work|opt|Users|mnt)/\w")
+
+
+def tracked_files() -> list[Path]:
+    """Each file or link that git tracks, or would once added."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    paths = (ROOT / name for name in listed.stdout.decode().split("\0") if name)
+    return [path for path in paths if path.is_symlink() or path.is_file()]
+
+
+def pins(lock: str) -> dict[str, str]:
+    """{canonical name: versions} of a requirement file; a name forked by a marker has several."""
+    found: dict[str, str] = {}
+    for line in (ROOT / f"requirements/{lock}.txt").read_text().splitlines():
+        if match := PIN.match(line):
+            name = canonicalize_name(match["name"])
+            found[name] = f"{found[name]} {match['version']}" if name in found else match["version"]
+    return found
+
+
+@pytest.mark.parametrize("pattern", [REGISTRY_HOST, MACHINE_PATH], ids=["registry", "machine"])
+def test_no_file_names_a_registry_or_a_machine(pattern):
+    files = [path for path in tracked_files() if not path.is_symlink()]
+    texts = {path: path.read_text() for path in files if b"\0" not in path.read_bytes()}
+    assert len(texts) > 20
+    hits = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
+        for path, text in texts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert hits == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_a_hash(lock):
+    text = (ROOT / f"requirements/{lock}.txt").read_text()
+    blocks = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    assert blocks
+    for block in blocks:
+        assert PIN.match(block), block.splitlines()[0]
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock != "uv"])
+def test_a_lock_answers_pyproject(lock):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"].get(lock, [])
+    pinned = pins(lock)
+    for requirement in map(Requirement, asked):
+        versions = pinned[canonicalize_name(requirement.name)].split()
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_the_development_tools_stand_on_the_base_that_users_get():
+    development = pins("dev")
+    assert {name: development.get(name) for name in pins("base")} == pins("base")
+
+
+@pytest.mark.parametrize("script", ["setup", "lock", "quickstart", "test", "../.ci/run"])
+def test_scripts_run_as_they_lie(script):
+    path = ROOT / "tools" / script
+    assert path.stat().st_mode & 0o111, "not executable"
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_the_wheel_is_whole(tmp_path):
+    """A wheel carries what a checkout runs on: every module, the gin files, the corpora."""
+    # Built from a copy: setuptools leaves build/ and an egg-info beside what it builds.
+    source = tmp_path / "source"
+    for path in tracked_files():
+        copy = source / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            copy.symlink_to(path.readlink())
+        else:
+            copy.write_bytes(path.read_bytes())
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+
+    package = ROOT / "t5x_style"
+    wanted = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
+    wanted |= {
+        f"t5x_style/{path.relative_to(ROOT)}" for path in (ROOT / "gin_configs").rglob("*.gin")
+    }
+    wanted |= {
+        str(path.relative_to(ROOT))
+        for path in (package / "data/corpora").iterdir()
+        if path.is_file()
+    }
+    assert len(wanted) > 20
+    assert sorted(wanted - inside) == []
+    assert not [name for name in inside if name.startswith(("tests/", "tools/"))]
