@@ -1,0 +1,368 @@
+"""One self-contained HTML page about one run, or comparing several."""
+
+import html
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from t5x_style.accounting import CONVENTIONS, count, duration, scientific, verdict_of_line
+from t5x_style.errors import UsageError
+from t5x_style.reporting.charts import bars_svg, lines_svg
+from t5x_style.reporting.run_record import RunRecord, read_run
+
+_FLOPS_KEYS = {
+    "model_flops_6nd": "6nd",
+    "model_flops_full": "full",
+    "model_flops_causal": "causal",
+    "hardware_flops": "hardware",
+}
+_UTILISATIONS = ("mfu_full", "mfu_causal", "hfu")
+_SECONDS = "seconds/"
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
+       max-width: 1120px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
+          gap: 1.2rem; }
+figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
+svg { width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e4e4e4; text-align: left;
+         vertical-align: top; }
+td.number, th.number { text-align: right; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }
+.note { color: #555; }
+"""
+
+
+def write_report(
+    model_dirs: Sequence[str | os.PathLike], output: str | os.PathLike
+) -> pathlib.Path:
+    """Writes the page about the runs in `model_dirs`, from the files they left.
+
+    Every chart and table stands where its numbers are there: a run that is still going, or was
+    killed, has a page too.
+
+    Args:
+      model_dirs: one run, or several to compare.
+      output: path of the page.
+
+    Returns:
+      The path written.
+
+    Raises:
+      UsageError: for a directory without a run, a run without a training line, or none at all.
+    """
+    runs = _named([read_run(model_dir) for model_dir in model_dirs])
+    if not runs:
+        raise UsageError("a report needs a run directory")
+    for run in runs.values():
+        if not run.training:
+            raise UsageError(f"{run.model_dir} has no training line yet: nothing to report")
+    title = next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs"
+    sections = [
+        f"<h1>{html.escape(title)}</h1>",
+        _summary(runs),
+        _verdicts(runs),
+        _charts(runs),
+        _flops(runs),
+        *(_details(name, run) for name, run in runs.items()),
+    ]
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</body>\n</html>\n"
+    )
+    path = pathlib.Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _named(records: Iterable[RunRecord]) -> dict[str, RunRecord]:
+    """Each run under its directory's name; under the whole path where two share a name."""
+    records = list(records)
+    names = [record.model_dir.resolve().name for record in records]
+    return {
+        (name if names.count(name) == 1 else str(record.model_dir)): record
+        for name, record in zip(names, records, strict=True)
+    }
+
+
+def _summary(runs: Mapping[str, RunRecord]) -> str:
+    headers = ["run", "steps", "tokens", "parameters", "training loss"]
+    sources = list(
+        dict.fromkeys(
+            source for run in runs.values() for source in _sources(run.evaluations, "bits_per_byte")
+        )
+    )
+    headers += [f"{source}, bits per byte" for source in sources]
+    headers += ["time", "state"]
+    rows = []
+    for name, run in runs.items():
+        last = run.training[-1]
+        per_param = last.get("tokens_per_param")
+        seconds = sum(_seconds(run).values())
+        rows.append(
+            [
+                name,
+                f"{last['step']:,}",
+                count(last["tokens"]),
+                count(last["tokens"] / per_param) if per_param else None,
+                _number(last.get("loss"), ".4f"),
+                *(
+                    _number(_latest(run.evaluations, f"eval/{source}/bits_per_byte"), ".4f")
+                    for source in sources
+                ),
+                duration(seconds) if seconds else None,
+                run.events[-1]["event"] if run.events else None,
+            ]
+        )
+    return _table(headers, rows)
+
+
+def _verdicts(runs: Mapping[str, RunRecord]) -> str:
+    parts = ["<h2>Verdict of the audit</h2>"]
+    for name, run in runs.items():
+        if "tokens_per_param" not in run.training[-1]:
+            continue
+        lines = verdict_of_line({**run.training[-1], **_prefixed(_seconds(run))})
+        if len(runs) > 1:
+            parts.append(f"<h3>{html.escape(name)}</h3>")
+        parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+    return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _charts(runs: Mapping[str, RunRecord]) -> str:
+    """All charts; curves of several runs carry the run's name in front."""
+    figures = [
+        _chart("loss", "Training loss", "nats per token", _loss_series(runs)),
+        _chart(
+            "bits_per_byte",
+            "Held-out text",
+            "bits per byte",
+            _series(
+                runs,
+                lambda run: run.evaluations,
+                lambda key: _between(key, "eval/", "/bits_per_byte"),
+            ),
+            marker="o",
+        ),
+        _chart(
+            "share",
+            "Share of each source in the tokens so far",
+            "share",
+            _series(runs, lambda run: run.training, lambda key: _between(key, "share/", "")),
+            format_y=lambda value: f"{value:.2%}",
+        ),
+        _chart(
+            "learning_rate",
+            "Learning rate",
+            "learning rate",
+            _series(runs, lambda run: run.training, _only("learning_rate")),
+        ),
+        _chart(
+            "speed",
+            "Speed",
+            "tokens per second",
+            _series(runs, lambda run: run.training, _only("tokens_per_second")),
+            format_y=count,
+        ),
+        _chart(
+            "utilisation",
+            "Share of the chips' peak",
+            "share of dense bfloat16 peak",
+            _series(
+                runs,
+                lambda run: run.training,
+                lambda key: key if key in _UTILISATIONS else None,
+            ),
+            format_y=lambda value: f"{value:.1%}",
+        ),
+        _chart(
+            "efficiency",
+            "Compute efficiency so far",
+            "C' / C",
+            _series(
+                runs,
+                lambda run: run.training,
+                lambda key: _between(key, "chinchilla/", "/compute_efficiency"),
+            ),
+            format_y=lambda value: f"{value:.0%}",
+        ),
+    ]
+    for index, (name, run) in enumerate(runs.items()):
+        seconds = {cause: value for cause, value in _seconds(run).items() if value > 0}
+        if seconds:
+            total = sum(seconds.values())
+            labels = {
+                cause: f"{duration(value)} ({value / total:.1%})"
+                for cause, value in seconds.items()
+            }
+            svg = bars_svg(f"seconds{index}", seconds, labels)
+            title = "Where the time went" + (f": {name}" if len(runs) > 1 else "")
+            figures.append(_figure(title, svg))
+    shown = [figure for figure in figures if figure]
+    return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(shown) + "\n</div>"
+
+
+def _chart(
+    name: str,
+    title: str,
+    y_label: str,
+    series: Mapping[str, tuple[list[float], list[float]]],
+    *,
+    format_y: Callable[[float], str] | None = None,
+    marker: str | None = None,
+) -> str:
+    if not series:
+        return ""
+    svg = lines_svg(
+        name, series, x_label="tokens", y_label=y_label, format_y=format_y, marker=marker
+    )
+    return _figure(title, svg)
+
+
+def _figure(title: str, svg: str) -> str:
+    labelled = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{labelled}</figure>"
+
+
+def _loss_series(runs: Mapping[str, RunRecord]) -> dict[str, tuple[list[float], list[float]]]:
+    """The loss of the whole blend and, of a single run, that of each source beside it."""
+
+    def label(key: str) -> str | None:
+        if key == "loss":
+            return "blend"
+        return _between(key, "loss/", "") if len(runs) == 1 else None
+
+    return _series(runs, lambda run: run.training, label)
+
+
+def _series(
+    runs: Mapping[str, RunRecord],
+    lines_of: Callable[[RunRecord], list[dict]],
+    label_of: Callable[[str], str | None],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Label -> (tokens, value) of every key that `label_of` names, where the value is not null."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    labels = {key: label_of(key) for run in runs.values() for line in lines_of(run) for key in line}
+    several = len({label for label in labels.values() if label is not None}) > 1
+    for name, run in runs.items():
+        for line in lines_of(run):
+            for key, value in line.items():
+                label = labels[key]
+                if label is None or value is None:
+                    continue
+                if len(runs) > 1:
+                    label = f"{name}: {label}" if several else name
+                x, y = found.setdefault(label, ([], []))
+                x.append(line["tokens"])
+                y.append(value)
+    return found
+
+
+def _flops(runs: Mapping[str, RunRecord]) -> str:
+    rows = []
+    for key, convention in _FLOPS_KEYS.items():
+        totals = [run.training[-1].get(key) for run in runs.values()]
+        if any(total is not None for total in totals):
+            cells = [None if total is None else scientific(total) for total in totals]
+            rows.append([convention, *cells, CONVENTIONS[convention]])
+    for key in _UTILISATIONS:
+        values = [_latest(run.training, key) for run in runs.values()]
+        if any(value is not None for value in values):
+            rows.append([key, *(_number(value, ".1%") for value in values), "latest"])
+    if not rows:
+        return ""
+    return "<h2>FLOPs by convention</h2>\n" + _table(["convention", *runs, ""], rows)
+
+
+def _details(name: str, run: RunRecord) -> str:
+    """What was derived, what happened, and the configuration, folded away."""
+    parts = [f"<h2>{html.escape(name)}</h2>"]
+    if run.events:
+        rows = [
+            [
+                event["event"],
+                f"{event['step']:,}",
+                count(event["tokens"]),
+                ", ".join(
+                    f"{key} {value}"
+                    for key, value in event.items()
+                    if key not in ("event", "step", "tokens", "time")
+                ),
+            ]
+            for event in run.events
+        ]
+        parts.append(_folded("What happened", _table(["event", "step", "tokens", ""], rows)))
+    if run.plan:
+        rows = [[key, str(value)] for key, value in _flattened(run.plan)]
+        parts.append(_folded("What was derived before step 0", _table(["name", "value"], rows)))
+    if run.config:
+        parts.append(_folded("Configuration", f"<pre>{html.escape(run.config)}</pre>"))
+    return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>\n{body}\n</details>"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
+    def cell(tag: str, text: str | None) -> str:
+        text = "-" if text is None else text
+        kind = ' class="number"' if tag == "td" and text[:1].isdigit() else ""
+        return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
+
+    head = "".join(cell("th", header) for header in headers)
+    body = "\n".join("<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _seconds(run: RunRecord) -> dict[str, float]:
+    """Seconds by cause from the last training line."""
+    return {
+        key.removeprefix(_SECONDS): value
+        for key, value in run.training[-1].items()
+        if key.startswith(_SECONDS) and value is not None
+    }
+
+
+def _prefixed(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {_SECONDS + cause: value for cause, value in seconds.items()}
+
+
+def _sources(lines: Sequence[dict], measure: str) -> list[str]:
+    """Sources whose `measure` any evaluation line has, in order of first appearance."""
+    names = (_between(key, "eval/", f"/{measure}") for line in lines for key in line)
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _between(key: str, prefix: str, suffix: str) -> str | None:
+    if key.startswith(prefix) and key.endswith(suffix):
+        return key[len(prefix) : len(key) - len(suffix)]
+    return None
+
+
+def _only(wanted: str) -> Callable[[str], str | None]:
+    return lambda key: key if key == wanted else None
+
+
+def _latest(lines: Sequence[dict], key: str) -> float | None:
+    return next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+
+
+def _number(value: float | None, specification: str) -> str | None:
+    return None if value is None else format(value, specification)
+
+
+def _flattened(values: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
