@@ -11,6 +11,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 STYLES = ("-", "--", ":", "-.")
 WIDTH_INCHES = 6.2
 HEIGHT_INCHES = 3.3
+LEGEND_ROW_INCHES = 0.19
 MOST_POINTS = 1500
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -27,14 +28,20 @@ def lines_svg(
 ) -> str:
     """One chart of several curves, each with an entry in the legend above the axes.
 
+    A series without points is left out and keeps its colour all the same.
+
     Args:
       name: unique on the page; the ids within the SVG are made from it.
       series: label -> (x, y). Up to 7 colours, then the dash changes.
       format_y: text of a tick; matplotlib's own if None.
       marker: drawn at every point where there are few of them.
     """
-    figure, axes = _figure(HEIGHT_INCHES)
+    columns = max(1, min(len(series), 64 // (max(map(len, series)) + 6)))
+    legend_rows = -(-len(series) // columns)
+    figure, axes = _figure(HEIGHT_INCHES + LEGEND_ROW_INCHES * (legend_rows - 1))
     for index, (label, (x, y)) in enumerate(series.items()):
+        if not x:
+            continue
         x, y = _thinned(x), _thinned(y)
         axes.plot(
             x,
@@ -55,8 +62,6 @@ def lines_svg(
     # Few ticks: their labels are several characters wide.
     axes.locator_params(axis="x", nbins=6)
     if len(series) > 1:
-        longest = max(map(len, series))
-        columns = max(1, min(len(series), 64 // (longest + 6)))
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.01),

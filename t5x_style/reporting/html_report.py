@@ -1,5 +1,6 @@
 """One self-contained HTML page about one run, or comparing several."""
 
+import dataclasses
 import html
 import os
 import pathlib
@@ -137,64 +138,103 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
     return "\n".join(parts) if len(parts) > 1 else ""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """What one chart shows.
+
+    Attributes:
+      name: unique on the page.
+      label_of: key of a line -> the curve it belongs to, or None.
+      evaluations: read from the evaluation lines, not the training lines.
+      format_y: text of a tick.
+    """
+
+    name: str
+    title: str
+    y_label: str
+    label_of: Callable[[str], str | None]
+    evaluations: bool = False
+    format_y: Callable[[float], str] | None = None
+
+
+_MEASURES = (
+    _Measure(
+        "loss",
+        "Training loss",
+        "nats per token",
+        lambda key: "blend" if key == "loss" else _between(key, "loss/", ""),
+    ),
+    _Measure(
+        "bits_per_byte",
+        "Held-out text",
+        "bits per byte",
+        lambda key: _between(key, "eval/", "/bits_per_byte"),
+        evaluations=True,
+    ),
+    _Measure(
+        "share",
+        "Share in the tokens so far",
+        "share",
+        lambda key: _between(key, "share/", ""),
+        format_y="{:.2%}".format,
+    ),
+    _Measure(
+        "learning_rate",
+        "Learning rate",
+        "learning rate",
+        lambda key: key if key == "learning_rate" else None,
+    ),
+    _Measure(
+        "speed",
+        "Speed",
+        "tokens per second",
+        lambda key: key if key == "tokens_per_second" else None,
+        format_y=count,
+    ),
+    _Measure(
+        "utilisation",
+        "Share of the chips' peak",
+        "of dense bfloat16 peak",
+        lambda key: key if key in _UTILISATIONS else None,
+        format_y="{:.1%}".format,
+    ),
+    _Measure(
+        "efficiency",
+        "Compute efficiency so far",
+        "C' / C",
+        lambda key: _between(key, "chinchilla/", "/compute_efficiency"),
+        format_y="{:.0%}".format,
+    ),
+)
+
+
 def _charts(runs: Mapping[str, RunRecord]) -> str:
-    """All charts; curves of several runs carry the run's name in front."""
-    figures = [
-        _chart("loss", "Training loss", "nats per token", _loss_series(runs)),
-        _chart(
-            "bits_per_byte",
-            "Held-out text",
-            "bits per byte",
-            _series(
-                runs,
-                lambda run: run.evaluations,
-                lambda key: _between(key, "eval/", "/bits_per_byte"),
-            ),
-            marker="o",
-        ),
-        _chart(
-            "share",
-            "Share of each source in the tokens so far",
-            "share",
-            _series(runs, lambda run: run.training, lambda key: _between(key, "share/", "")),
-            format_y=lambda value: f"{value:.2%}",
-        ),
-        _chart(
-            "learning_rate",
-            "Learning rate",
-            "learning rate",
-            _series(runs, lambda run: run.training, _only("learning_rate")),
-        ),
-        _chart(
-            "speed",
-            "Speed",
-            "tokens per second",
-            _series(runs, lambda run: run.training, _only("tokens_per_second")),
-            format_y=count,
-        ),
-        _chart(
-            "utilisation",
-            "Share of the chips' peak",
-            "share of dense bfloat16 peak",
-            _series(
-                runs,
-                lambda run: run.training,
-                lambda key: key if key in _UTILISATIONS else None,
-            ),
-            format_y=lambda value: f"{value:.1%}",
-        ),
-        _chart(
-            "efficiency",
-            "Compute efficiency so far",
-            "C' / C",
-            _series(
-                runs,
-                lambda run: run.training,
-                lambda key: _between(key, "chinchilla/", "/compute_efficiency"),
-            ),
-            format_y=lambda value: f"{value:.0%}",
-        ),
-    ]
+    """Of one run a chart per measure; of several one per measure and source, a colour per run."""
+    figures = []
+    for measure in _MEASURES:
+        curves = _curves(runs, measure)
+        if len(runs) == 1:
+            charts = {"": {label: next(iter(of.values())) for label, of in curves.items()}}
+        else:
+            # Every run in every chart, with or without points, so that it keeps its colour.
+            charts = {
+                label if len(curves) > 1 else "": {name: of.get(name, ([], [])) for name in runs}
+                for label, of in curves.items()
+            }
+        for index, (label, series) in enumerate(charts.items()):
+            if series:
+                svg = lines_svg(
+                    f"{measure.name}{index}",
+                    series,
+                    x_label="tokens",
+                    y_label=measure.y_label,
+                    format_y=measure.format_y,
+                    marker="o" if measure.evaluations else None,
+                )
+                title = f"{measure.title}: {label}" if label else measure.title
+                figures.append(_figure(title, svg))
+                    _figure(f"{measure.title}: {label}" if label else measure.title, svg)
+                )
     for index, (name, run) in enumerate(runs.items()):
         seconds = {cause: value for cause, value in _seconds(run).items() if value > 0}
         if seconds:
@@ -206,25 +246,7 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
             svg = bars_svg(f"seconds{index}", seconds, labels)
             title = "Where the time went" + (f": {name}" if len(runs) > 1 else "")
             figures.append(_figure(title, svg))
-    shown = [figure for figure in figures if figure]
-    return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(shown) + "\n</div>"
-
-
-def _chart(
-    name: str,
-    title: str,
-    y_label: str,
-    series: Mapping[str, tuple[list[float], list[float]]],
-    *,
-    format_y: Callable[[float], str] | None = None,
-    marker: str | None = None,
-) -> str:
-    if not series:
-        return ""
-    svg = lines_svg(
-        name, series, x_label="tokens", y_label=y_label, format_y=format_y, marker=marker
-    )
-    return _figure(title, svg)
+    return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _figure(title: str, svg: str) -> str:
@@ -232,35 +254,18 @@ def _figure(title: str, svg: str) -> str:
     return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{labelled}</figure>"
 
 
-def _loss_series(runs: Mapping[str, RunRecord]) -> dict[str, tuple[list[float], list[float]]]:
-    """The loss of the whole blend and, of a single run, that of each source beside it."""
-
-    def label(key: str) -> str | None:
-        if key == "loss":
-            return "blend"
-        return _between(key, "loss/", "") if len(runs) == 1 else None
-
-    return _series(runs, lambda run: run.training, label)
-
-
-def _series(
-    runs: Mapping[str, RunRecord],
-    lines_of: Callable[[RunRecord], list[dict]],
-    label_of: Callable[[str], str | None],
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Label -> (tokens, value) of every key that `label_of` names, where the value is not null."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    labels = {key: label_of(key) for run in runs.values() for line in lines_of(run) for key in line}
-    several = len({label for label in labels.values() if label is not None}) > 1
+def _curves(
+    runs: Mapping[str, RunRecord], measure: _Measure
+) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Label -> run -> (tokens, value), where the value is there and not null."""
+    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for name, run in runs.items():
-        for line in lines_of(run):
+        for line in run.evaluations if measure.evaluations else run.training:
             for key, value in line.items():
-                label = labels[key]
+                label = measure.label_of(key)
                 if label is None or value is None:
                     continue
-                if len(runs) > 1:
-                    label = f"{name}: {label}" if several else name
-                x, y = found.setdefault(label, ([], []))
+                x, y = found.setdefault(label, {}).setdefault(name, ([], []))
                 x.append(line["tokens"])
                 y.append(value)
     return found
@@ -294,7 +299,7 @@ def _details(name: str, run: RunRecord) -> str:
                 ", ".join(
                     f"{key} {value}"
                     for key, value in event.items()
-                    if key not in ("event", "step", "tokens", "time")
+                    if key not in ("event", "step", "tokens", "time", "seconds")
                 ),
             ]
             for event in run.events
@@ -324,7 +329,9 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
 
 
 def _seconds(run: RunRecord) -> dict[str, float]:
-    """Seconds by cause from the last training line."""
+    """Seconds by cause up to the end of the run, else up to its last training line."""
+    if run.events and "seconds" in run.events[-1]:
+        return run.events[-1]["seconds"]
     return {
         key.removeprefix(_SECONDS): value
         for key, value in run.training[-1].items()
@@ -346,10 +353,6 @@ def _between(key: str, prefix: str, suffix: str) -> str | None:
     if key.startswith(prefix) and key.endswith(suffix):
         return key[len(prefix) : len(key) - len(suffix)]
     return None
-
-
-def _only(wanted: str) -> Callable[[str], str | None]:
-    return lambda key: key if key == wanted else None
 
 
 def _latest(lines: Sequence[dict], key: str) -> float | None:

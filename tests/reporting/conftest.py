@@ -67,7 +67,7 @@ def made_up_run():
                 line |= {"mfu_full": known, "mfu_causal": known, "hfu": known}
                 writer.metrics(line | auditor.at(tokens) | ledger.line())
             writer.event("saved", step=steps, tokens=tokens)
-            writer.event("finished", step=steps, tokens=tokens)
+            writer.event("finished", step=steps, tokens=tokens, seconds=ledger.seconds)
         plan = {"parameters": {"total": auditor.parameters}, "shares": SHARES, "steps": steps}
         (model_dir / "plan.json").write_text(json.dumps(plan))
         (model_dir / "config.gin").write_text("train.steps = 400\ntrain.name = '<a & b>'\n")
