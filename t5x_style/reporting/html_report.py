@@ -233,8 +233,6 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
                 )
                 title = f"{measure.title}: {label}" if label else measure.title
                 figures.append(_figure(title, svg))
-                    _figure(f"{measure.title}: {label}" if label else measure.title, svg)
-                )
     for index, (name, run) in enumerate(runs.items()):
         seconds = {cause: value for cause, value in _seconds(run).items() if value > 0}
         if seconds:
