@@ -1,0 +1,91 @@
+"""What is learnt from: sources, the blend of them, and the tokenizer."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import gin
+
+from t5x_style.data.blend import Blend
+from t5x_style.data.sources import Source
+from t5x_style.data.tokenizer import Tokenizer
+from t5x_style.errors import UsageError, did_you_mean
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Sources, mixtures of them, and what makes ids of their text.
+
+    Attributes:
+      tokenizer: the vocabulary.
+      mixture_or_task_name: which mixture, or which single task, is trained on: a name in
+        `mixtures`, of a source, or of a seqio Mixture or Task in `mixture_or_task_module`.
+      cache_dir: where token stores lie.
+      sources: those declared in gin; each is a seqio Task of its name as well.
+      mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
+      mixture_or_task_module: a Python module that registers seqio Tasks and Mixtures at import. The
+        rates of a Mixture are read as shares of tokens.
+      seed: of the order of documents in the stores.
+      workers: processes that tokenise; None means one for each core.
+    """
+
+    tokenizer: Tokenizer
+    mixture_or_task_name: str
+    cache_dir: str
+    sources: Sequence[Source] = ()
+    mixtures: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    mixture_or_task_module: str | None = None
+    seed: int = 0
+    workers: int | None = None
+
+    def __post_init__(self):
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in [*names, *self.mixtures] if names.count(name) > 1})
+        twice += sorted(set(names) & set(self.mixtures))
+        if twice:
+            raise UsageError(f"Corpus: the name {twice[0]!r} is given twice")
+        if self.mixture_or_task_module is None:
+            for mixture, shares in self.mixtures.items():
+                for task in shares:
+                    if task not in names:
+                        raise UsageError(
+                            f"Corpus.mixtures[{mixture!r}] names the task {task!r}; the sources "
+                            f"are {', '.join(names) or 'none'}{did_you_mean(task, names)}"
+                        )
+            if self.mixture_or_task_name not in [*names, *self.mixtures]:
+                known = [*self.mixtures, *names]
+                raise UsageError(
+                    f"MIXTURE_OR_TASK_NAME = {self.mixture_or_task_name!r} is not one of "
+                    f"{', '.join(known) or '(no mixture, no source)'}"
+                    f"{did_you_mean(self.mixture_or_task_name, known)}"
+                )
+        for mixture, shares in self.mixtures.items():
+            try:
+                Blend(shares)
+            except UsageError as error:
+                raise UsageError(f"Corpus.mixtures[{mixture!r}]: {error}") from None
+
+    def source(self, name: str) -> Source | None:
+        """The source of that name declared in gin; None for a task of the module."""
+        return next((source for source in self.sources if source.name == name), None)
+
+    def declared_shares(self) -> dict[str, float] | None:
+        """{task: share of tokens} if gin declares the blend; None if the module does."""
+        if self.mixture_or_task_name in self.mixtures:
+            return dict(self.mixtures[self.mixture_or_task_name])
+        if self.source(self.mixture_or_task_name):
+            return {self.mixture_or_task_name: 1.0}
+        return None
+
+    def to_json(self) -> str:
+        """All of it as JSON, for the process that builds."""
+        return json.dumps(dataclasses.asdict(self), default=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Corpus":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
+        fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        return cls(**fields)

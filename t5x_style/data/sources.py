@@ -1,0 +1,223 @@
+"""Where text comes from: declared in gin, read one document at a time."""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+
+import gin
+
+from t5x_style.data.files import matching_files
+from t5x_style.errors import Fault, UsageError, did_you_mean
+
+FORMATS = ("jsonl", "text", "tfds")
+SPLITS = ("train", "validation")
+ON_BAD_RECORD = ("refuse", "skip")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Documents of one kind: one task of a blend, counted and evaluated by itself.
+
+    Attributes:
+      name: letters, digits, `_`, `-` and `.`; metrics carry it.
+      splits: {'train': WHERE, 'validation': WHERE}; the second may be left out. WHERE is a glob of
+        files, plain or .gz; or `package:NAME` for an embedded corpus; or a split of the TFDS
+        dataset, such as 'train[:99%]'.
+      format: 'jsonl' (one JSON object a line), 'text' (one document a file) or 'tfds'.
+      text_field: the field of a record that holds the text.
+      id_field: the field that names a record in messages about it; None: file and line alone.
+      tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
+      tfds_data_dir: the folder in which that dataset was prepared.
+      on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and go on).
+    """
+
+    name: str
+    splits: Mapping[str, str]
+    format: str = "jsonl"
+    text_field: str = "text"
+    id_field: str | None = None
+    tfds_name: str | None = None
+    tfds_data_dir: str | None = None
+    on_bad_record: str = "refuse"
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
+            raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
+        self._one_of("format", self.format, FORMATS)
+        self._one_of("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
+        for split in self.splits:
+            self._one_of("splits", split, SPLITS)
+        if "train" not in self.splits:
+            raise UsageError(f"Source.splits of {self.name!r} has no 'train'")
+        if self.format == "tfds":
+            if not self.tfds_name or not self.tfds_data_dir:
+                raise UsageError(
+                    f"Source {self.name!r} has format 'tfds': set tfds_name and tfds_data_dir"
+                )
+            self.tfds_folder()
+        elif self.tfds_name or self.tfds_data_dir:
+            raise UsageError(f"Source {self.name!r} names a TFDS dataset: set format = 'tfds'")
+
+    def _one_of(self, attribute: str, value: str, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise UsageError(
+                f"Source.{attribute} of {self.name!r}: {value!r} is not one of "
+                f"{', '.join(allowed)}{did_you_mean(str(value), allowed)}"
+            )
+
+    def files(self, split: str) -> list[pathlib.Path]:
+        """The files of a split, sorted.
+
+        Raises:
+          UsageError: there is none.
+        """
+        if self.format == "tfds":
+            return sorted(path for path in self.tfds_folder().iterdir() if path.is_file())
+        return matching_files(self.splits[split], f"Source.splits[{split!r}] of {self.name!r}")
+
+    def tfds_folder(self) -> pathlib.Path:
+        """Where the prepared dataset lies.
+
+        Raises:
+          UsageError: no version in the name, or nothing prepared there.
+        """
+        name, _, version = str(self.tfds_name).partition(":")
+        if not version:
+            raise UsageError(
+                f"Source.tfds_name = {self.tfds_name!r} of {self.name!r} names no version: "
+                f"write '{name}:1.0.0'"
+            )
+        folder = pathlib.Path(str(self.tfds_data_dir)) / name / version
+        if not (folder / "dataset_info.json").is_file():
+            raise UsageError(
+                f"Source {self.name!r}: no prepared TFDS dataset in {str(folder)!r} "
+                f"(tfds_data_dir / tfds_name); nothing is downloaded here"
+            )
+        return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record as it lies in the source.
+
+    Attributes:
+      where: file and line (or file, or dataset and example) for messages.
+      data: a line of JSON, or the text, in bytes.
+    """
+
+    where: str
+    data: bytes
+
+
+class BadRecord(Exception):
+    """A record that holds no text that can be used; says where and why."""
+
+
+def records(
+    source: Source, split: str, on_read: Callable[[int], None] = lambda size: None
+) -> Iterator[Record]:
+    """The records of a split in the order of its files; blank lines of JSONL are none.
+
+    Args:
+      source: what to read.
+      split: of `source.splits`.
+      on_read: called with the bytes taken from disk (compressed, as they lie there), at most once a
+        record.
+
+    Raises:
+      Fault: a file cannot be read or decompressed.
+    """
+    if source.format == "tfds":
+        from t5x_style.data.tasks import tfds_texts
+
+        for number, text in enumerate(tfds_texts(source, split)):
+            yield Record(f"{source.tfds_name} {source.splits[split]} example {number}", text)
+        return
+    for path in source.files(split):
+        try:
+            with open(path, "rb") as raw:
+                zipped = path.suffix == ".gz"
+                stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+                if source.format == "text":
+                    yield Record(str(path), stream.read())
+                    on_read(raw.tell())
+                    continue
+                position = 0
+                for number, line in enumerate(stream, start=1):
+                    if line.strip():
+                        yield Record(f"{path}:{number}", line)
+                    on_read(raw.tell() - position)
+                    position = raw.tell()
+        except (OSError, EOFError, zlib.error) as error:
+            raise Fault(f"{path} cannot be read: {error}") from error
+
+
+def text_of(source: Source, record: Record) -> str:
+    """The text of a record.
+
+    Raises:
+      BadRecord: broken JSON, no such field, not a string, or not UTF-8.
+    """
+    try:
+        content = record.data.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord(
+            f"{record.where}: not UTF-8 (byte {error.start} of the record is "
+            f"0x{record.data[error.start]:02x})"
+        ) from None
+    if source.format != "jsonl":
+        return content
+    try:
+        fields = json.loads(content)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadRecord(f"{record.where}: broken JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise BadRecord(f"{record.where}: a JSON {type(fields).__name__}, not an object")
+    where = record.where
+    if source.id_field is not None:
+        where += f" ({source.id_field} {fields.get(source.id_field)!r})"
+    if source.text_field not in fields:
+        raise BadRecord(
+            f"{where}: no field {source.text_field!r} (text_field of source {source.name!r}); it "
+            f"has {', '.join(fields)}{did_you_mean(source.text_field, fields)}"
+        )
+    text = fields[source.text_field]
+    if not isinstance(text, str):
+        raise BadRecord(
+            f"{where}: field {source.text_field!r} is a {type(text).__name__}, not a string"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{where}: half a surrogate pair at character {error.start}") from None
+    return text
+
+
+def documents(source: Source, split: str) -> Iterator[str]:
+    """The texts of a split in order, empty ones left out.
+
+    Raises:
+      Fault: a bad record, unless the source says to skip those.
+    """
+    for record in records(source, split):
+        try:
+            text = text_of(source, record)
+        except BadRecord as bad:
+            if source.on_bad_record == "skip":
+                continue
+            raise refusal(source, str(bad)) from None
+        if text.strip():
+            yield text
+
+
+def refusal(source: Source, bad: str) -> Fault:
+    """What to raise about a bad record."""
+    return Fault(
+        f"source {source.name!r}: {bad}. Mend it, or set on_bad_record = 'skip' to count such "
+        f"records and go on"
+    )

@@ -1,0 +1,223 @@
+"""Which token stores a corpus needs, which of them stand, and having the rest built."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_style.data.corpus import Corpus
+from t5x_style.data.files import content_digests, module_file, write_atomically
+from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore
+from t5x_style.data.tokenizer import Tokenizer
+from t5x_style.errors import Fault, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stores:
+    """The open stores of a blend.
+
+    Attributes:
+      shares: {task: share of tokens}.
+      train: {task: its train store}, of every task in `shares`.
+      validation: {task: its validation store}, of the tasks that have that split.
+      tokenizer: that all of them were made with.
+    """
+
+    shares: dict[str, float]
+    train: dict[str, TokenStore]
+    validation: dict[str, TokenStore]
+    tokenizer: Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStore:
+    """A store that a corpus needs.
+
+    Attributes:
+      task: its source or seqio Task.
+      split: 'train' or 'validation'.
+      fingerprint: SHA-256 over all that its content follows from.
+      path: where it lies, the first digits of the fingerprint in its name.
+    """
+
+    task: str
+    split: str
+    fingerprint: str
+    path: pathlib.Path
+
+    def stands(self) -> bool:
+        """Whether it was built, and the files it remembers (of a module's Task) are as they were."""
+        meta = self.path / META_FILE
+        if not meta.is_file():
+            return False
+        return all(
+            file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] == stamp
+            for name, *stamp in json.loads(meta.read_text())["files"]
+            for file in [pathlib.Path(name)]
+        )
+
+
+def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
+    """Opens the stores of the corpus's blend, building what is not there.
+
+    What a store's content follows from is in its fingerprint: the content of the source's files,
+    how they are read, the tokenizer, the seed and the format; of a module's Task, the module's own
+    text. A store of another fingerprint lies in another folder and is left alone.
+
+    Args:
+      corpus: sources, blend and tokenizer.
+      build: False: raise if anything is missing, and write nothing.
+
+    Raises:
+      UsageError: files, names or splits that do not exist; with `build=False`, a missing store.
+      Fault: a record that cannot be read, a source without documents, a builder that died.
+    """
+    shares, plans = planned_stores(corpus, remember=build)
+    missing = [plan for plan in plans if not plan.stands()]
+    if missing and not build:
+        raise UsageError(
+            f"token stores missing in {corpus.cache_dir!r}: "
+            + ", ".join(f"{plan.task} {plan.split}" for plan in missing)
+            + "; build them with `t5x-style cache --gin_file=RUN.gin`"
+        )
+    if missing:
+        request_from_child(
+            corpus,
+            {
+                "action": "build",
+                "plans": [dataclasses.asdict(plan) | {"path": str(plan.path)} for plan in missing],
+            },
+        )
+    opened: dict[str, dict[str, TokenStore]] = {"train": {}, "validation": {}}
+    for plan in plans:
+        store = TokenStore.open(plan.path, tokenizer_hash=corpus.tokenizer.hash)
+        opened[plan.split][plan.task] = store
+    return Stores(shares, opened["train"], opened["validation"], corpus.tokenizer)
+
+
+def missing_stores(corpus: Corpus) -> list[PlannedStore]:
+    """The stores of the corpus's blend that would have to be built; writes nothing."""
+    _, plans = planned_stores(corpus, remember=False)
+    return [plan for plan in plans if not plan.stands()]
+
+
+def planned_stores(
+    corpus: Corpus, *, remember: bool
+) -> tuple[dict[str, float], list[PlannedStore]]:
+    """Shares by task, and the stores that the blend needs, train before validation.
+
+    Args:
+      corpus: sources, blend and tokenizer.
+      remember: keep digests of files, and what a module declares, in the cache directory.
+    """
+    shares = corpus.declared_shares()
+    splits: Mapping[str, list[str]] = {}
+    if shares is None or any(corpus.source(task) is None for task in shares):
+        shares, splits = _declared_by_module(corpus, remember=remember)
+    plans = []
+    for task in shares:
+        source = corpus.source(task)
+        for split in ("train", "validation"):
+            if split in (source.splits if source else splits[task]):
+                plans.append(_plan(corpus, task, split, remember=remember))
+    return shares, plans
+
+
+def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedStore:
+    cache_dir = pathlib.Path(corpus.cache_dir)
+    source = corpus.source(task)
+    made_from: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer": corpus.tokenizer.hash,
+        "seed": corpus.seed,
+        "split": split,
+    }
+    if source is not None:
+        files = source.files(split)
+        made_from |= {
+            "format": source.format,
+            "text_field": source.text_field,
+            "on_bad_record": source.on_bad_record,
+            "where": source.splits[split] if source.format == "tfds" else None,
+            "files": content_digests(files, cache_dir, remember=remember),
+        }
+    else:
+        made_from |= {"task": task, "module": _module_digest(corpus, remember=remember)}
+    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    name = re.sub(r"[^\w.-]", "_", task)
+    return PlannedStore(task, split, fingerprint, cache_dir / f"{name}-{split}-{fingerprint[:16]}")
+
+
+def _module_digest(corpus: Corpus, *, remember: bool) -> str:
+    file = module_file(str(corpus.mixture_or_task_module))
+    return content_digests([file], pathlib.Path(corpus.cache_dir), remember=remember)[0]
+
+
+def _declared_by_module(
+    corpus: Corpus, *, remember: bool
+) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """Shares and splits of the blend by task, asked of the module once for each version of it."""
+    asked = _module_digest(corpus, remember=remember) + corpus.to_json()
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    file = pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"
+    if file.is_file():
+        answer = json.loads(file.read_text())
+    else:
+        answer = request_from_child(corpus, {"action": "resolve"})
+        if remember:
+            write_atomically(file, json.dumps(answer))
+    return answer["shares"], answer["splits"]
+
+
+def request_from_child(corpus: Corpus, request: dict[str, Any]) -> dict[str, Any]:
+    """Has `t5x_style.data.build` do something in a process of its own, and waits.
+
+    TensorFlow, if it is needed at all, is imported there and gone afterwards. The child's standard
+    input stays open for as long as we live: when it closes, the child ends.
+
+    Raises:
+      UsageError, Fault: what the child met, with its message.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        # The accelerators belong to the process that trains.
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "t5x_style.data.build"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps({"corpus": corpus.to_json()} | request) + "\n")
+            child.stdin.flush()
+            output = child.stdout.read()
+            status = child.wait()
+        except BrokenPipeError:
+            output, status = "", child.wait()
+        except BaseException:
+            child.kill()
+            raise
+    if not output:
+        raise Fault(
+            f"the process that builds token stores ended with status {status} and no word "
+            f"(out of memory?); nothing half-built was left"
+        )
+    answer = json.loads(output)
+    if "usage_error" in answer:
+        raise UsageError(answer["usage_error"])
+    if "fault" in answer:
+        raise Fault(answer["fault"])
+    return answer
