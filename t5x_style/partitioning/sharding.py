@@ -38,14 +38,14 @@ def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
       sharding. (`jax.eval_shape` of an optimizer's init would give none.)
     """
     known = {
-        _names(path): leaf.sharding
+        leaf_name(path): leaf.sharding
         for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]
     }
 
     def find(path, leaf):
-        names = _names(path)
+        names = leaf_name(path).split("/")
         for start in range(len(names)):
-            if (sharding := known.get(names[start:])) is not None and leaf.ndim:
+            if (sharding := known.get("/".join(names[start:]))) is not None and leaf.ndim:
                 return sharding
         return replicated(mesh)
 
@@ -93,7 +93,7 @@ def check_sharded(parameters: Any, topology: Topology) -> float:
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         shards = _shards(leaf.sharding, topology.mesh_shape)
         total += size
-        unsharded["/".join(_names(path))] = size * (1 - shards / possible) * possible / (
+        unsharded[leaf_name(path)] = size * (1 - shards / possible) * possible / (
             possible - 1
         )
     share = sum(unsharded.values()) / total
@@ -115,5 +115,6 @@ def _shards(sharding: NamedSharding, mesh_shape: Mapping[str, int]) -> int:
     return math.prod(mesh_shape[axis] for axis in axes)
 
 
-def _names(path: tuple) -> tuple[str, ...]:
-    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+def leaf_name(path: tuple) -> str:
+    """A leaf's path in a pytree as people read it: `blocks/attention/out/weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

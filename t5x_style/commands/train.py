@@ -1,0 +1,158 @@
+"""`t5x-style train`: pretrain, or go on; a run resumes by itself."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from t5x_style.accounting import Architecture, count, verdict
+from t5x_style.commands.configuration import (
+    config_differences,
+    operative_config,
+    refuse_unconsumed,
+)
+from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.reporting import table
+
+if TYPE_CHECKING:
+    from t5x_style.data import Corpus
+    from t5x_style.optim import AdamW
+    from t5x_style.partitioning import Topology
+
+CONFIGURABLES = (
+    "t5x_style.accounting.architecture",
+    "t5x_style.data",
+    "t5x_style.optim",
+    "t5x_style.partitioning",
+)
+
+# seqio's name for what a decoder learns.
+FEATURE = "targets"
+
+
+@gin.configurable
+def train(
+    *,
+    model_dir: str,
+    architecture: Architecture,
+    corpus: Corpus,
+    optimizer: AdamW,
+    topology: Topology,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int | Sequence[tuple[int, int | None]],
+    train_tokens: int | None = None,
+    train_steps: int | None = None,
+    microbatches: int = 1,
+    compute_dtype: str = "bfloat16",
+    z_loss: float = 0.0,
+    seed: int = 0,
+    max_epochs: float = 40.0,
+    log_period: int = 10,
+    eval_period: int = 1000,
+    eval_tokens: int | None = None,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int = 3,
+    keep_period: int | None = None,
+    initial_checkpoint_path: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Trains a decoder on a blend, and audits what it cost.
+
+    What follows from the configuration is printed as a table before step 0 (and nothing more is
+    done under --dry_run). A run that was stopped is started again with the same command.
+
+    Args:
+      model_dir: where everything that the run leaves lies.
+      architecture: the decoder, @Architecture().
+      corpus: what is learnt from, @Corpus().
+      optimizer: @AdamW().
+      topology: mesh, rules, kernel and remat, @Topology().
+      task_feature_lengths: {'targets': tokens per sequence}.
+      batch_size: sequences per step; or phases [(sequences, tokens), ..., (sequences, None)].
+      train_tokens: length of the run in tokens.
+      train_steps: length of the run in steps; one of the two is given.
+      microbatches: passes per step; the gradients are those of the whole batch.
+      compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
+      z_loss: coefficient of log(Z)^2.
+      seed: of the initial parameters and the order of the rows.
+      max_epochs: a run that would read a source more often is refused.
+      log_period: steps between training lines.
+      eval_period: steps between evaluations.
+      eval_tokens: tokens of each validation split to evaluate; all of them if not given.
+      checkpoint_period: steps between checkpoints.
+      keep_checkpoints: newest checkpoints to keep.
+      keep_period: keep every checkpoint whose step is a multiple of this, too.
+      initial_checkpoint_path: a run or a checkpoint whose parameters to start from.
+      dry_run: print what follows from the configuration and stop.
+    """
+    refuse_unconsumed()
+    from t5x_style.data import ensure_stores
+    from t5x_style.optim import BatchPlan
+    from t5x_style.training import Run, derived_rows
+    from t5x_style.training import train as run_training
+
+    if set(task_feature_lengths) != {FEATURE}:
+        wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
+        raise UsageError(
+            f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: a decoder has one feature, as "
+            f"in {{'{FEATURE}': 1024}}{did_you_mean(wrong or '', [FEATURE])}"
+        )
+    config_text = operative_config()
+    stores = ensure_stores(corpus, build=not dry_run)
+    run = Run(
+        model_dir=model_dir,
+        architecture=architecture,
+        topology=topology,
+        optimizer=optimizer,
+        stores=stores,
+        plan=BatchPlan.of(
+            batch_size,
+            task_feature_lengths[FEATURE],
+            train_tokens=train_tokens,
+            train_steps=train_steps,
+        ),
+        microbatches=microbatches,
+        compute_dtype=compute_dtype,
+        z_loss=z_loss,
+        seed=seed,
+        max_epochs=max_epochs,
+        log_period=log_period,
+        eval_period=eval_period,
+        eval_tokens=eval_tokens,
+        checkpoint_period=checkpoint_period,
+        keep_checkpoints=keep_checkpoints,
+        keep_period=keep_period,
+        initial_checkpoint_path=initial_checkpoint_path,
+        config_text=config_text,
+        config_changes=_changes(model_dir, config_text),
+    )
+    derived = run.derived()
+    print(table(derived_rows(derived), ("derived", "value", "")))
+    if dry_run:
+        return derived
+    for change in run.config_changes:
+        print(f"changed since the last start: {change}")
+    result = run_training(run)
+    line = result["line"]
+    if result["resumed_from"] == run.plan.steps:
+        print(f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens")
+    for text in verdict(
+        architecture,
+        run.plan.sequence_length,
+        run.plan.tokens,
+        remat=topology.remat,
+        seconds=result["seconds"],
+        loss=line["loss"],
+    ):
+        print(text)
+    print(f"the run lies in {model_dir}")
+    return {"model_dir": model_dir, **result}
+
+
+def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:
+    """How the configuration differs from the one that `model_dir` was last started with."""
+    before = pathlib.Path(model_dir) / "config.gin"
+    return config_differences(before.read_text(), config_text) if before.is_file() else []

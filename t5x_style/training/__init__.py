@@ -1,0 +1,18 @@
+"""Train state, train step, loop, evaluation, checkpoints, sampling."""
+
+from t5x_style.training.evaluation import Evaluator
+from t5x_style.training.loop import train
+from t5x_style.training.restored import RestoredModel, restore_model
+from t5x_style.training.run import Run, derived_rows, read_plan
+from t5x_style.training.sampling import sample
+
+__all__ = [
+    "Evaluator",
+    "RestoredModel",
+    "Run",
+    "derived_rows",
+    "read_plan",
+    "restore_model",
+    "sample",
+    "train",
+]

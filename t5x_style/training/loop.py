@@ -1,0 +1,219 @@
+"""The training loop, top to bottom."""
+
+import collections
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_style.accounting import chip_of_device_kind
+from t5x_style.errors import Fault, Preempted
+from t5x_style.reporting import Progress
+from t5x_style.training.run import Run
+from t5x_style.training.setup import Session, finished_run, open_session
+from t5x_style.training.step import Metrics
+
+# Steps that may be queued on the device: enough to hide the host's work, few enough that a
+# preemption is answered within two steps.
+STEPS_IN_FLIGHT = 2
+STEP_METRICS = ("loss", "z_loss", "learning_rate", "grad_norm", "param_norm")
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train, or go on training; all that the run leaves lies under `run.model_dir`.
+
+    The order within a step: dispatch it; read the next batch while it runs; write the line of the
+    step BEFORE it, whose numbers are there by now. Nothing waits for the step in flight but an
+    evaluation, a checkpoint and the end.
+
+    Returns:
+      `line`, the last training line; `evaluation`, the last evaluation line; `seconds` by cause;
+      `resumed_from`, the step of the checkpoint it began at, or None.
+
+    Raises:
+      UsageError: the folder holds another run, or the mesh does not fit; before any work.
+      Fault: the loss is not a number.
+      Preempted: SIGTERM came; the state is saved.
+    """
+    done = finished_run(run)
+    if done is not None:
+        return done
+    session = open_session(run)
+    try:
+        with stop_on_sigterm() as stop:
+            return _run_to_the_end(run, session, stop)
+    finally:
+        session.close()
+
+
+def _run_to_the_end(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
+    plan, ledger, writer = run.plan, session.ledger, session.writer
+    progress = Progress(plan.tokens)
+    resumed_from = session.step if session.resumed else None
+    lines = _Lines(run, session, progress)
+    evaluation: dict[str, float] = {}
+    step, state = session.step, session.state
+
+    def read(at: int) -> dict[str, jax.Array]:
+        first = plan.rows_before(at)
+        tokens, source = run.reader.rows(np.arange(first, first + plan.batch_size(at)))
+        return jax.device_put({"tokens": tokens, "source": source}, session.batch_sharding)
+
+    def evaluate() -> dict[str, float]:
+        with ledger.time("evaluate"):
+            line = session.evaluator(state["parameters"])
+        if line:
+            writer.metrics({"step": step, "tokens": plan.tokens_before(step), **line})
+            scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
+            progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
+        return line
+
+    def save() -> None:
+        with ledger.time("save"), jax.transfer_guard("allow"):
+            # The lines up to here are never written again: they must outlive a kill that the
+            # checkpoint outlives.
+            writer.flush()
+            tokens = plan.tokens_before(step)
+            record = {"tokens": tokens, "ledger": ledger.state()}
+            session.checkpointer.save(step, state, record)
+            writer.event("saved", step=step, tokens=tokens)
+
+    if not session.resumed:
+        evaluation = evaluate()
+    batch = read(step)
+    in_flight: collections.deque[jax.Array] = collections.deque()
+    lines.restart_clock(step)
+
+    # A hidden copy between host and device is a bug: every one below is spelt out.
+    with jax.transfer_guard("disallow"):
+        while step < plan.steps:
+            with ledger.time("step"):
+                state, metrics = session.steps[plan.batch_size(step)](state, batch)
+            step += 1
+            if step < plan.steps:
+                with ledger.time("data"):
+                    batch = read(step)
+            with ledger.time("step"):
+                lines.write_pending()
+                in_flight.append(metrics["loss"])
+                if len(in_flight) > STEPS_IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+            last = step == plan.steps
+            if step % run.log_period == 0 or last:
+                lines.pend(step, metrics)
+            evaluate_now = step % run.eval_period == 0 or last
+            save_now = step % run.checkpoint_period == 0 or last or bool(stop)
+            if not (evaluate_now or save_now):
+                continue
+
+            with ledger.time("step"):
+                jax.block_until_ready(metrics)
+                lines.write_pending()
+                lines.refuse_not_finite(step, metrics)
+            if evaluate_now:
+                evaluation = evaluate()
+            if save_now:
+                save()
+            if stop and not last:
+                session.checkpointer.wait()
+                tokens = plan.tokens_before(step)
+                reason = f"signal {signal.Signals(stop[0]).name}"
+                writer.event("preempted", step=step, tokens=tokens, reason=reason)
+                raise Preempted(f"{reason} at step {step:,}: saved, start me again")
+            lines.restart_clock(step)
+
+    session.checkpointer.wait()
+    writer.event("finished", step=step, tokens=plan.tokens, seconds=ledger.seconds)
+    progress.close()
+    return {
+        "line": lines.last,
+        "evaluation": evaluation,
+        "seconds": ledger.seconds,
+        "resumed_from": resumed_from,
+    }
+
+
+class _Lines:
+    """Training lines, each written one step after its own so that nobody waits for it."""
+
+    def __init__(self, run: Run, session: Session, progress: Progress):
+        self._run, self._session, self._progress = run, session, progress
+        kind = session.mesh.devices.flat[0].device_kind
+        self._chip = run.chip or chip_of_device_kind(kind)
+        devices_per_chip = self._chip.devices_per_chip if self._chip else 1
+        self._chips = max(1, session.mesh.size // devices_per_chip)
+        self._pending: tuple[int, Metrics] | None = None
+        self.last: dict[str, float | None] = {}
+
+    def restart_clock(self, step: int) -> None:
+        """Begin to measure the speed anew at `step` steps done, after what is no training."""
+        self._clock = (step, time.perf_counter(), self._session.ledger.seconds["data"])
+
+    def pend(self, step: int, metrics: Metrics) -> None:
+        """Remember to write the line of `step`, of which `metrics` may still be computed."""
+        self._pending = (step, metrics)
+
+    def write_pending(self) -> None:
+        """Write the remembered line, waiting for its step if need be."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        run, plan = self._run, self._run.plan
+        values = jax.device_get(metrics)
+        self.refuse_not_finite(step, values)
+        source_loss = values["source_loss"].tolist()
+        rows, tokens = plan.rows_before(step), plan.tokens_before(step)
+        line: dict[str, float | None] = {"step": step, "tokens": tokens}
+        line |= {name: float(values[name]) for name in STEP_METRICS}
+        since, then, data_then = self._clock
+        now, data_now = time.perf_counter(), self._session.ledger.seconds["data"]
+        if step > since:
+            speed = (tokens - plan.tokens_before(since)) / (now - then)
+            line["step_seconds"] = (now - then) / (step - since)
+            line["data_wait_seconds"] = (data_now - data_then) / (step - since)
+            line["tokens_per_second"] = speed
+            line |= self._run.auditor.utilisation(speed, self._chips, self._chip)
+        by_source = run.reader.tokens_by_source(rows).tolist()
+        epochs = run.reader.epochs(rows).tolist()
+        for index, name in enumerate(run.reader.names):
+            line[f"tokens/{name}"] = by_source[index]
+            line[f"share/{name}"] = by_source[index] / tokens
+            line[f"epochs/{name}"] = epochs[index]
+            line[f"loss/{name}"] = source_loss[index] or None
+        line |= run.auditor.at(tokens)
+        line["goodput"] = self._session.ledger.goodput
+        self._session.writer.metrics(line)
+        self._progress.show(line)
+        self._clock = (step, now, data_now)
+        self.last = line
+
+    def refuse_not_finite(self, step: int, metrics: Metrics) -> None:
+        """Stop at a loss or a gradient that is no number, before it is saved."""
+        loss, norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        tokens = self._run.plan.tokens_before(step)
+        reason = f"loss {loss}, gradient norm {norm}"
+        self._session.writer.event("warned", step=step, tokens=tokens, reason=reason)
+        saved = self._session.checkpointer.latest_step()
+        raise Fault(
+            f"step {step:,} gave {reason}: nothing after the checkpoint of step {saved} is kept; "
+            "lower the learning rate, or look at the data of this step"
+        )
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[list[int]]:
+    """A list that gets the signal's number when SIGTERM comes, for the loop to see."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)

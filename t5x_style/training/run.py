@@ -1,0 +1,293 @@
+"""What a run is, resolved: what a user chose, and what follows from it, printed before step 0."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_style.accounting import (
+    LAWS,
+    Architecture,
+    Auditor,
+    Chip,
+    chip,
+    count,
+    non_embedding_parameters,
+    parameters,
+)
+from t5x_style.data import BatchReader, Stores
+from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.optim import AdamW, BatchPlan
+from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.training.model_state import COMPUTE_DTYPES
+
+PLAN_FILE = "plan.json"
+CONFIG_FILE = "config.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that a training run needs, resolved and checked, before anything is allocated.
+
+    Attributes are the parameters of the `train` verb, with `plan` in place of the batch size and
+    the horizon, `stores` in place of the corpus, and for the files that the run leaves
+    `config_text`, the consumed configuration, and `config_changes`, how it differs from the one
+    that the run was last started with.
+    """
+
+    model_dir: str
+    architecture: Architecture
+    topology: Topology
+    optimizer: AdamW
+    stores: Stores
+    plan: BatchPlan
+    microbatches: int
+    compute_dtype: str
+    z_loss: float
+    seed: int
+    max_epochs: float
+    log_period: int
+    eval_period: int
+    eval_tokens: int | None
+    checkpoint_period: int
+    keep_checkpoints: int
+    keep_period: int | None
+    initial_checkpoint_path: str | None
+    config_text: str
+    config_changes: Sequence[Mapping[str, str]] = ()
+
+    def __post_init__(self):
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise UsageError(
+                f"train.compute_dtype = {self.compute_dtype!r} is not one of "
+                f"{', '.join(COMPUTE_DTYPES)}{did_you_mean(self.compute_dtype, COMPUTE_DTYPES)}"
+            )
+        for name in (
+            "microbatches",
+            "log_period",
+            "eval_period",
+            "checkpoint_period",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise UsageError(f"train.{name} = {getattr(self, name)}: must be 1 or more")
+        vocabulary = self.stores.tokenizer.vocab_size
+        if self.architecture.vocab_size < vocabulary:
+            raise UsageError(
+                f"Architecture.vocab_size = {self.architecture.vocab_size} is smaller than the "
+                f"vocabulary of {self.stores.tokenizer.path}, which has {vocabulary} pieces"
+            )
+        length = self.architecture.max_length
+        if length is not None and length < self.plan.sequence_length:
+            raise UsageError(
+                f"Architecture.max_length = {length} is shorter than the sequences of "
+                f"TASK_FEATURE_LENGTHS = {self.plan.sequence_length}"
+            )
+        for size, _ in self.plan.phases:
+            if size % self.microbatches:
+                raise UsageError(
+                    f"BATCH_SIZE = {size} is not a multiple of train.microbatches = "
+                    f"{self.microbatches}"
+                )
+            check_divisible(self.architecture, self.topology, size // self.microbatches)
+        self.optimizer.schedule.check(self.plan.tokens)
+
+    @functools.cached_property
+    def reader(self) -> BatchReader:
+        """Rows of the blend."""
+        return BatchReader(
+            self.stores,
+            sequence_length=self.plan.sequence_length,
+            seed=self.seed,
+            max_epochs=self.max_epochs,
+        )
+
+    @functools.cached_property
+    def auditor(self) -> Auditor:
+        """The account of this model under this remat policy."""
+        return Auditor(self.architecture, self.plan.sequence_length, self.topology.remat)
+
+    @functools.cached_property
+    def chip(self) -> Chip | None:
+        """The chip whose peak an MFU is measured against, or None."""
+        return None if self.topology.chip is None else chip(self.topology.chip)
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change between two starts of one run: another model, or other rows."""
+        return {
+            "architecture": dataclasses.asdict(self.architecture),
+            "tokenizer": self.stores.tokenizer.hash,
+            "shares": dict(self.stores.shares),
+            "stores": {
+                name: store.meta["fingerprint"] for name, store in self.stores.train.items()
+            },
+            "sequence_length": self.plan.sequence_length,
+            "seed": self.seed,
+        }
+
+    def derived(self) -> dict[str, Any]:
+        """What plan.json holds: all that follows from the configuration, before step 0."""
+        rows = self.plan.rows_before(self.plan.steps)
+        sources = {}
+        for index, name in enumerate(self.reader.names):
+            validation = self.stores.validation.get(name)
+            sources[name] = {
+                "share": self.stores.shares[name],
+                "unique_tokens": self.stores.train[name].num_tokens,
+                "tokens": int(self.reader.tokens_by_source(rows)[index]),
+                "epochs": float(self.reader.epochs(rows)[index]),
+                "store": str(self.stores.train[name].path),
+                "validation_store": None if validation is None else str(validation.path),
+            }
+        audit = self.auditor.at(self.plan.tokens)
+        return {
+            "identity": self.identity(),
+            "architecture": dataclasses.asdict(self.architecture),
+            "parameters": {
+                "total": self.auditor.parameters,
+                "non_embedding": non_embedding_parameters(self.architecture),
+                **parameters(self.architecture),
+            },
+            "flops_per_token": self.auditor.flops_per_token,
+            "horizon": {
+                "tokens": self.plan.tokens,
+                "steps": self.plan.steps,
+                "sequence_length": self.plan.sequence_length,
+                "batch_phases": [list(phase) for phase in self.plan.phases],
+                "tokens_per_param": audit["tokens_per_param"],
+            },
+            "optimizer": dataclasses.asdict(self.optimizer),
+            "mesh": self.topology.mesh_shape,
+            "chip": self.topology.chip,
+            "remat": self.topology.remat,
+            "kernel": self.topology.kernel,
+            "loss_chunk_tokens": self.topology.loss_chunk_tokens,
+            "compute_dtype": self.compute_dtype,
+            "sources": sources,
+            "tokenizer": {
+                "path": str(pathlib.Path(self.stores.tokenizer.path).absolute()),
+                "hash": self.stores.tokenizer.hash,
+                "vocab_size": self.stores.tokenizer.vocab_size,
+            },
+            "laws": {
+                law: {
+                    key: audit[f"chinchilla/{law}/{key}"]
+                    for key in (
+                        "optimal_params",
+                        "optimal_tokens",
+                        "expected_loss",
+                        "compute_efficiency",
+                    )
+                }
+                for law in LAWS
+            },
+        }
+
+
+def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """plan.json as a table for people: (quantity, value, where it comes from)."""
+    horizon, flops = derived["horizon"], derived["flops_per_token"]
+    a, optimizer = derived["architecture"], derived["optimizer"]
+    schedule = optimizer["schedule"]
+    tokens = horizon["tokens"]
+    batches = ", then ".join(
+        f"{size:,} x {steps:,} steps" for size, steps in horizon["batch_phases"]
+    )
+    rows = [
+        (
+            "parameters",
+            f"{derived['parameters']['total']:,}",
+            f"{derived['parameters']['non_embedding']:,} without embeddings; L {a['layers']}, "
+            f"D {a['d_model']}, F {a['d_ff']}, heads {a['heads']}/{a['kv_heads']} x "
+            f"{a['head_dim']}, V {a['vocab_size']:,}",
+        ),
+        ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} a parameter"),
+        ("steps", f"{horizon['steps']:,}", f"sequences a step: {batches}"),
+        ("sequence length", f"{horizon['sequence_length']:,}", "TASK_FEATURE_LENGTHS"),
+        (
+            "FLOPs, 6 N D",
+            f"{flops['model_flops_6nd'] * tokens:.4g}",
+            f"full {flops['model_flops_full'] * tokens:.4g}, causal "
+            f"{flops['model_flops_causal'] * tokens:.4g}, hardware "
+            f"{flops['hardware_flops'] * tokens:.4g} (remat {derived['remat']})",
+        ),
+        (
+            "learning rate",
+            f"{schedule['peak_learning_rate']:g}",
+            f"{schedule['shape']}, warm-up {count(schedule['warmup_tokens'])} tokens, to "
+            f"{schedule['final_fraction']:g} of the peak",
+        ),
+        (
+            "mesh",
+            " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
+            f"compute in {derived['compute_dtype']}, attention {derived['kernel']}",
+        ),
+    ]
+    for name, source in derived["sources"].items():
+        rows.append(
+            (
+                f"source {name}",
+                f"{source['share']:.2%}",
+                f"{source['tokens']:,} tokens of {source['unique_tokens']:,}: "
+                f"{source['epochs']:.2f} epochs",
+            )
+        )
+    for law, target in derived["laws"].items():
+        efficiency = target["compute_efficiency"]
+        rows.append(
+            (
+                f"optimum, {law}",
+                f"N {count(target['optimal_params'])}",
+                f"D {count(target['optimal_tokens'])} for the same 6 N D"
+                + ("" if efficiency is None else f"; compute efficiency {efficiency:.3f}"),
+            )
+        )
+    return rows
+
+
+def read_plan(model_dir: str) -> dict[str, Any]:
+    """The plan.json of a run.
+
+    Raises:
+      UsageError: the folder holds no run.
+      Fault: the file is broken.
+    """
+    path = pathlib.Path(model_dir) / PLAN_FILE
+    if not path.is_file():
+        raise UsageError(f"MODEL_DIR = {model_dir}: no run there ({PLAN_FILE} is missing)")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise Fault(f"{path} is not JSON: {error}") from None
+
+
+def refuse_another_run(old: dict[str, Any], new: dict[str, Any], model_dir: str) -> None:
+    """Compare the identities of the run that is there and of the one asked for.
+
+    Raises:
+      UsageError: going on would corrupt it; names every difference.
+    """
+    differences = [
+        f"{name}: {before!r} there, {after!r} asked for"
+        for name, before, after in _flat_differences(old, new)
+    ]
+    if differences:
+        raise UsageError(
+            f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:\n  "
+            + "\n  ".join(differences)
+            + "\nname another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
+        )
+
+
+def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted(old.keys() | new.keys())
+            for difference in _flat_differences(
+                old.get(key), new.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if old == new else [(name, old, new)]

@@ -1,0 +1,239 @@
+"""From a resolved run to everything its loop needs: state on the mesh, compiled steps, open files."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from t5x_style.accounting import Ledger
+from t5x_style.data import evaluation_set
+from t5x_style.errors import UsageError
+from t5x_style.partitioning import batch_sharding, check_sharded
+from t5x_style.reporting import RunWriter
+from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
+from t5x_style.training.checkpoints import (
+    Checkpointer,
+    checkpoint_steps,
+    find_checkpoint,
+    restore_parameters,
+)
+from t5x_style.training.evaluation import Evaluator
+from t5x_style.training.model_state import State, abstract_state, bind_model, fresh_state
+from t5x_style.training.run import (
+    CONFIG_FILE,
+    PLAN_FILE,
+    Run,
+    read_plan,
+    refuse_another_run,
+)
+from t5x_style.training.step import make_train_step
+
+
+@dataclasses.dataclass
+class Session:
+    """One life of a run, between a start and its end.
+
+    Attributes:
+      state: the train state; the loop replaces it with every step.
+      step: steps done.
+      resumed: whether the state came from a checkpoint of this run.
+      steps: compiled train step by batch size. Calling one with any other shape is an error, so
+        nothing is ever compiled again unseen.
+      evaluator: the compiled evaluation.
+      batch_sharding: how a batch is placed.
+      ledger, writer, checkpointer: where seconds, lines and states go.
+    """
+
+    state: State
+    step: int
+    resumed: bool
+    steps: Mapping[int, Any]
+    evaluator: Evaluator
+    batch_sharding: NamedSharding
+    mesh: Mesh
+    ledger: Ledger
+    writer: RunWriter
+    checkpointer: Checkpointer
+
+    def close(self) -> None:
+        """Wait for what is being saved and written, and close it."""
+        self.checkpointer.close()
+        self.writer.close()
+
+
+def open_session(run: Run) -> Session:
+    """Resume the run where its newest checkpoint is, or start it; see `Run` for what is read.
+
+    Raises:
+      UsageError: `model_dir` holds another run, the mesh does not fit the machine, or
+        `initial_checkpoint_path` the architecture; before anything is written.
+    """
+    started = time.perf_counter()
+    plan, topology = run.plan, run.topology
+    derived = run.derived()
+    warnings = run.reader.check_horizon(plan.rows_before(plan.steps))
+
+    # What is there already, and may it be gone on with?
+    checkpointer = Checkpointer(
+        run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
+    )
+    resume_step = checkpointer.latest_step()
+    if resume_step is not None:
+        refuse_another_run(read_plan(run.model_dir)["identity"], derived["identity"], run.model_dir)
+        if resume_step > plan.steps:
+            raise UsageError(
+                f"MODEL_DIR = {run.model_dir} is at step {resume_step:,}, behind the end of the "
+                f"run asked for ({plan.steps:,} steps): ask for more TRAIN_TOKENS or TRAIN_STEPS"
+            )
+
+    mesh = topology.mesh()
+    with topology.in_force(mesh):
+        # The model, abstractly: nothing is allocated before the checks have passed.
+        model = bind_model(run.architecture, topology, mesh, run.compute_dtype)
+        check_sharded(model.abstract, topology)
+        optimizer = run.optimizer.transformation(plan, model.axes)
+        target = abstract_state(model, optimizer, mesh)
+
+        # The state: of this run, around other weights, or fresh from the seed.
+        if resume_step is not None:
+            state, saved = checkpointer.restore(resume_step, target)
+            if saved["tokens"] != plan.tokens_before(resume_step):
+                raise UsageError(
+                    f"MODEL_DIR = {run.model_dir} had learnt {saved['tokens']:,} tokens at step "
+                    f"{resume_step:,}; with BATCH_SIZE = {list(plan.phases)} (sequences, steps) it "
+                    f"would have been {plan.tokens_before(resume_step):,}: phases that are past "
+                    "cannot be changed"
+                )
+            ledger = Ledger.restore(saved["ledger"])
+        else:
+            parameters = None
+            if run.initial_checkpoint_path is not None:
+                checkpoint = find_checkpoint(run.initial_checkpoint_path)
+                parameters = restore_parameters(checkpoint, model.abstract)
+            state = fresh_state(model, optimizer, target, run.seed, parameters)
+            ledger = Ledger()
+        step = resume_step or 0
+
+        # What the run leaves.
+        writer = RunWriter(run.model_dir, resume_step=resume_step)
+        ledger.add("lost", writer.lost_seconds)
+        write_whole(run.model_dir, PLAN_FILE, json.dumps(derived, indent=1) + "\n")
+        write_whole(run.model_dir, CONFIG_FILE, run.config_text)
+        tokens = plan.tokens_before(step)
+        writer.event(
+            "started" if resume_step is None else "resumed",
+            step=step,
+            tokens=tokens,
+            devices=mesh.size,
+            device_kind=mesh.devices.flat[0].device_kind,
+            mesh=topology.mesh_shape,
+            jax=jax.__version__,
+            config_changes=list(run.config_changes),
+            initial_checkpoint=run.initial_checkpoint_path if resume_step is None else None,
+        )
+        for warning in warnings:
+            writer.event("warned", step=step, tokens=tokens, reason=warning)
+        ledger.add("other", time.perf_counter() - started)
+
+        # Every program of the run, compiled here and nowhere else.
+        with ledger.time("compile"):
+            train_step = jax.jit(
+                make_train_step(
+                    model,
+                    optimizer,
+                    run.optimizer.learning_rate(plan),
+                    sources=len(run.reader.names),
+                    microbatches=run.microbatches,
+                    z_loss=run.z_loss,
+                    loss_chunk_tokens=topology.loss_chunk_tokens,
+                ),
+                donate_argnums=0,
+                out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
+            )
+            sharding = batch_sharding(mesh)
+            remaining = {
+                size
+                for index, (size, _) in enumerate(plan.phases)
+                if sum(count for _, count in plan.phases[: index + 1]) > step
+            }
+            steps = {
+                size: train_step.lower(
+                    target, abstract_batch(size, plan.sequence_length, sharding)
+                ).compile()
+                for size in sorted(remaining)
+            }
+            evaluator = Evaluator(
+                model,
+                mesh,
+                {
+                    name: evaluation_set(
+                        store, run.stores.tokenizer, plan.sequence_length, run.eval_tokens
+                    )
+                    for name, store in run.stores.validation.items()
+                },
+                batch_size=plan.phases[-1][0] // run.microbatches,
+                loss_chunk_tokens=topology.loss_chunk_tokens,
+            )
+    return Session(
+        state,
+        step,
+        resume_step is not None,
+        steps,
+        evaluator,
+        sharding,
+        mesh,
+        ledger,
+        writer,
+        checkpointer,
+    )
+
+
+def finished_run(run: Run) -> dict[str, Any] | None:
+    """What `loop.train` returned at the end of this run, read from its files; None if it is not
+    at its end.
+
+    Raises:
+      UsageError: `model_dir` holds another run.
+    """
+    if max(checkpoint_steps(run.model_dir), default=None) != run.plan.steps:
+        return None
+    refuse_another_run(read_plan(run.model_dir)["identity"], run.identity(), run.model_dir)
+    lines = read_lines(pathlib.Path(run.model_dir) / METRICS_FILE)
+    events = read_lines(pathlib.Path(run.model_dir) / EVENTS_FILE)
+    training = [line for line in lines if "loss" in line]
+    evaluations = [line for line in lines if "loss" not in line]
+    ends = [event for event in events if event["event"] == "finished"]
+    if not (training and ends):
+        return None
+    return {
+        "line": training[-1],
+        "evaluation": evaluations[-1] if evaluations else {},
+        "seconds": ends[-1]["seconds"],
+        "resumed_from": run.plan.steps,
+    }
+
+
+def abstract_batch(
+    size: int, sequence_length: int, sharding: NamedSharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch: tokens int32 [B, S + 1], source int32 [B]."""
+    shapes = {"tokens": (size, sequence_length + 1), "source": (size,)}
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
+        for name, shape in shapes.items()
+    }
+
+
+def write_whole(folder: str, name: str, text: str) -> None:
+    """Write a file so that a reader, or a kill, sees the old one or the new one."""
+    path = pathlib.Path(folder) / name
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
