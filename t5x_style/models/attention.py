@@ -1,5 +1,6 @@
 """Multi-head and grouped-query attention with positions, around an exchangeable kernel."""
 
+import functools
 import math
 
 import jax
@@ -59,9 +60,9 @@ class Attention(nnx.Module):
             bias=biases,
             rngs=rngs,
         )
-        norm = {"kind": "rms", "bias": False, "epsilon": norm_epsilon}
-        self.query_norm = Norm(head_dim, **norm) if qk_norm else None
-        self.key_norm = Norm(head_dim, **norm) if qk_norm else None
+        norm = functools.partial(Norm, head_dim, kind="rms", bias=False, epsilon=norm_epsilon)
+        self.query_norm = norm() if qk_norm else None
+        self.key_norm = norm() if qk_norm else None
 
     def __call__(
         self, x: jax.Array, positions: jax.Array, cache: Cache | None = None

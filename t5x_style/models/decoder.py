@@ -1,5 +1,7 @@
 """The decoder: embedding, a scanned stack of pre-norm blocks, a final norm and the head."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,9 +20,11 @@ class Block(nnx.Module):
 
     def __init__(self, architecture: Architecture, *, kernel: Kernel, rngs: nnx.Rngs):
         a = architecture
-        norm = {"kind": a.norm, "bias": a.biases, "epsilon": a.norm_epsilon}
+        norm = functools.partial(
+            Norm, a.d_model, kind=a.norm, bias=a.biases, epsilon=a.norm_epsilon
+        )
         std = {"std": a.matrix_std, "residual_std": a.residual_std}
-        self.attention_norm = Norm(a.d_model, **norm)
+        self.attention_norm = norm()
         self.attention = Attention(
             d_model=a.d_model,
             heads=a.heads,
@@ -35,7 +39,7 @@ class Block(nnx.Module):
             rngs=rngs,
             **std,
         )
-        self.feed_forward_norm = None if a.parallel_block else Norm(a.d_model, **norm)
+        self.feed_forward_norm = None if a.parallel_block else norm()
         self.feed_forward = FeedForward(
             d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, biases=a.biases, rngs=rngs, **std
         )
@@ -75,8 +79,10 @@ class Decoder(nnx.Module):
             if a.positions == "learned"
             else None
         )
-        norm = {"kind": a.norm, "bias": a.biases, "epsilon": a.norm_epsilon}
-        self.embedding_norm = Norm(a.d_model, **norm) if a.embedding_norm else None
+        norm = functools.partial(
+            Norm, a.d_model, kind=a.norm, bias=a.biases, epsilon=a.norm_epsilon
+        )
+        self.embedding_norm = norm() if a.embedding_norm else None
 
         @nnx.split_rngs(splits=a.layers)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: LAYERS})
@@ -84,7 +90,7 @@ class Decoder(nnx.Module):
             return Block(a, kernel=kernel, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.final_norm = Norm(a.d_model, **norm)
+        self.final_norm = norm()
         self.head = (
             None
             if a.tied_head

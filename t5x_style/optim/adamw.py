@@ -59,7 +59,11 @@ class AdamW:
         """
         is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
         matrices = jax.tree.map(_is_matrix, parameter_axes, is_leaf=is_axes)
-        clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
+        clip = (
+            optax.identity()
+            if self.clip_norm is None
+            else optax.clip_by_global_norm(self.clip_norm)
+        )
         return optax.chain(
             clip,
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),

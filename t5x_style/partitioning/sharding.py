@@ -93,9 +93,7 @@ def check_sharded(parameters: Any, topology: Topology) -> float:
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         shards = _shards(leaf.sharding, topology.mesh_shape)
         total += size
-        unsharded[leaf_name(path)] = size * (1 - shards / possible) * possible / (
-            possible - 1
-        )
+        unsharded[leaf_name(path)] = size * (1 - shards / possible) * possible / (possible - 1)
     share = sum(unsharded.values()) / total
     if share > topology.unsharded_tolerance:
         worst = sorted(unsharded, key=lambda name: unsharded[name], reverse=True)[:3]

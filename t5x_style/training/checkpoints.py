@@ -118,4 +118,3 @@ def restore_parameters(checkpoint: pathlib.Path, target: dict) -> dict:
             ),
         )
     return restored["parameters"]
-

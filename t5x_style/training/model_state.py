@@ -92,9 +92,7 @@ def bind_model(
     return BoundModel(architecture, definition, template, make)
 
 
-def abstract_state(
-    model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> State:
+def abstract_state(model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the whole state: what a restore aims at."""
     optimizer_state = jax.eval_shape(optimizer.init, model.abstract)
     shardings = shardings_of(optimizer_state, model.abstract, mesh)

@@ -275,8 +275,8 @@ def refuse_another_run(old: dict[str, Any], new: dict[str, Any], model_dir: str)
     ]
     if differences:
         raise UsageError(
-            f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:\n  "
-            + "\n  ".join(differences)
+            f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"
+            + "".join(f"\n  {difference}" for difference in differences)
             + "\nname another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
         )
 

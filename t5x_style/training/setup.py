@@ -1,4 +1,4 @@
-"""From a resolved run to everything its loop needs: state on the mesh, compiled steps, open files."""
+"""From a resolved run to all that its loop needs: state on the mesh, compiled steps, files."""
 
 import dataclasses
 import json
