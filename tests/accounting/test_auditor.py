@@ -1,0 +1,103 @@
+import time
+
+import pytest
+
+from t5x_style.accounting import (
+    LAWS,
+    Architecture,
+    Auditor,
+    audit,
+    bloomberggpt,
+    chip,
+    training_flops_per_token,
+    utilisation,
+)
+
+BLOOMBERG = bloomberggpt.ARCHITECTURE
+TOKENS = 568_747_622_400
+
+
+def test_the_keys_are_those_that_users_scripts_read():
+    assert set(audit(BLOOMBERG, 2048, TOKENS)) == {
+        "model_flops_6nd",
+        "model_flops_full",
+        "model_flops_causal",
+        "hardware_flops",
+        "tokens_per_param",
+        *(
+            f"chinchilla/{law}/{what}"
+            for law in ("approach_1", "approach_2", "hoffmann", "besiroglu")
+            for what in (
+                "optimal_params",
+                "optimal_tokens",
+                "expected_loss",
+                "compute_efficiency",
+            )
+        ),
+    }
+
+
+def test_the_audit_of_bloomberggpt():
+    line = audit(BLOOMBERG, 2048, TOKENS, "full")
+    assert line["model_flops_6nd"] == pytest.approx(1.72531e23, rel=1e-5)
+    assert line["model_flops_full"] == pytest.approx(1.80022e23, rel=1e-5)
+    assert line["tokens_per_param"] == pytest.approx(11.249, abs=1e-3)
+    assert line["chinchilla/besiroglu/compute_efficiency"] == pytest.approx(0.97599, abs=1e-4)
+    assert line["chinchilla/hoffmann/compute_efficiency"] == pytest.approx(0.83245, abs=1e-4)
+    assert line["chinchilla/besiroglu/expected_loss"] == pytest.approx(2.01299, abs=1e-5)
+    assert line["chinchilla/besiroglu/optimal_params"] == pytest.approx(38.9e9, rel=2e-3)
+    assert line["chinchilla/hoffmann/optimal_tokens"] == pytest.approx(1235e9, rel=1e-3)
+    assert line["chinchilla/approach_1/compute_efficiency"] is None
+
+
+def test_flops_add_up_over_tokens():
+    auditor = Auditor(BLOOMBERG, 2048, "full")
+    for key, convention in (("model_flops_causal", "causal"), ("hardware_flops", "hardware")):
+        per_token = training_flops_per_token(BLOOMBERG, 2048, convention, "full")
+        assert auditor.at(1000)[key] == 1000 * per_token
+        assert auditor.at(3000)[key] == 3 * auditor.at(1000)[key]
+
+
+def test_before_the_first_token_the_laws_are_silent():
+    line = audit(BLOOMBERG, 2048, 0)
+    assert line["model_flops_6nd"] == 0
+    assert line["tokens_per_param"] == 0
+    for law in LAWS:
+        assert line[f"chinchilla/{law}/optimal_params"] is None
+        assert line[f"chinchilla/{law}/compute_efficiency"] is None
+
+
+def test_palms_mfu():
+    """Chowdhery et al. 2022, section 4.1: 46.2 % at 238.3K tokens/s on 6,144 TPU v4."""
+    palm = Architecture(
+        256000, 118, 18432, 73728, 48, kv_heads=1, head_dim=256, parallel_block=True
+    )
+    assert utilisation(palm, 2048, 238.3e3, 6144, chip("v4"))["mfu_full"] == pytest.approx(
+        0.46229, abs=1e-4
+    )
+
+
+def test_two_conventions_on_llama_3():
+    """6,667 tokens/s a GPU at 8,192 tokens on H100, which torchtitan's page calls 39 % MFU."""
+    llama = Architecture(128256, 32, 4096, 14336, 32, kv_heads=8, tied_head=False)
+    shares = utilisation(llama, 8192, 6667, 1, chip("h100"))
+    assert shares["mfu_full"] == pytest.approx(0.390, abs=1e-3)
+    assert shares["mfu_causal"] == pytest.approx(0.347, abs=1e-3)
+
+
+def test_an_unknown_chip_has_no_utilisation():
+    assert utilisation(BLOOMBERG, 2048, 1e6, 1, None) == {
+        "mfu_full": None,
+        "mfu_causal": None,
+        "hfu": None,
+    }
+
+
+def test_an_audit_costs_a_log_line_next_to_nothing():
+    auditor = Auditor(BLOOMBERG, 2048, "full")
+    times = []
+    for tokens in range(1, 2000):
+        start = time.perf_counter()
+        auditor.at(tokens)
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 10] < 50e-6

@@ -1,0 +1,54 @@
+import pytest
+
+from t5x_style.accounting import CHIPS, chip, chip_of_device_kind
+from t5x_style.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v3", "v3"),
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU7x", "tpu7x"),
+        ("NVIDIA A100-SXM4-40GB", "a100_40gb"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+    ],
+)
+def test_device_kinds_as_jax_spells_them(kind, name):
+    assert chip_of_device_kind(kind) is CHIPS[name]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA GeForce RTX 4090", "TPU v5 lit", ""])
+def test_an_unknown_device_has_no_chip(kind):
+    assert chip_of_device_kind(kind) is None
+
+
+def test_no_device_kind_names_two_chips():
+    kinds = [kind for one in CHIPS.values() for kind in one.device_kinds]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_peaks_are_dense():
+    """NVIDIA's sparse headlines are 624, 1979 and 4500 TFLOP/s; TPU v5e's 393 is int8."""
+    assert chip("a100_80gb").peak_bf16_flops == 312e12
+    assert chip("h100").peak_bf16_flops == 989.4e12
+    assert chip("b200").peak_bf16_flops == 2250e12
+    assert chip("v5e").peak_bf16_flops == 197e12
+    assert chip("v5p").peak_bf16_flops == 459e12
+    assert chip("v6e").peak_bf16_flops == 918e12
+
+
+def test_two_devices_share_a_chip_only_where_they_do():
+    assert {name for name, one in CHIPS.items() if one.devices_per_chip == 2} == {
+        "v2",
+        "v3",
+        "tpu7x",
+    }
+
+
+def test_a_misspelt_chip_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'a100_80gb'"):
+        chip("a100_80")
