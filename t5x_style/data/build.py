@@ -1,4 +1,4 @@
-"""`python -m t5x_style.data.build`: the process that builds token stores, and may import TensorFlow.
+"""`python -m t5x_style.data.build`: builds token stores, in a process that may import TensorFlow.
 
 It reads one request as a line of JSON from standard input and writes one answer to standard output;
 progress goes to standard error. `t5x_style.data.stores.request_from_child` is the other end.

@@ -35,7 +35,7 @@ def matching_files(pattern: str, what: str) -> list[pathlib.Path]:
                 f"{did_you_mean(pattern, embedded)}"
             )
         return [path]
-    found = [path for path in map(pathlib.Path, glob.glob(pattern, recursive=True))]
+    found = map(pathlib.Path, glob.glob(pattern, recursive=True))
     files = sorted(path for path in found if path.is_file())
     if not files:
         folder = pathlib.Path(pattern).parent

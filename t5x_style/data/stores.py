@@ -52,7 +52,7 @@ class PlannedStore:
     path: pathlib.Path
 
     def stands(self) -> bool:
-        """Whether it was built, and the files it remembers (of a module's Task) are as they were."""
+        """Whether it was built, and the files of a module's Task are still what they were."""
         meta = self.path / META_FILE
         if not meta.is_file():
             return False

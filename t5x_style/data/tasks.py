@@ -146,8 +146,8 @@ def _check_features(task, tokenizer: Tokenizer) -> None:
     vocabulary = task.output_features[FEATURE].vocabulary
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         raise UsageError(
-            f"seqio Task {task.name!r} has a {type(vocabulary).__name__}; here it must be the run's "
-            f"sentencepiece model: t5x_style.data.Tokenizer({tokenizer.path!r}).seqio_vocabulary()"
+            f"seqio Task {task.name!r} has a {type(vocabulary).__name__}; here it must be the "
+            f"run's: t5x_style.data.Tokenizer({tokenizer.path!r}).seqio_vocabulary()"
         )
     if vocabulary.extra_ids:
         raise UsageError(

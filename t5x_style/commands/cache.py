@@ -1,0 +1,100 @@
+"""The verb `cache`: token stores built, described, verified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from t5x_style.commands.configuration import refuse_unconsumed
+
+if TYPE_CHECKING:
+    from t5x_style.data import Corpus, TokenStore
+
+# The mixture files bind both verbs of the data room.
+CONFIGURABLES = ("t5x_style.data", "t5x_style.commands.tokenizer")
+
+
+@gin.configurable
+def cache(
+    *,
+    corpus: Corpus,
+    describe: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Builds the token stores of a blend, those that are not there or no longer match.
+
+    Training builds them by itself; this does it beforehand, or looks at what is there.
+
+    Args:
+      corpus: sources, blend and tokenizer, @Corpus().
+      describe: show lengths of documents and how one begins, too.
+      verify: read every byte of the stores and compare with the checksums of their build.
+      dry_run: say which stores would be built, and stop.
+    """
+    refuse_unconsumed()
+    from t5x_style.data import Blend, ensure_stores, missing_stores
+    from t5x_style.reporting import table
+
+    missing = missing_stores(corpus)
+    if dry_run:
+        for plan in missing:
+            print(f"would build {plan.task} {plan.split} as {plan.path}")
+        if not missing:
+            print("every store is there")
+        return {"missing": [f"{plan.task} {plan.split}" for plan in missing]}
+    stores = ensure_stores(corpus)
+    opened = [*stores.train.values(), *stores.validation.values()]
+    facts = [_facts(store) for store in opened]
+    print(table([list(row.values()) for row in facts], list(facts[0])))
+    blend = Blend(stores.shares)
+    print(
+        "blend by token: "
+        + ", ".join(f"{name} {100 * share:.6g} %" for name, share in blend.shares.items())
+        + f" (the order of rows repeats after {blend.period:,})"
+    )
+    if describe:
+        for store in opened:
+            print(_description(store, corpus))
+    if verify:
+        for store in opened:
+            store.verify()
+        print("every byte is as it was built")
+    return {
+        "stores": [
+            row | {"path": str(store.path)} for row, store in zip(facts, opened, strict=True)
+        ],
+        "shares": blend.shares,
+        "built": [f"{plan.task} {plan.split}" for plan in missing],
+        "verified": verify,
+    }
+
+
+def _facts(store: TokenStore) -> dict[str, Any]:
+    meta = store.meta
+    return {
+        "source": meta["source"],
+        "split": meta["split"],
+        "documents": meta["documents"],
+        "tokens": meta["tokens"],
+        "bytes": meta["bytes"],
+        "bytes/token": meta["bytes"] / meta["tokens"],
+        "lost bytes": None if meta["text_bytes"] is None else meta["text_bytes"] - meta["bytes"],
+        "skipped": meta["skipped"],
+        "empty": meta["dropped"],
+    }
+
+
+def _description(store: TokenStore, corpus: Corpus) -> str:
+    import numpy as np
+
+    lengths = np.diff(store.document_ends, prepend=0)
+    tenths = np.percentile(lengths, [10, 50, 90, 100]).astype(int)
+    beginning = corpus.tokenizer.decode(store.tokens[: min(60, int(store.document_ends[0]))])
+    return (
+        f"\n{store.meta['source']} {store.meta['split']}: {store.path}\n"
+        f"  tokens a document: 10 % below {tenths[0]:,}, half below {tenths[1]:,}, "
+        f"90 % below {tenths[2]:,}, longest {tenths[3]:,}\n"
+        f"  begins {beginning!r}"
+    )
