@@ -24,6 +24,7 @@ from t5x_style.errors import UsageError, did_you_mean
 __all__ = [
     "check",
     "config_differences",
+    "current",
     "operative_config",
     "origins",
     "parse",
@@ -69,6 +70,11 @@ def parse(
         _command.written.read_file(name)
     for binding in bindings:
         _command.written.read_flag(binding)
+    return _command.written
+
+
+def current() -> Written:
+    """What parse() read last, and where each binding of it was written."""
     return _command.written
 
 
@@ -150,7 +156,7 @@ def origins(message: str) -> str:
         if node[1] == MACRO or not re.search(rf"(?<![\w.]){re.escape(plain)}(?![\w.])", message):
             continue
         places = [f"{name} is set at {origin.where}"]
-        for macro in _macros_in(gin_graph.bindings()[node][parameter]):
+        for macro in gin_graph.macros_in(gin_graph.bindings()[node][parameter]):
             if (found := _command.written.origins.get(((macro, MACRO), "value"))) is not None:
                 places.append(f"{macro} at {found.where}")
         lines.append("\n  " + ", ".join(places))
@@ -214,7 +220,11 @@ def _undefined(live: Mapping[Node, bool]) -> list[str]:
     problems = []
     for node in live:
         for parameter, (binder, value) in gin_graph.effective(node).items():
-            for macro in _macros_in(value):
+            for macro in gin_graph.macros_in(value):
+                if node[1] == MACRO and node in gin_graph.reach([(macro, MACRO)]):
+                    problems.append(
+                        f"{_where(binder, parameter)}: macro {node[0]} refers to itself"
+                    )
                 if macro not in defined:
                     problems.append(
                         f"{_where(binder, parameter)}: {gin_graph.written(binder, parameter)} ="
@@ -236,16 +246,16 @@ def _types(live: Mapping[Node, bool]) -> list[str]:
             where, shown = _where(binder, parameter), gin_graph.written(binder, parameter)
             _coerce(binder, parameter, annotations[parameter])
             value = gin_graph.bindings()[binder][parameter]
-            macros = _macros_in(value)
+            macros = gin_graph.macros_in(value)
             try:
-                resolved = _resolved(value)
+                resolved = gin_graph.resolved(value)
             except LookupError:
                 continue  # undefined or required: told elsewhere
             problem = mismatch(resolved, annotations[parameter])
             if problem is None:
                 continue
             if macros and gin_graph.macro_name(value):
-                last = _last_macro(value)
+                last = gin_graph.last_macro(value)
                 where, shown = _where((last, MACRO), "value"), f"{last} (for {shown})"
             problems.append(f"{where}: {shown} = {resolved!r} {problem}")
     return list(dict.fromkeys(problems))
@@ -255,10 +265,8 @@ def _coerce(node: Node, parameter: str, annotation: Any) -> None:
     """Rebinds a flag's value, on the parameter or its macro, as the annotation means it."""
     value = gin_graph.bindings()[node][parameter]
     if gin_graph.macro_name(value):
-        macro = (_last_macro(value), MACRO)
-        if "value" in gin_graph.bindings().get(macro, {}):
-            _coerce(macro, "value", annotation)
-        return
+        node, parameter = (gin_graph.last_macro(value), MACRO), "value"
+        value = gin_graph.bindings().get(node, {}).get("value")
     origin = _command.written.origins.get((node, parameter))
     if origin is not None and origin.text is not None:
         gin_config.bind_parameter((*node, parameter), coerced(origin.text, value, annotation))
@@ -268,7 +276,7 @@ def _unused_macros() -> list[str]:
     used = {
         macro
         for values in (*gin_graph.bindings().values(), *_command.written.overridden)
-        for macro in _macros_in(values)
+        for macro in gin_graph.macros_in(values)
     }
     return [
         _unconsumed(node, parameter, origin)
@@ -349,36 +357,6 @@ def _covered(node: Node, nodes: Iterable[Node]) -> bool:
 
 def _bound_to_none(node: Node, parameter: str) -> bool:
     return node[1] == MACRO and gin_graph.bindings()[node][parameter] is None
-
-
-def _macros_in(value: object) -> list[str]:
-    names = (gin_graph.macro_name(reference) for reference in gin_graph.references(value))
-    return [name for name in names if name is not None]
-
-
-def _last_macro(value: object) -> str:
-    """The macro at the end of a chain of macros: the one that holds the value."""
-    name = gin_graph.macro_name(value)
-    assert name is not None
-    held = gin_graph.bindings().get((name, MACRO), {}).get("value")
-    return _last_macro(held) if gin_graph.macro_name(held) else name
-
-
-def _resolved(value: Any) -> Any:
-    """The value with macros put in; other references stay.
-
-    Raises:
-      LookupError: a macro that has no value.
-    """
-    if (name := gin_graph.macro_name(value)) is not None:
-        return _resolved(gin_graph.bindings()[name, MACRO]["value"])
-    if gin_graph.is_required(value):
-        raise LookupError("required")
-    if isinstance(value, dict):
-        return {_resolved(key): _resolved(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_resolved(item) for item in value)
-    return value
 
 
 def _parameters(node: Node) -> Mapping[str, Any]:

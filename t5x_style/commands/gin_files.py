@@ -17,7 +17,7 @@ from gin import config_parser
 
 from t5x_style.commands import gin_graph
 from t5x_style.commands.flags import FlagBinding
-from t5x_style.commands.gin_syntax import explain
+from t5x_style.commands.gin_syntax import explain, explain_open_bracket, is_bracket_open
 from t5x_style.commands.help import signature_of
 from t5x_style.errors import UsageError, did_you_mean
 
@@ -106,6 +106,21 @@ class Written:
             f"{where}: no gin file {name!r}{did_you_mean(name, near)} (looked in {looked})"
         )
 
+    def expanded(self, name: str, where: str, *, included_by: tuple[str, ...] = ()) -> str:
+        """The text of a gin file with its includes put in their places."""
+        path = self.find(name, where)
+        if str(path) in included_by:
+            raise UsageError(f"{where}: {name!r} includes itself")
+        lines = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if include := re.match(r"include\s+['\"](.+)['\"]", line):
+                place = f"{path}:{number}"
+                inside = (*included_by, str(path))
+                lines.append(self.expanded(include[1], place, included_by=inside))
+            else:
+                lines.append(line + "\n")
+        return "".join(lines)
+
     def _flag_value(self, binding: FlagBinding) -> Any:
         try:
             with gin_config._parse_scope() as context:
@@ -174,10 +189,9 @@ class Written:
         context: gin_config.ParseContext,
     ) -> None:
         if not parameter:
-            node, parameter = (
-                (f"{scope}/{selector}" if scope else selector, gin_graph.MACRO),
-                "value",
-            )
+            scope = f"{scope}/{selector}" if scope else selector
+            selector, parameter = gin_graph.MACRO, "value"
+            node = (scope, selector)
         else:
             with _named(origin.where):
                 node = (scope, self._parameter(selector, parameter, context))
@@ -189,7 +203,7 @@ class Written:
                     f" file, at {earlier.where}: keep one of the two"
                 )
             self.overridden.append((node[0], gin_graph.bindings()[node][parameter]))
-        gin_config.bind_parameter((*node, parameter), value)
+        gin_config.bind_parameter((scope, selector, parameter), value)
         self.origins[node, parameter] = origin
 
     def _parameter(self, selector: str, parameter: str, context: gin_config.ParseContext) -> str:
@@ -234,21 +248,20 @@ def _statements(file: Any, path: str, delegate: gin_config.ParserDelegate) -> It
             yield statement
             line = parser.current_token.start[0]
     except tokenize.TokenError:
-        # The tokenizer says where it gave up, the end of the file: we say where it began.
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        while line < len(lines) and lines[line - 1].strip()[:1] in ("", "#"):
-            line += 1
-        raise UsageError(
-            f"{path}:{line}: a bracket or a quote that is opened here is never closed"
-            f"\n    {lines[line - 1].strip()}"
-        ) from None
+        text = Path(path).read_text(encoding="utf-8")
+        raise UsageError(f"{path}:{explain_open_bracket(text, line)}") from None
     except SyntaxError as error:
+        text = Path(path).read_text(encoding="utf-8")
+        if is_bracket_open(text, line, error.lineno or line):
+            raise UsageError(f"{path}:{explain_open_bracket(text, line)}") from None
         raise UsageError(f"{path}:{error.lineno}: {explain(error)}") from None
     except UsageError as error:
         # From the delegate, in the middle of a line: gin's parser has added the place.
         if (place := re.search(r"\n  In .* line (\d+)\n", str(error))) is None:
             raise
         raise UsageError(f"{path}:{place[1]}: {_bare(error)}") from None
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path}:{parser.current_token.start[0]}: {_bare(error)}") from None
 

@@ -135,3 +135,41 @@ def reach(starts: Iterable[Node]) -> dict[Node, bool]:
             for target, called in targets(value, node[0]):
                 waiting.append((target, called and evaluated))
     return found
+
+
+def macros_in(value: object) -> list[str]:
+    """The names of the macros anywhere inside a value."""
+    names = (macro_name(reference) for reference in references(value))
+    return [name for name in names if name is not None]
+
+
+def last_macro(value: object) -> str:
+    """The macro at the end of a chain of macros: the one that holds the value."""
+    chain: list[str] = []
+    while (name := macro_name(value)) is not None and name not in chain:
+        chain.append(name)
+        value = bindings().get((name, MACRO), {}).get("value")
+    return chain[-1]
+
+
+def resolved(value: Any, inside: tuple[str, ...] = ()) -> Any:
+    """The value with macros put in; other references stay.
+
+    Args:
+      value: a bound value.
+      inside: the macros that are being put in.
+
+    Raises:
+      LookupError: a macro that has no value, or refers to itself.
+    """
+    if (name := macro_name(value)) is not None:
+        if name in inside:
+            raise LookupError(f"macro {name} refers to itself")
+        return resolved(bindings()[name, MACRO]["value"], (*inside, name))
+    if is_required(value):
+        raise LookupError("required")
+    if isinstance(value, dict):
+        return {resolved(key, inside): resolved(item, inside) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(resolved(item, inside) for item in value)
+    return value

@@ -14,6 +14,26 @@ def explain(error: SyntaxError) -> str:
     return f"{_advice(line, str(error.msg))}{shown}"
 
 
+def is_bracket_open(text: str, first: int, stop: int) -> bool:
+    """Whether a bracket opened on the lines from `first` up to `stop` (1-based) is left open."""
+    before = "\n".join(line.split("#")[0] for line in text.splitlines()[first - 1 : stop - 1])
+    return any(before.count(opened) > before.count(shut) for opened, shut in ("()", "[]", "{}"))
+
+
+def explain_open_bracket(text: str, first: int) -> str:
+    """The line, at or after `first` (1-based), whose value is never finished, and what it says.
+
+    The tokenizer names the place where it gave up, which may be the end of the file.
+    """
+    lines = text.splitlines()
+    while first < len(lines) and lines[first - 1].strip()[:1] in ("", "#"):
+        first += 1
+    return (
+        f"{first}: a bracket or a quote that is opened here is never closed"
+        f"\n    {lines[first - 1].strip()}"
+    )
+
+
 def _advice(line: str, message: str) -> str:
     if yaml := re.match(r"([\w./]+):\s+(\S.*)", line):
         return f"write {yaml[1]} = {yaml[2]}"
@@ -25,7 +45,7 @@ def _advice(line: str, message: str) -> str:
         return f"{name} = … has no value"
     if value.lower() in WORDS:
         return f"{value!r} is not a gin value: write {WORDS[value.lower()]}"
-    result = arithmetic(value)
+    result = None if re.fullmatch(r"[\w.]+", value) else arithmetic(value)
     if result is not None:
         return f"gin does no arithmetic: write {result!r} instead of {value}"
     if re.fullmatch(r"\w+", value):

@@ -81,11 +81,13 @@ def mismatch(value: Any, annotation: Any) -> str | None:
 
 
 def _container_mismatch(value: Any, kind: Any, arguments: tuple, annotation: Any) -> str | None:
-    if not isinstance(kind, type) or kind in (collections.abc.Callable, type):
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return None
+    if kind in (collections.abc.Callable, type):
         return None if not isinstance(value, int | float | str) else _not(value, _a(annotation))
     if issubclass(kind, collections.abc.Mapping):
         if not isinstance(value, dict):
-            return _not(value, f"a mapping such as {{'name': value}}")
+            return _not(value, "a mapping such as {'name': value}")
         for key, item in value.items() if len(arguments) == 2 else ():
             problem = mismatch(key, arguments[0]) or mismatch(item, arguments[1])
             if problem:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UsageError as error:
-        print(f"error: {_explained(error)}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return EXIT_USAGE
     except Preempted as error:
         print(f"preempted: {_message(error)}", file=sys.stderr)
@@ -105,7 +105,11 @@ def _call(verb: str, module: ModuleType, function: Callable, flags) -> object:
     )
     if verb != "config":  # which shows whatever was written, mistakes too
         configuration.check(function, verbs=VERBS)
-    return function(dry_run=flags.dry_run)
+    try:
+        return function(dry_run=flags.dry_run)
+    except UsageError as error:
+        said = _message(error)
+        raise UsageError(said + configuration.origins(said)) from error
 
 
 def verb_module(verb: str) -> ModuleType:
@@ -168,8 +172,3 @@ def _overview() -> str:
 def _message(error: BaseException) -> str:
     # gin adds the chain of configurables to whatever passes through one of them.
     return str(error).split("\n  In call to configurable")[0].strip()
-
-
-def _explained(error: UsageError) -> str:
-    configuration = sys.modules.get("t5x_style.commands.configuration")
-    return _message(error) + (configuration.origins(_message(error)) if configuration else "")

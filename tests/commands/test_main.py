@@ -1,4 +1,12 @@
-"""The exit statuses and the channels of the command line."""
+"""The exit statuses and the channels of the command line, and what start-up may cost."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
 
 from t5x_style.commands import main as main_module
 
@@ -11,3 +19,127 @@ def test_a_verb_returns_its_result_as_json_and_speaks_on_standard_error(run_toy)
     assert result["steps"] == 20
     assert result["dry_run"] is False
     assert "said for people" in err
+
+
+def test_dry_run_reaches_the_verb(run_toy):
+    assert run_toy("--dry_run")[1]["dry_run"] is True
+    assert run_toy("--dry_run=false")[1]["dry_run"] is False
+    status, _, err = run_toy("--gin.toy.dry_run=True")
+    assert status == 2
+    assert "whoever calls toy sets dry_run itself" in err
+
+
+@pytest.mark.parametrize(
+    ("raises", "status", "last"),
+    [
+        ("fault", 1, "error: the disk is full"),
+        ("preempted", 143, "preempted: saved at step 3"),
+        ("interrupt", 130, "interrupted"),
+        ("bug", 1, "error: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_exit_statuses(run_toy, raises, status, last):
+    got, result, err = run_toy(f"--raises={raises}")
+    assert (got, result) == (status, None)
+    assert err.strip().splitlines()[-1] == last
+    assert ("Traceback" in err) == (raises == "bug")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["tyo"], "'tyo' is not a verb; did you mean 'toy'?"),
+        (["toy", "--stps=3"], "unknown flag --stps; did you mean --steps?"),
+        (["toy", "--dry-run"], "unknown flag --dry-run; did you mean --dry_run?"),
+        (["toy", "--MODEL_DIR=/x"], "did you mean --gin.MODEL_DIR=/x?"),
+        (["toy", "--ToyModel.width=8"], "did you mean --gin.ToyModel.width=8?"),
+        (["toy", "run.gin"], "did you mean --gin_file=run.gin?"),
+        (["toy", "--gin_file"], "--gin_file needs a value"),
+        (["toy", "--gin_file=nosuch.gin"], "--gin_file=nosuch.gin: no gin file 'nosuch.gin'"),
+        (["toy", "--json=maybe"], "--json=maybe: write --json alone"),
+        (["toy", "--gin.MODEL_DIR"], "--gin.MODEL_DIR: a value is missing"),
+        (["toy", "--gin.MODEL_DIR="], "an empty string is --gin.MODEL_DIR=\"''\""),
+        (["toy", "--gin.=3"], "a name is missing"),
+    ],
+)
+def test_mistyped_command_lines(toy, capsys, arguments, fragment):
+    assert main_module.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert fragment in captured.err
+
+
+def test_overview_names_every_verb_and_its_absence_is_a_mistake(capsys):
+    assert main_module.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for verb in main_module.VERBS:
+        assert f"\n  {verb} " in shown
+    assert main_module.main([]) == 2
+
+
+@pytest.mark.parametrize("verb", main_module.VERBS)
+def test_every_verb_documents_every_parameter(verb, capsys):
+    from t5x_style.commands.help import parameter_docs, signature_of
+
+    module = main_module.verb_module(verb)
+    function = getattr(module, verb)
+    assert isinstance(module.CONFIGURABLES, tuple)
+    parameters = dict(signature_of(function))
+    assert parameters.pop("dry_run").default is False
+    assert set(parameters) <= set(parameter_docs(function))
+    assert main_module.main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in parameters:
+        assert f"  --{name} (" in shown
+
+
+def test_json_has_no_number_that_json_has_not():
+    text = main_module.as_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": (1, None, True)})
+    assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": [1, None, True]}
+    np = pytest.importorskip("numpy")
+    assert main_module.as_json({"n": np.float32(0.5), "i": np.int64(3)}) == '{"n": 0.5, "i": 3}'
+
+
+def _timed(*arguments: str) -> float:
+    """Seconds of the quickest of four starts: what else the machine does must not count."""
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "t5x_style", *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def test_help_is_quick():
+    assert _timed("--help") < 0.3
+    for verb in main_module.VERBS:
+        assert _timed(verb, "--help") < 0.6, verb
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from t5x_style.commands.main import main; main(['train', '--help']);"
+        "print(sorted({'jax', 'tensorflow', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m t5x_style --help | head -1"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("usage")
+    assert "Traceback" not in shown.stderr
+
+
+def test_json_keeps_what_child_processes_print_off_standard_output(toy, monkeypatch, capfd):
+    monkeypatch.setattr(
+        main_module, "_call", lambda *arguments: os.system("echo from a child") or {"a": 1}
+    )
+    assert main_module.main(["toy", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out) == {"a": 1}
+    assert "from a child" in captured.err

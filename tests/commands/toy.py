@@ -72,6 +72,11 @@ def toy_unused(a: float = 1.0) -> float:
     return a
 
 
+@gin.configurable(module="t5x_style.commands.toy_other")
+def toy_other(*, a: float = 1.0, b: object = None, dry_run: bool = False) -> None:
+    """Another verb."""
+
+
 @gin.configurable(module="t5x_style.commands.toy")
 def toy(
     *,

@@ -1,0 +1,7 @@
+"""Many runs from one description: a grid of trials, run, continued and compared."""
+
+from t5x_style.sweeps.grid import Trial, gin_flag, grid_trials
+from t5x_style.sweeps.results import results_table, trial_result
+from t5x_style.sweeps.trials import run_trials
+
+__all__ = ["Trial", "gin_flag", "grid_trials", "results_table", "run_trials", "trial_result"]

@@ -1,0 +1,55 @@
+"""What a trial came to, read from the files that its run left, and the table of all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_style.errors import Fault, UsageError
+from t5x_style.reporting import read_run, table
+
+EFFICIENCY = "chinchilla/besiroglu/compute_efficiency"
+
+
+def trial_result(model_dir: str | Path) -> dict[str, float | None]:
+    """The last figures of a run; empty if it left none.
+
+    Returns:
+      `tokens`, `train_loss` (nats per token of the last logged step), `compute_efficiency` (C'/C
+      by Besiroglu et al. 2024), and for each source `<source>/loss` and `<source>/bits_per_byte`
+      of the last evaluation.
+    """
+    try:
+        run = read_run(model_dir)
+    except (UsageError, Fault):
+        return {}
+    result: dict[str, float | None] = {}
+    if run.training:
+        last = run.training[-1]
+        result["tokens"] = last.get("tokens")
+        result["train_loss"] = last.get("loss")
+        result["compute_efficiency"] = last.get(EFFICIENCY)
+    if run.evaluations:
+        for key, value in run.evaluations[-1].items():
+            if key.startswith("eval/") and key.endswith(("/loss", "/bits_per_byte")):
+                result[key.removeprefix("eval/")] = value
+    return result
+
+
+def results_table(trials: Sequence[Mapping[str, Any]]) -> str:
+    """The trials of a sweep.json as a table: grid values, status, then all results there are."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial["values"]))
+    measures = list(dict.fromkeys(name for trial in trials for name in trial["result"]))
+    headers = [*names, "status", *measures]
+    rows = [
+        [
+            *(_shown(trial["values"][name]) for name in names),
+            trial["status"],
+            *(trial["result"].get(name) for name in measures),
+        ]
+        for trial in trials
+    ]
+    return table(rows, headers)
+
+
+def _shown(value: object) -> object:
+    return value if isinstance(value, int | float | str) else repr(value)
