@@ -202,8 +202,8 @@ class RunWriter:
 
         if folder not in self._tensorboard:
             (self._dir / folder).mkdir(exist_ok=True)
-            # The name has whole seconds; the process id keeps a quick restart from overwriting.
-            writer = EventsWriter(str(self._dir / folder / "events"), f".{os.getpid()}")
+            # The writer's own name has whole seconds, in which a quick restart would overwrite.
+            writer = EventsWriter(str(self._dir / folder / "events"), f".{time.time_ns()}")
             if self._resume_step is not None:
                 # Tells TensorBoard to forget the points that were cut from metrics.jsonl.
                 start = SessionLog(status=SessionLog.START)

@@ -1,4 +1,4 @@
-from t5x_style.accounting import Architecture, bloomberggpt, verdict, verdict_of_line
+from t5x_style.accounting import Architecture, audit, bloomberggpt, verdict, verdict_of_line
 
 
 def test_the_verdict_on_bloomberggpt():
@@ -38,8 +38,6 @@ def test_a_run_without_a_token_has_no_verdict():
 
 
 def test_the_line_alone_gives_the_same_verdict():
-    from t5x_style.accounting import audit
-
     arch = Architecture(4096, 4, 128, 344, 4)
     line = {"tokens": 10_000_000, "seconds/step": 5.0, "loss": 3.0, **audit(arch, 128, 10_000_000)}
     assert verdict_of_line(line) == verdict(arch, 128, 10_000_000, seconds={"step": 5.0}, loss=3.0)

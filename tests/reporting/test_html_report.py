@@ -1,0 +1,127 @@
+import html.parser
+import re
+
+import pytest
+
+from t5x_style.errors import UsageError
+from t5x_style.reporting import RunWriter, write_report
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags close in order; keeps ids, references, text and captions."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.references, self.text, self.captions = [], [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "xlink:href", "src"):
+                self.references.append(value)
+            self.references += [
+                f"#{target}" for target in re.findall(r"url\(#(.*?)\)", value or "")
+            ]
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open and self.open[-1] == "figcaption":
+            self.captions.append(data)
+
+
+def page_of(model_dirs, output):
+    assert write_report(model_dirs, output) == output
+    return Page(output.read_text(encoding="utf-8"))
+
+
+def assert_stands_alone(page):
+    """Every reference is to something on the page itself."""
+    assert len(page.ids) == len(set(page.ids))
+    assert page.references
+    for reference in page.references:
+        assert reference.startswith("#")
+        assert reference[1:] in page.ids
+
+
+def test_the_page_of_one_run(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "quickstart")
+    page = page_of([model_dir], model_dir / "report.html")
+    assert_stands_alone(page)
+    assert page.captions == [
+        "Training loss",
+        "Held-out text",
+        "Share in the tokens so far",
+        "Learning rate",
+        "Speed",
+        "Share of the chips' peak",
+        "Compute efficiency so far",
+        "Where the time went",
+    ]
+    for text in (
+        "besiroglu: compute efficiency",
+        "tokens per parameter",
+        "6 x parameters",
+        "legal",
+    ):
+        assert text in page.text
+    # The configuration as it is, markup and all.
+    assert "train.name = '<a & b>'" in page.text
+    assert "finished" in page.text
+    assert (model_dir / "report.html").stat().st_size < 600_000
+
+
+def test_a_page_that_compares_runs(made_up_run, tmp_path):
+    runs = [
+        made_up_run(tmp_path / "narrow", peak=1e-3),
+        made_up_run(tmp_path / "wide", peak=6e-3, mfu=None),
+    ]
+    page = page_of(runs, tmp_path / "pages" / "comparison.html")
+    assert_stands_alone(page)
+    for caption in (
+        "Training loss: blend",
+        "Held-out text: legal",
+        "Held-out text: general",
+        "Where the time went: narrow",
+        "Where the time went: wide",
+    ):
+        assert caption in page.captions
+    assert "2 runs" in page.text
+
+
+def test_runs_of_one_name_are_told_apart(made_up_run, tmp_path):
+    runs = [made_up_run(tmp_path / place / "run", steps=100) for place in ("a", "b")]
+    page = page_of(runs, tmp_path / "page.html")
+    for run in runs:
+        assert str(run) in page.text
+
+
+def test_a_killed_run_on_a_cpu_has_a_page(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.event("started", step=0, tokens=0)
+        writer.metrics({"step": 1, "tokens": 16, "loss": None, "mfu_full": None})
+    page = page_of([tmp_path], tmp_path / "report.html")
+    assert page.captions == []
+    assert "started" in page.text
+
+
+def test_there_must_be_something_to_report(tmp_path):
+    with pytest.raises(UsageError, match="needs a run"):
+        write_report([], tmp_path / "page.html")
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(UsageError, match="no training line yet"):
+        write_report([tmp_path], tmp_path / "page.html")

@@ -1,0 +1,243 @@
+import json
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from t5x_style.errors import Fault
+from t5x_style.reporting import RunWriter, read_run
+
+
+def lines(path: pathlib.Path) -> list[dict]:
+    """By the strictest reader: NaN is no JSON."""
+
+    def refuse(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    return [json.loads(text, parse_constant=refuse) for text in path.read_text().splitlines()]
+
+
+def tensorboard_events(folder: pathlib.Path) -> list:
+    """The TFRecords of every event file in a folder: length, its checksum, the event, another."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    events = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            events.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return events
+
+
+def test_lines_are_strict_json_in_order(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 1, "tokens": 16, "loss": float("nan"), "grad_norm": float("inf")})
+        writer.metrics({"step": 2, "tokens": 32, "loss": np.float32(0.5), "n": np.int64(3)})
+        writer.metrics({"step": 2, "tokens": 32, "eval/legal/loss": 4.5, "mfu_full": None})
+    first, second, third = lines(tmp_path / "metrics.jsonl")
+    assert first["loss"] is None
+    assert first["grad_norm"] is None
+    assert second["loss"] == 0.5
+    assert second["n"] == 3
+    assert third["eval/legal/loss"] == 4.5
+    assert third["mfu_full"] is None
+    assert abs(third["time"] - time.time()) < 60
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], np.ones(2)], ids=["string", "list", "array"])
+def test_what_is_no_number_is_refused(tmp_path, value):
+    with (
+        RunWriter(tmp_path, resume_step=None) as writer,
+        pytest.raises(TypeError, match="metric 'loss'"),
+    ):
+        writer.metrics({"step": 1, "loss": value})
+
+
+def test_events(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.event("spike", step=7, tokens=112, reason="grad_norm", loss=float("inf"), of=[1, 2])
+        with pytest.raises(ValueError, match="no event 'saving'"):
+            writer.event("saving", step=7, tokens=112)
+    (event,) = lines(tmp_path / "events.jsonl")
+    del event["time"]
+    assert event == {
+        "event": "spike",
+        "step": 7,
+        "tokens": 112,
+        "reason": "grad_norm",
+        "loss": None,
+        "of": [1, 2],
+    }
+
+
+def test_tensorboard_has_the_evaluations_and_the_last_line_of_each_second(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        for step in range(1, 51):
+            writer.metrics({"step": step, "tokens": 16 * step, "loss": 2.0, "mfu_full": None})
+        writer.metrics({"step": 25, "tokens": 400, "eval/legal/loss": 1.5})
+        writer.metrics({"step": 50, "tokens": 800, "eval/legal/loss": 1.0})
+    train = [event for event in tensorboard_events(tmp_path / "train") if event.summary.value]
+    assert train[-1].step == 50
+    assert len(train) < 10
+    assert {value.tag: value.simple_value for value in train[-1].summary.value} == {
+        "tokens": 800,
+        "loss": 2.0,
+    }
+    evaluations = [event for event in tensorboard_events(tmp_path / "eval") if event.summary.value]
+    assert [event.step for event in evaluations] == [25, 50]
+
+
+def test_a_resumed_run_reads_as_if_never_interrupted(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    with RunWriter(whole, resume_step=None) as writer:
+        for step in range(1, 21):
+            writer.metrics({"step": step, "tokens": step, "loss": 1 / step})
+    # Twice in a row: killed at 12 with a checkpoint at 8, and at 15 with a checkpoint at 8.
+    for resume_step, last in ((None, 12), (8, 15), (8, 20)):
+        with RunWriter(cut, resume_step=resume_step) as writer:
+            writer.event("resumed" if resume_step else "started", step=resume_step or 0, tokens=0)
+            for step in range((resume_step or 0) + 1, last + 1):
+                writer.metrics({"step": step, "tokens": step, "loss": 1 / step})
+
+    def without_time(path):
+        return [{**line, "time": None} for line in lines(path / "metrics.jsonl")]
+
+    assert without_time(cut) == without_time(whole)
+    assert [event["event"] for event in lines(cut / "events.jsonl")] == [
+        "started",
+        "resumed",
+        "resumed",
+    ]
+    # TensorBoard is told where to forget.
+    starts = [
+        event.step for event in tensorboard_events(cut / "train") if event.HasField("session_log")
+    ]
+    assert starts == [9, 9]
+
+
+def test_lost_seconds_are_those_of_the_work_and_not_of_the_pause(tmp_path):
+    # A life that saved at step 2, was killed; an hour later another that got to 4 and was killed.
+    metrics = [(1, 1000.0), (2, 1010.0), (3, 4670.0), (4, 4690.0)]
+    events = [("started", 990.0), ("resumed", 4650.0)]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "time": at}) + "\n" for step, at in metrics)
+    )
+    (tmp_path / "events.jsonl").write_text(
+        "".join(json.dumps({"event": kind, "step": 2, "time": at}) + "\n" for kind, at in events)
+    )
+    with RunWriter(tmp_path, resume_step=2) as writer:
+        assert writer.lost_seconds == 40
+    with RunWriter(tmp_path, resume_step=2) as writer:
+        assert writer.lost_seconds == 0
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_starting_from_nothing_cuts_every_line(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 0, "tokens": 0, "eval/legal/loss": 9.0})
+    with RunWriter(tmp_path, resume_step=None):
+        pass
+    assert lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_lines_that_a_kill_cut_in_two_are_dropped(tmp_path):
+    whole = '{"step": 1, "time": 5.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 2, "ti')
+    (tmp_path / "events.jsonl").write_text('{"event": "started", "time": 4.0}\n{"event": "sa')
+    with RunWriter(tmp_path, resume_step=5) as writer:
+        writer.event("resumed", step=5, tokens=80)
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "time": 5.0}]
+    assert [event["event"] for event in lines(tmp_path / "events.jsonl")] == ["started", "resumed"]
+
+
+def test_a_broken_line_in_the_middle_is_a_fault_with_its_number(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    with pytest.raises(Fault, match=r"metrics\.jsonl:2"):
+        RunWriter(tmp_path, resume_step=3)
+
+
+KILLED = """
+import os, signal, sys, time
+from t5x_style.reporting import RunWriter
+writer = RunWriter(sys.argv[1], resume_step=None)
+for step in range(1, 5000):
+    writer.metrics({"step": step, "tokens": step, "loss": 0.5})
+    if step == 3000:
+        writer.flush()
+        print("flushed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_was_flushed_outlives_a_kill(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "flushed\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    steps = [line["step"] for line in read_run(tmp_path).training]
+    assert steps[:3000] == list(range(1, 3001))
+
+
+def test_lines_are_on_disk_within_seconds_without_a_flush(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        deadline = time.monotonic() + 20
+        step = 0
+        # Densely enough that the queue never runs dry.
+        while not (tmp_path / "metrics.jsonl").stat().st_size and time.monotonic() < deadline:
+            step += 1
+            writer.metrics({"step": step, "tokens": step})
+            time.sleep(0.001)
+        assert time.monotonic() < deadline
+
+
+def test_a_full_disk_is_a_fault_of_the_run(tmp_path):
+    writer = RunWriter(tmp_path, resume_step=None)
+    # A folder's name is taken by a file: TensorBoard's writer fails on its thread.
+    (tmp_path / "eval").write_text("")
+    writer.metrics({"step": 1, "tokens": 1, "eval/legal/loss": 1.0})
+    with pytest.raises(Fault, match="cannot write"):
+        writer.flush()
+    with pytest.raises(Fault, match="cannot write"):
+        writer.close()
+
+
+def test_a_closed_writer_takes_no_more(tmp_path):
+    writer = RunWriter(tmp_path, resume_step=None)
+    writer.close()
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.metrics({"step": 1})
+
+
+def test_a_line_costs_the_training_loop_next_to_nothing(tmp_path):
+    line = {f"chinchilla/law_{index}/optimal_params": 1.5 * index for index in range(60)}
+    times = []
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        for step in range(1000):
+            time.sleep(0.0005)
+            start = time.perf_counter()
+            writer.metrics({"step": step, "tokens": step, **line})
+            times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 10] < 50e-6
+
+
+def test_no_tensorflow_comes_with_it(tmp_path):
+    program = (
+        "import sys; from t5x_style.reporting import RunWriter\n"
+        "with RunWriter(sys.argv[1], resume_step=None) as w: w.metrics({'step': 1, 'loss': 1.0})\n"
+        "print([n for n in ('tensorflow', 'jax', 'torch', 'matplotlib') if n in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "[]\n"
