@@ -31,6 +31,7 @@ EVENT_KINDS = (
     "warned",
     "finished",
 )
+BEGINNINGS = ("started", "resumed")
 EVALUATION_PREFIX = "eval/"
 FLUSH_SECONDS = 1.0
 
@@ -41,7 +42,8 @@ class RunWriter:
     """Writes one run's files under `model_dir`. Used from one thread, in one process of a run.
 
     Attributes:
-      lost_seconds: wall time that the lines cut at the start stood for: work that will be redone.
+      lost_seconds: wall time of work that a kill threw away and no checkpoint's ledger knows of:
+        what the lines cut now stood for, and those cut since the checkpoint was written.
     """
 
     lost_seconds: float
@@ -94,7 +96,8 @@ class RunWriter:
         """Queues one event; it is on disk within moments.
 
         Args:
-          kind: one of EVENT_KINDS.
+          kind: one of EVENT_KINDS. 'started' and 'resumed' get `lost_seconds` added, because the
+            process may be killed again before a checkpoint holds them.
           fields: whatever else JSON can hold, `reason` before all.
 
         Raises:
@@ -102,6 +105,8 @@ class RunWriter:
         """
         if kind not in EVENT_KINDS:
             raise ValueError(f"no event {kind!r}: one of {', '.join(EVENT_KINDS)}")
+        if kind in BEGINNINGS and self.lost_seconds:
+            fields["lost_seconds"] = self.lost_seconds
         self._put(
             "event", {"event": kind, "step": step, "tokens": tokens, "time": time.time(), **fields}
         )
@@ -264,7 +269,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
 
 
 def _cut(model_dir: pathlib.Path, resume_step: int | None) -> float:
-    """Drops the metric lines behind `resume_step`; returns the seconds that they stood for."""
+    """Drops the metric lines behind `resume_step`; returns RunWriter.lost_seconds."""
     path = model_dir / METRICS_FILE
     lines = read_lines(path)
     events_path = model_dir / EVENTS_FILE
@@ -281,17 +286,24 @@ def _cut(model_dir: pathlib.Path, resume_step: int | None) -> float:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    lost_before = 0.0
+    for event in reversed(events):
+        if event["event"] == "saved" and event["step"] <= last:
+            break
+        if "lost_seconds" in event:
+            lost_before = event["lost_seconds"]
+            break
     if not cut:
-        return 0.0
+        return lost_before
     # The lost work began after the last kept line, or when the process that did it came up,
     # whichever is later: the pause between a kill and the restart is nobody's work.
     began = [line["time"] for line in kept[-1:]]
     began += [
         event["time"]
         for event in events
-        if event["event"] in ("started", "resumed") and event["time"] <= cut[0]["time"]
+        if event["event"] in BEGINNINGS and event["time"] <= cut[0]["time"]
     ]
-    return cut[-1]["time"] - max(began, default=cut[0]["time"])
+    return lost_before + cut[-1]["time"] - max(began, default=cut[0]["time"])
 
 
 def _end_with_newline(path: pathlib.Path) -> None:

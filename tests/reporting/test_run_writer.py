@@ -122,21 +122,39 @@ def test_a_resumed_run_reads_as_if_never_interrupted(tmp_path):
     assert starts == [9, 9]
 
 
-def test_lost_seconds_are_those_of_the_work_and_not_of_the_pause(tmp_path):
-    # A life that saved at step 2, was killed; an hour later another that got to 4 and was killed.
+@pytest.fixture
+def killed_run(tmp_path):
+    """A life that saved at step 2 and was killed; an hour later another that got to step 4."""
     metrics = [(1, 1000.0), (2, 1010.0), (3, 4670.0), (4, 4690.0)]
-    events = [("started", 990.0), ("resumed", 4650.0)]
+    events = [("started", 0, 990.0), ("saved", 2, 1011.0), ("resumed", 2, 4650.0)]
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": step, "time": at}) + "\n" for step, at in metrics)
     )
     (tmp_path / "events.jsonl").write_text(
-        "".join(json.dumps({"event": kind, "step": 2, "time": at}) + "\n" for kind, at in events)
+        "".join(json.dumps({"event": k, "step": s, "time": at}) + "\n" for k, s, at in events)
     )
-    with RunWriter(tmp_path, resume_step=2) as writer:
+    return tmp_path
+
+
+def test_lost_seconds_are_those_of_the_work_and_not_of_the_pause(killed_run):
+    with RunWriter(killed_run, resume_step=2) as writer:
         assert writer.lost_seconds == 40
-    with RunWriter(tmp_path, resume_step=2) as writer:
+    assert [line["step"] for line in lines(killed_run / "metrics.jsonl")] == [1, 2]
+
+
+def test_lost_seconds_are_remembered_until_a_checkpoint_holds_them(killed_run):
+    with RunWriter(killed_run, resume_step=2) as writer:
+        writer.event("resumed", step=2, tokens=32)
+    # Killed again before it wrote a line, or saved: the ledger of step 2 knows nothing of them.
+    with RunWriter(killed_run, resume_step=2) as writer:
+        assert writer.lost_seconds == 40
+        writer.event("resumed", step=2, tokens=32)
+        writer.event("saved", step=3, tokens=48)
+    # The checkpoint of step 3 was never whole.
+    with RunWriter(killed_run, resume_step=2) as writer:
+        assert writer.lost_seconds == 40
+    with RunWriter(killed_run, resume_step=3) as writer:
         assert writer.lost_seconds == 0
-    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 def test_starting_from_nothing_cuts_every_line(tmp_path):
