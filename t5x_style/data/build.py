@@ -1,11 +1,11 @@
 """`python -m t5x_style.data.build`: builds token stores, in a process that may import TensorFlow.
 
-It reads one request as a line of JSON from standard input and writes one answer to standard output;
-progress goes to standard error. `t5x_style.data.stores.request_from_child` is the other end.
+Each request is a line of JSON on standard input, each answer one on standard output; progress goes
+to standard error. `t5x_style.data.stores.Builder` is the other end.
 """
 
 import collections
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import fcntl
@@ -14,6 +14,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import queue
 import shutil
 import signal
 import sys
@@ -72,7 +73,7 @@ def encode(batch: list[Record], source: Source, tokenizer: Tokenizer) -> Encoded
             dropped += 1
             continue
         text_bytes += len(text.encode())
-        ids.append(np.array([*tokenizer.encode(text), tokenizer.eos_id], dtype))
+        ids.append(np.append(tokenizer.encode_array(text), tokenizer.eos_id).astype(dtype))
     lengths = np.array([len(document) for document in ids], np.int64)
     tokens = np.concatenate(ids) if ids else np.zeros(0, dtype)
     return Encoded(tokens, lengths, text_bytes, dropped, bad)
@@ -269,40 +270,51 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _end_with_parent() -> None:
-    # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
+class Requests:
+    """Lines from standard input, read by a thread so that its end is noticed during work."""
 
+    def __init__(self):
+        """Starts reading."""
+        self.lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.working = False
+        threading.Thread(target=self._read, daemon=True).start()
 
-def _first_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(0, 1 << 16)
-        if not part:
+    def _read(self) -> None:
+        # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
+        held = b""
+        while part := os.read(0, 1 << 16):
+            *lines, held = (held + part).split(b"\n")
+            for line in lines:
+                self.lines.put(line)
+        if self.working:
             os._exit(1)
-        line += part
-    return line
+        self.lines.put(None)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while (line := self.lines.get()) is not None:
+            self.working = True
+            yield json.loads(line)
 
 
 def main() -> None:
-    """Answers one request."""
-    # Libraries print where they like: only the answer may reach the one who asked.
+    """Answers requests until standard input closes."""
+    # Libraries print where they like: only answers may reach the one who asked.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request = json.loads(_first_line())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    requests = Requests()
     try:
-        result = answer(request)
-    except UsageError as error:
-        result = {"usage_error": str(error)}
-    except Fault as error:
-        result = {"fault": str(error)}
+        for request in requests:
+            try:
+                result = answer(request)
+            except UsageError as error:
+                result = {"usage_error": str(error)}
+            except Fault as error:
+                result = {"fault": str(error)}
+            requests.working = False
+            out.write(json.dumps(result) + "\n")
+            out.flush()
     except KeyboardInterrupt:
         os._exit(130)
-    out.write(json.dumps(result))
-    out.close()
 
 
 if __name__ == "__main__":

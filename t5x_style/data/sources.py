@@ -173,9 +173,13 @@ def text_of(source: Source, record: Record) -> str:
     if source.format != "jsonl":
         return content
     try:
-        fields = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadRecord(f"{record.where}: broken JSON: {error}") from None
+        fields = json.loads(content.rstrip())
+    except json.JSONDecodeError as error:
+        raise BadRecord(
+            f"{record.where}: broken JSON: {error.msg} (column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise BadRecord(f"{record.where}: broken JSON: nested too deeply") from None
     if not isinstance(fields, dict):
         raise BadRecord(f"{record.where}: a JSON {type(fields).__name__}, not an object")
     where = record.where

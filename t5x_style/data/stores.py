@@ -1,5 +1,8 @@
 """Which token stores a corpus needs, which of them stand, and having the rest built."""
 
+from __future__ import annotations
+
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -63,6 +66,69 @@ class PlannedStore:
         )
 
 
+class Builder:
+    """`t5x_style.data.build` in a process of its own, started at the first question.
+
+    TensorFlow, if it is needed at all, is imported there and gone afterwards. The child's standard
+    input stays open for as long as we live: when it closes, the child ends.
+    """
+
+    def __init__(self, corpus: Corpus):
+        """For the sources, the module and the tokenizer of `corpus`."""
+        self.corpus = corpus
+        self.child: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.child is not None:
+            if kind is not None:
+                self.child.kill()
+            self.child.__exit__(None, None, None)
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Has it do something, and waits for the answer.
+
+        Raises:
+          UsageError, Fault: what it met, with its message.
+        """
+        child = self.child = self.child or self._started()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(json.dumps({"corpus": self.corpus.to_json()} | request) + "\n")
+            child.stdin.flush()
+        line = child.stdout.readline()
+        if not line:
+            raise Fault(
+                f"the process that builds token stores ended with status {child.wait()} and no "
+                f"word (out of memory?); nothing half-built is taken for a store"
+            )
+        answer = json.loads(line)
+        if "usage_error" in answer:
+            raise UsageError(answer["usage_error"])
+        if "fault" in answer:
+            raise Fault(answer["fault"])
+        return answer
+
+    def _started(self) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            # The accelerators belong to the process that trains.
+            "JAX_PLATFORMS": "cpu",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "t5x_style.data.build"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+
 def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
     """Opens the stores of the corpus's blend, building what is not there.
 
@@ -78,22 +144,24 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
       UsageError: files, names or splits that do not exist; with `build=False`, a missing store.
       Fault: a record that cannot be read, a source without documents, a builder that died.
     """
-    shares, plans = planned_stores(corpus, remember=build)
-    missing = [plan for plan in plans if not plan.stands()]
-    if missing and not build:
-        raise UsageError(
-            f"token stores missing in {corpus.cache_dir!r}: "
-            + ", ".join(f"{plan.task} {plan.split}" for plan in missing)
-            + "; build them with `t5x-style cache --gin_file=RUN.gin`"
-        )
-    if missing:
-        request_from_child(
-            corpus,
-            {
-                "action": "build",
-                "plans": [dataclasses.asdict(plan) | {"path": str(plan.path)} for plan in missing],
-            },
-        )
+    with Builder(corpus) as builder:
+        shares, plans = planned_stores(corpus, builder, remember=build)
+        missing = [plan for plan in plans if not plan.stands()]
+        if missing and not build:
+            raise UsageError(
+                f"token stores missing in {corpus.cache_dir!r}: "
+                + ", ".join(f"{plan.task} {plan.split}" for plan in missing)
+                + "; build them with `t5x-style cache --gin_file=RUN.gin`"
+            )
+        if missing:
+            builder.ask(
+                {
+                    "action": "build",
+                    "plans": [
+                        dataclasses.asdict(plan) | {"path": str(plan.path)} for plan in missing
+                    ],
+                }
+            )
     opened: dict[str, dict[str, TokenStore]] = {"train": {}, "validation": {}}
     for plan in plans:
         store = TokenStore.open(plan.path, tokenizer_hash=corpus.tokenizer.hash)
@@ -103,23 +171,25 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
 
 def missing_stores(corpus: Corpus) -> list[PlannedStore]:
     """The stores of the corpus's blend that would have to be built; writes nothing."""
-    _, plans = planned_stores(corpus, remember=False)
+    with Builder(corpus) as builder:
+        _, plans = planned_stores(corpus, builder, remember=False)
     return [plan for plan in plans if not plan.stands()]
 
 
 def planned_stores(
-    corpus: Corpus, *, remember: bool
+    corpus: Corpus, builder: Builder, *, remember: bool
 ) -> tuple[dict[str, float], list[PlannedStore]]:
     """Shares by task, and the stores that the blend needs, train before validation.
 
     Args:
       corpus: sources, blend and tokenizer.
+      builder: asked what a module declares.
       remember: keep digests of files, and what a module declares, in the cache directory.
     """
     shares = corpus.declared_shares()
     splits: Mapping[str, list[str]] = {}
     if shares is None or any(corpus.source(task) is None for task in shares):
-        shares, splits = _declared_by_module(corpus, remember=remember)
+        shares, splits = _declared_by_module(corpus, builder, remember=remember)
     plans = []
     for task in shares:
         source = corpus.source(task)
@@ -160,7 +230,7 @@ def _module_digest(corpus: Corpus, *, remember: bool) -> str:
 
 
 def _declared_by_module(
-    corpus: Corpus, *, remember: bool
+    corpus: Corpus, builder: Builder, *, remember: bool
 ) -> tuple[dict[str, float], dict[str, list[str]]]:
     """Shares and splits of the blend by task, asked of the module once for each version of it."""
     asked = _module_digest(corpus, remember=remember) + corpus.to_json()
@@ -169,55 +239,7 @@ def _declared_by_module(
     if file.is_file():
         answer = json.loads(file.read_text())
     else:
-        answer = request_from_child(corpus, {"action": "resolve"})
+        answer = builder.ask({"action": "resolve"})
         if remember:
             write_atomically(file, json.dumps(answer))
     return answer["shares"], answer["splits"]
-
-
-def request_from_child(corpus: Corpus, request: dict[str, Any]) -> dict[str, Any]:
-    """Has `t5x_style.data.build` do something in a process of its own, and waits.
-
-    TensorFlow, if it is needed at all, is imported there and gone afterwards. The child's standard
-    input stays open for as long as we live: when it closes, the child ends.
-
-    Raises:
-      UsageError, Fault: what the child met, with its message.
-    """
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        # The accelerators belong to the process that trains.
-        "JAX_PLATFORMS": "cpu",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "t5x_style.data.build"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps({"corpus": corpus.to_json()} | request) + "\n")
-            child.stdin.flush()
-            output = child.stdout.read()
-            status = child.wait()
-        except BrokenPipeError:
-            output, status = "", child.wait()
-        except BaseException:
-            child.kill()
-            raise
-    if not output:
-        raise Fault(
-            f"the process that builds token stores ended with status {status} and no word "
-            f"(out of memory?); nothing half-built was left"
-        )
-    answer = json.loads(output)
-    if "usage_error" in answer:
-        raise UsageError(answer["usage_error"])
-    if "fault" in answer:
-        raise Fault(answer["fault"])
-    return answer

@@ -32,7 +32,7 @@ def vocabulary(tokenizer: Tokenizer):
 
         def _encode_tf(self, s):
             ids = tf.numpy_function(
-                lambda text: np.array(tokenizer.encode(text.decode()), np.int32), [s], tf.int32
+                lambda text: tokenizer.encode_array(text.decode()), [s], tf.int32
             )
             ids.set_shape([None])
             return ids

@@ -77,20 +77,22 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without EOS. Our own vocabularies decode them to `text` again."""
-        if len(text) <= SEGMENT_CHARACTERS and SPACE_MARK not in text:
-            return self._processor.encode(text)
-        ids: list[int] = []
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """What `encode` gives, as int32 [tokens]: a tenth of the memory of a list."""
+        parts = []
         for segment in _segments(text):
             for position, part in enumerate(segment.split(SPACE_MARK)):
                 if position:
-                    ids.extend(self._space_mark_ids)
-                ids.extend(self._processor.encode(part))
-        return ids
+                    parts.append(self._space_mark_ids)
+                parts.append(np.array(self._processor.encode(part), np.int32))
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     @functools.cached_property
-    def _space_mark_ids(self) -> list[int]:
+    def _space_mark_ids(self) -> np.ndarray:
         bytes_of_mark = [f"<0x{byte:02X}>" for byte in SPACE_MARK.encode()]
-        return [self._processor.piece_to_id(piece) for piece in bytes_of_mark]
+        return np.array([self._processor.piece_to_id(piece) for piece in bytes_of_mark], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control ids are left out, broken UTF-8 becomes U+FFFD."""

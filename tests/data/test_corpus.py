@@ -1,0 +1,48 @@
+"""Names that do not meet are refused with the nearest one that does."""
+
+import pytest
+
+from t5x_style.data import Corpus, Source, Tokenizer
+from t5x_style.errors import UsageError
+
+SOURCES = [Source(name=name, splits={"train": "x"}) for name in ("legal", "general")]
+BLEND = {"legal_general": {"legal": 0.51, "general": 0.49}}
+
+
+def corpus(**arguments):
+    defaults = {
+        "tokenizer": Tokenizer("x.model"),
+        "mixture_or_task_name": "legal_general",
+        "cache_dir": "stores",
+        "sources": SOURCES,
+        "mixtures": BLEND,
+    }
+    return Corpus(**defaults | arguments)
+
+
+def test_a_mixture_and_a_task_by_name():
+    assert corpus().declared_shares() == {"legal": 0.51, "general": 0.49}
+    assert corpus(mixture_or_task_name="legal").declared_shares() == {"legal": 1.0}
+    elsewhere = corpus(mixture_or_task_name="theirs", mixture_or_task_module="their.tasks")
+    assert elsewhere.declared_shares() is None
+
+
+def test_the_builder_gets_the_same_corpus():
+    original = corpus(seed=3, workers=2)
+    assert Corpus.from_json(original.to_json()).to_json() == original.to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mixture_or_task_name": "legl"}, "MIXTURE_OR_TASK_NAME = 'legl'.*mean 'legal'"),
+        ({"mixtures": {"m": {"legal": 0.5, "generl": 0.5}}}, "'generl'.*did you mean 'general'"),
+        ({"mixtures": {"legal_general": {"legal": 0.51, "general": 0.4}}}, "sum to 0.91"),
+        ({"sources": [SOURCES[0], SOURCES[0], SOURCES[1]]}, "'legal' is given twice"),
+        ({"mixtures": {**BLEND, "legal": {"legal": 1.0}}}, "'legal' is given twice"),
+        ({"sources": [], "mixtures": {}}, "no mixture, no source"),
+    ],
+)
+def test_names_and_shares_that_do_not_meet(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        corpus(**arguments)
