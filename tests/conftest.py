@@ -1,6 +1,17 @@
-"""Eight virtual CPU devices for every test: set before anything imports jax."""
+"""Eight virtual CPU devices for every test, and each program compiled once: set before jax."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+# Many tests start the same small run, some in processes of their own, which inherit this. The
+# folder is new for every session, so nothing stale is ever read.
+_programs = tempfile.mkdtemp(prefix="t5x_style-programs-")
+atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -187,7 +187,7 @@ class _Lines:
             line[f"epochs/{name}"] = epochs[index]
             line[f"loss/{name}"] = source_loss[index] or None
         line |= run.auditor.at(tokens)
-        line["goodput"] = self._session.ledger.goodput
+        line |= self._session.ledger.line()
         self._session.writer.metrics(line)
         self._progress.show(line)
         self._clock = (step, now, data_now)

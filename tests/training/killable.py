@@ -1,0 +1,26 @@
+"""A run in a process of its own, slowed down so that a test can kill it at a chosen moment.
+
+    python tests/training/killable.py MODEL_DIR STEPS SECONDS_PER_BATCH [AXIS=SIZE]
+"""
+
+import sys
+import time
+
+from tests.training.runs import make_run
+
+from t5x_style.data import BatchReader
+from t5x_style.partitioning import Topology
+from t5x_style.training import train
+
+if __name__ == "__main__":
+    model_dir, steps, seconds, *mesh = sys.argv[1:]
+    read = BatchReader.rows
+
+    def slowly(reader, indices):
+        time.sleep(float(seconds))
+        return read(reader, indices)
+
+    BatchReader.rows = slowly  # type: ignore[method-assign]
+    axes = {axis: int(size) for axis, size in (each.split("=") for each in mesh)}
+    topology = Topology(loss_chunk_tokens=64, **axes)
+    train(make_run(model_dir, steps=int(steps), topology=topology, eval_period=20))
