@@ -207,20 +207,22 @@ def tfds_texts(source: Source, split: str) -> Iterator[bytes]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(source.tfds_folder())
-    try:
-        dataset = builder.as_dataset(
-            split=source.splits[split], shuffle_files=False, decoders=tfds.decode.SkipDecoding()
-        )
-    except ValueError as error:
-        raise UsageError(
-            f"Source.splits[{split!r}] = {source.splits[split]!r} of {source.name!r}: {error}"
-        ) from None
-    fields = list(dataset.element_spec)
+    fields = list(builder.info.features)
     if source.text_field not in fields:
         raise UsageError(
             f"source {source.name!r}: the TFDS dataset has no field {source.text_field!r}; it has "
             f"{', '.join(fields)}{did_you_mean(source.text_field, fields)}"
         )
+    try:
+        dataset = builder.as_dataset(
+            split=source.splits[split],
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding({source.text_field: True}),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"Source.splits[{split!r}] = {source.splits[split]!r} of {source.name!r}: {error}"
+        ) from None
     for example in dataset.as_numpy_iterator():
         yield example[source.text_field]
 
