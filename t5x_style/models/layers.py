@@ -8,17 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from t5x_style.models.logical import BATCH, EMBED, MLP, MLP_ROWS, NORM, SEQUENCE, constrain
+from t5x_style.models.logical import (
+    BATCH,
+    EMBED,
+    MLP,
+    MLP_ROWS,
+    NORM,
+    SEQUENCE,
+    constrain,
+    in_mesh,
+)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple, std: float) -> nnx.Param:
     """A float32 matrix drawn from N(0, std^2), annotated with its logical axes."""
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), out_sharding=axes)
+    return _parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
 
 
 def constant(value: float, size: int, axis: str) -> nnx.Param:
     """A float32 vector of one value, annotated with its logical axis."""
-    return nnx.Param(jnp.full((size,), value, jnp.float32), out_sharding=(axis,))
+    return _parameter(jnp.full((size,), value, jnp.float32), (axis,))
+
+
+def _parameter(value: jax.Array, axes: tuple) -> nnx.Param:
+    # Flax places a parameter where it is made, and refuses to make one where there is no place.
+    return nnx.Param(value, out_sharding=axes, eager_sharding=None if in_mesh() else False)
 
 
 class Linear(nnx.Module):

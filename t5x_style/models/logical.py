@@ -30,6 +30,14 @@ LOGICAL_AXES = (
     BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
 )  # fmt: skip
 
+# Axes that meet in one activation (the logits among them) or one matrix: no two of them may lie on
+# the same mesh axis.
+MEETING_AXES = tuple(
+    (*others, wide)
+    for wide in (HEADS, KV_HEADS, MLP, VOCAB)
+    for others in ((BATCH, SEQUENCE), (EMBED,))
+)
+
 
 def mesh_axes(*names: str | None) -> PartitionSpec:
     """The partition spec of logical axes under the rules in force; None stays None.
@@ -42,7 +50,7 @@ def mesh_axes(*names: str | None) -> PartitionSpec:
     entries = [None if name is None else rules[name] for name in names]
     used: dict[str, str] = {}
     for name, entry in zip(names, entries, strict=True):
-        for axis in _flat(entry):
+        for axis in flat(entry):
             if axis in used:
                 raise ValueError(
                     f"logical axes {used[axis]!r} and {name!r} of one array both map to the mesh "
@@ -54,7 +62,7 @@ def mesh_axes(*names: str | None) -> PartitionSpec:
 
 def axis_names(name: str) -> tuple[str, ...]:
     """The mesh axes on which a logical axis lies: () outside of a mesh or where it is whole."""
-    return _flat(mesh_axes(name)[0]) if in_mesh() else ()
+    return flat(mesh_axes(name)[0]) if in_mesh() else ()
 
 
 def in_mesh() -> bool:
@@ -83,7 +91,8 @@ def per_shard(
     )
 
 
-def _flat(entry) -> tuple[str, ...]:
+def flat(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of the rules: none, one or several, outermost first."""
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)

@@ -86,8 +86,8 @@ def _on_shard(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, 
     vocab_axes, embed_axes = axis_names(VOCAB), axis_names(EMBED)
     batch_axes, sequence_axes = axis_names(BATCH), axis_names(SEQUENCE)
     head = head.astype(hidden.dtype)
-    for axis in embed_axes:
-        head = jax.lax.all_gather(head, axis, axis=1, tiled=True)
+    if embed_axes:
+        head = jax.lax.all_gather(head, embed_axes, axis=1, tiled=True)
     vocab = head.shape[0]
     first_word = jax.lax.axis_index(vocab_axes) * vocab if vocab_axes else 0
     chunks = _chunks(batch * length, chunk_tokens)
@@ -124,14 +124,20 @@ def _on_shard(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, 
     nll, z = (_sum_over(each.reshape(batch, length).sum(1), sequence_axes) for each in (nll, z))
     if not gradients:
         return nll, z
-    for axis in embed_axes:
-        head_gradient = jax.lax.psum_scatter(head_gradient, axis, scatter_dimension=1, tiled=True)
-    # The scatter has already summed over the axes that `embed` shares with the batch.
-    others = tuple(axis for axis in (*batch_axes, *sequence_axes) if axis not in embed_axes)
+    token_axes = (*batch_axes, *sequence_axes)
+    if embed_axes:
+        head_gradient = jax.lax.psum_scatter(
+            head_gradient, embed_axes, scatter_dimension=1, tiled=True
+        )
+        # Over an axis that does not split the tokens, the scatter has added equal gradients.
+        equal = tuple(axis for axis in embed_axes if axis not in token_axes)
+        head_gradient = head_gradient / _sum_over(1, equal)
+    # The scatter has already summed over the axes that `embed` shares with the tokens.
+    others = tuple(axis for axis in token_axes if axis not in embed_axes)
     return nll, z, x_gradient.reshape(hidden.shape), _sum_over(head_gradient, others)
 
 
-def _sum_over(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+def _sum_over(x: jax.typing.ArrayLike, axes: tuple[str, ...]) -> jax.typing.ArrayLike:
     return jax.lax.psum(x, axes) if axes else x
 
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
-from t5x_style.models.logical import LOGICAL_AXES
+from t5x_style.models.logical import LOGICAL_AXES, MEETING_AXES, flat
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -85,12 +85,22 @@ class Topology:
                     f"Topology.rules names {logical!r}, which is no logical axis"
                     f"{did_you_mean(logical, LOGICAL_AXES)}"
                 )
-            for axis in (entry,) if isinstance(entry, str) else entry or ():
+            for axis in flat(entry):
                 if axis not in MESH_AXES:
                     raise UsageError(
                         f"Topology.rules[{logical!r}] names {axis!r}, which is no mesh axis"
                         f"{did_you_mean(axis, MESH_AXES)}"
                     )
+        for logical_axes in MEETING_AXES:
+            lies: dict[str, str] = {}
+            for logical in logical_axes:
+                for axis in flat(dict(self.logical_rules)[logical]):
+                    if axis in lies:
+                        raise UsageError(
+                            f"Topology.rules puts both {lies[axis]!r} and {logical!r} on the mesh "
+                            f"axis {axis!r}, and there are arrays that have both"
+                        )
+                    lies[axis] = logical
 
     @property
     def mesh_shape(self) -> dict[str, int]:

@@ -1,0 +1,71 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_style.kernels import blockwise_attention, plain_attention
+from tests.jaxprs import shapes
+from tests.kernels.formula import random_qkv
+
+SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(kernel, q, k, v, direction, where):
+    """Output, and the gradients of a random projection of it."""
+
+    def projected(q, k, v):
+        out = kernel(q, k, v, **where)
+        return (out * direction).sum(), out
+
+    (_, out), gradients = jax.value_and_grad(projected, (0, 1, 2), has_aux=True)(q, k, v)
+    return out, gradients
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "block", "first_query", "slopes"),
+    [
+        (12, 12, 4, 0, SLOPES),  # even blocks
+        (12, 12, 5, 0, None),  # 5 does not divide 12: blocks of 4
+        (7, 7, 3, 0, SLOPES),  # a prime length: blocks of one
+        (4, 12, 3, 5, None),  # queries in a cache, blocks of two sizes
+        (8, 8, 64, 0, SLOPES),  # one block
+    ],
+)
+def test_values_and_gradients_of_plain_attention(queries, keys, block, first_query, slopes):
+    q, k, v = random_qkv(queries=queries, keys=keys)
+    where = {
+        "query_positions": np.arange(first_query, first_query + queries),
+        "key_positions": np.arange(keys),
+        "slopes": slopes,
+    }
+    direction = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
+    blockwise = functools.partial(blockwise_attention, block_size=block)
+    ours = value_and_gradients(blockwise, q, k, v, direction, where)
+    plain = value_and_gradients(plain_attention, q, k, v, direction, where)
+    for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=5e-6)
+
+
+def test_a_first_block_without_any_allowed_key_leaves_no_trace():
+    q, k, v = random_qkv(queries=8, keys=8)
+    where = {"query_positions": np.arange(8), "key_positions": np.arange(8)[::-1].copy()}
+    np.testing.assert_allclose(
+        blockwise_attention(q, k, v, block_size=2, **where),
+        plain_attention(q, k, v, **where),
+        rtol=2e-5,
+        atol=2e-6,
+    )
+
+
+def test_the_scores_are_never_whole_neither_forward_nor_backward():
+    q, k, v = random_qkv(batch=1, queries=64, keys=64)
+    where = {"query_positions": np.arange(64), "key_positions": np.arange(64), "slopes": SLOPES}
+
+    def largest(kernel):
+        traced = jax.make_jaxpr(value_and_gradients, static_argnums=0)(kernel, q, k, v, q, where)
+        return max(int(np.prod(shape)) for shape in shapes(traced.jaxpr))
+
+    assert largest(plain_attention) == 4 * 64 * 64
+    assert largest(functools.partial(blockwise_attention, block_size=8)) < 4 * 64 * 64 / 2

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from t5x_style.models.layers import Norm, alibi_slopes, rope
+from tests.models.reference import turned
+
+
+def test_alibi_slopes_of_bloomberggpt():
+    """Golden numbers of 40 heads: past the 32 of a power of two, the odd steps of the 64."""
+    slopes = alibi_slopes(40)
+    assert slopes.dtype == np.float32
+    assert len(slopes) == 40
+    for head, slope in ((1, 0.840896), (32, 2.0**-8), (33, 0.917004), (40, 0.272627)):
+        assert slopes[head - 1] == pytest.approx(slope, abs=1e-6)
+
+
+def test_alibi_slopes_of_a_power_of_two_are_powers_of_two():
+    np.testing.assert_array_equal(alibi_slopes(8), 2.0 ** -np.arange(1, 9))
+    np.testing.assert_array_equal(alibi_slopes(1), [2.0**-8])
+
+
+def test_rope_turns_complex_numbers():
+    x = np.random.default_rng(0).normal(size=(2, 5, 3, 8)).astype(np.float32)
+    positions = np.array([0, 1, 2, 700, 5000], np.int32)
+    ours = jax.jit(rope, static_argnums=2)(x, positions, 1e4)
+    for b, n in np.ndindex(2, 3):
+        expected = turned(x[b, :, n].astype(np.float64), positions, 1e4)
+        # float32 angles near 5,000 are right to 5,000 * 2^-24.
+        np.testing.assert_allclose(ours[b, :, n], expected, atol=2e-3)
+        np.testing.assert_allclose(ours[b, :3, n], expected[:3], atol=2e-6)
+
+
+def test_rope_makes_products_depend_on_the_distance_alone():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
+
+    @jax.jit
+    def product(query_position, key_position):
+        at = [jnp.asarray([position]) for position in (query_position, key_position)]
+        return (rope(q, at[0], 1e4) * rope(k, at[1], 1e4)).sum()
+
+    assert abs(product(9, 4) - product(105, 100)) < 1e-4
+    assert abs(product(9, 4) - product(9, 5)) > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_against_flax(kind, dtype):
+    rng = np.random.default_rng(0)
+    # A mean of 40 over a deviation of 1: in bfloat16 arithmetic the variance would be lost.
+    x = jnp.asarray(40 + rng.normal(size=(3, 64)), dtype)
+    gain, bias = rng.normal(size=(2, 64)).astype(np.float32)
+    ours = Norm(64, kind=kind, bias=True, epsilon=1e-3)
+    options = {"epsilon": 1e-3, "rngs": nnx.Rngs(0), "dtype": jnp.float32}
+    if kind == "layer":
+        theirs = nnx.LayerNorm(64, use_fast_variance=False, **options)
+        theirs.bias[...] = ours.bias[...] = bias
+    else:
+        theirs = nnx.RMSNorm(64, **options)
+        assert ours.bias is None
+    theirs.scale[...] = ours.gain[...] = gain
+    got = ours(x)
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(
+        np.asarray(got, np.float32), theirs(x), rtol=tolerance, atol=tolerance
+    )
+
+
+def test_a_layer_norm_without_biases_has_none():
+    assert Norm(4, kind="layer", bias=False, epsilon=1e-5).bias is None
