@@ -41,7 +41,9 @@ def config(
     bound = [key for key in written.origins if not key[0][1].endswith(".config.config")]
     if bound and name is None:
         return _resolved(written)
-    written.load_everything()
+    from t5x_style.commands.main import load_everything
+
+    load_everything()
     return _described(name) if name is not None else _listed()
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "origins",
     "parse",
     "refuse_unconsumed",
+    "rehearse",
 ]
 
 
@@ -50,7 +51,7 @@ def parse(
     bindings: Sequence[FlagBinding] = (),
     *,
     search_paths: Sequence[str] = (),
-    load_everything: Callable[[], None] = lambda: None,
+    load: Callable[[str], None] = lambda selector: None,
 ) -> Written:
     """Clears gin, then reads the files and after them the flags into it.
 
@@ -58,14 +59,14 @@ def parse(
       gin_files: looked for in the current folder, `search_paths`, the checkout and the package.
       bindings: values from the command line.
       search_paths: more folders in which gin files and includes are looked for.
-      load_everything: imports every configurable there is; called if a name is not known.
+      load: imports what may define a selector; called if a name is not known.
 
     Raises:
       UsageError: a file that is not there, a line that gin cannot read, a name that does not exist.
     """
     global _command
     gin.clear_config()
-    _command = _Command(Written(tuple(search_paths), load_everything))
+    _command = _Command(Written(tuple(search_paths), load))
     for name in gin_files:
         _command.written.read_file(name)
     for binding in bindings:
@@ -112,7 +113,31 @@ def refuse_unconsumed() -> None:
     Raises:
       UsageError: naming each with its file and line or flag, and the nearest name in use.
     """
+    _take_stock()
+    _refuse(_all_unconsumed())
+
+
+def rehearse(verb: Callable) -> None:
+    """Does all that happens between check() and the first line of a verb, without calling it.
+
+    Raises:
+      UsageError: what a constructor refuses, or what refuse_unconsumed() would.
+    """
+    try:
+        own = gin.get_bindings(verb)
+    except UsageError as error:
+        said = str(error).split("\n  In call to configurable")[0]
+        raise UsageError(said + origins(said)) from None
+    _take_stock()
+    _command.consumed["", _command.verb] = own
+    _refuse(_all_unconsumed())
+
+
+def _take_stock() -> None:
     _command.consumed = {node: dict(values) for node, values in gin_graph.operative().items()}
+
+
+def _all_unconsumed() -> list[str]:
     live = gin_graph.reach([("", _command.verb)]) if _command.verb else {}
     later = [node for node, called in live.items() if not called] + [
         target
@@ -129,7 +154,7 @@ def refuse_unconsumed() -> None:
         if origin.file is not None and (_covered(node, aside) or _bound_to_none(node, parameter)):
             continue
         problems.append(_unconsumed(node, parameter, origin))
-    _refuse(problems)
+    return problems
 
 
 def operative_config() -> str:

@@ -47,14 +47,13 @@ class Written:
       origins: (node, parameter) -> where the binding in force was written.
       overridden: (scope, value) of each binding that a later one replaced.
       search_paths: folders in which gin files are looked for, in order.
-      load_everything: imports all there is, called when a name is not known.
+      load: imports what may define a selector, called when a name is not known.
     """
 
     search_paths: tuple[str, ...] = ()
-    load_everything: Callable[[], None] = lambda: None
+    load: Callable[[str], None] = lambda selector: None
     origins: dict[tuple[gin_graph.Node, str], Origin] = dataclasses.field(default_factory=dict)
     overridden: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
-    _loaded: bool = False
 
     def read_file(self, name: str, *, included_by: tuple[str, ...] = (), where: str = "") -> None:
         """Reads a gin file, and those it includes, into gin.
@@ -224,9 +223,8 @@ class Written:
             except (NameError, AttributeError) as error:
                 raise UsageError(_bare(error)) from None
         found = gin_graph.matching(selector)
-        if not found and not self._loaded:
-            self._loaded = True
-            self.load_everything()
+        if not found:
+            self.load(selector)
             found = gin_graph.matching(selector)
         if not found:
             names = map(gin_graph.short, gin_graph.configurables())

@@ -140,7 +140,8 @@ def coerced(text: str, value: Any, annotation: Any) -> Any:
       `value`, except true/false for a parameter that takes a bool and no string, and a number
       for one that takes a string and no number (`--gin.MODEL_DIR=2024`).
     """
-    kinds = set(typing.get_args(annotation)) | {annotation}
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = set(typing.get_args(annotation)) if union else {annotation}
     if value in ("true", "false") and bool in kinds and str not in kinds:
         return value == "true"
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -164,7 +165,7 @@ def _a(annotation: Any) -> str:
 def _as_number(value: Any) -> str:
     """How to write what was probably meant as a number."""
     if isinstance(value, float) and value.is_integer():
-        return f": write {int(value)}"
+        return f": write {int(value):_}"
     if isinstance(value, str):
         try:
             float(value)

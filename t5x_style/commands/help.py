@@ -61,11 +61,8 @@ def parameter_lines(
         facts = ", ".join(part for part in (kind, default) if part)
         lines.append(f"  {prefix}{name} ({facts})")
         if docs.get(name):
-            lines.append(textwrap.fill(docs[name], WIDTH, **_INDENT))
+            lines.append(textwrap.indent(textwrap.fill(docs[name], WIDTH - 6), " " * 6))
     return "\n".join(lines)
-
-
-_INDENT = {"initial_indent": "      ", "subsequent_indent": "      "}
 
 
 def verb_help(verb: str, function: Callable) -> str:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from t5x_style.errors import (
     EXIT_FAULT,
@@ -21,6 +22,9 @@ from t5x_style.errors import (
     UsageError,
     did_you_mean,
 )
+
+if TYPE_CHECKING:
+    from t5x_style.commands.flags import Flags
 
 VERBS = {
     "plan": "budget, chips and data caps -> model size, tokens, blend, hours, expected loss",
@@ -86,22 +90,21 @@ def _run(arguments: list[str]) -> int:
         print(verb_help(verb, function))
         return 0
     with _standard_output_aside() if flags.json else contextlib.nullcontext():
-        result = _call(verb, module, function, flags)
+        result = _call(verb, function, flags)
     if flags.json:
         print(as_json(result if result is not None else {}))
     return 0
 
 
-def _call(verb: str, module: ModuleType, function: Callable, flags) -> object:
+def _call(verb: str, function: Callable, flags: "Flags") -> object:
     from t5x_style.commands import configuration
 
-    for name in module.CONFIGURABLES:
-        importlib.import_module(name)
+    load_verb(verb)
     configuration.parse(
         flags.gin_files,
         flags.bindings,
         search_paths=flags.search_paths,
-        load_everything=load_everything,
+        load=load_named,
     )
     if verb != "config":  # which shows whatever was written, mistakes too
         configuration.check(function, verbs=VERBS)
@@ -117,11 +120,27 @@ def verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"t5x_style.commands.{verb}")
 
 
+def load_named(selector: str) -> None:
+    """Imports what a name in a gin file may stand for: that verb alone, or everything."""
+    verb = selector.rpartition(".")[2]
+    if verb in VERBS:
+        load_verb(verb)
+    else:
+        load_everything()
+
+
+def load_verb(verb: str) -> ModuleType:
+    """Imports a verb's module and what it configures."""
+    module = verb_module(verb)
+    for name in module.CONFIGURABLES:
+        importlib.import_module(name)
+    return module
+
+
 def load_everything() -> None:
     """Imports every verb and all that they configure, so that gin knows every name there is."""
     for verb in VERBS:
-        for name in verb_module(verb).CONFIGURABLES:
-            importlib.import_module(name)
+        load_verb(verb)
 
 
 def as_json(result: object) -> str:

@@ -79,16 +79,12 @@ def _check_every_trial(
     run_files: Sequence[str],
     bindings: Mapping[str, object],
 ) -> None:
-    """Reads each trial's configuration as `train` would, so that no mistake waits in trial 6."""
-    import importlib
-
+    """Refuses before the first trial what `train` would refuse of any: mistakes, odd widths."""
     from t5x_style.commands import configuration, main
     from t5x_style.commands.flags import FlagBinding
     from t5x_style.sweeps.grid import gin_flag, gin_text
 
-    module = main.verb_module("train")
-    for name in module.CONFIGURABLES:
-        importlib.import_module(name)
+    module = main.load_verb("train")
     search_paths = current().search_paths
     for trial, values in trials:
         flags = [
@@ -96,9 +92,8 @@ def _check_every_trial(
             for name, value in {**bindings, **values, "MODEL_DIR": trial}.items()
         ]
         try:
-            configuration.parse(
-                run_files, flags, search_paths=search_paths, load_everything=main.load_everything
-            )
+            configuration.parse(run_files, flags, search_paths=search_paths, load=main.load_named)
             configuration.check(module.train, verbs=main.VERBS)
+            configuration.rehearse(module.train)
         except UsageError as error:
             raise UsageError(f"trial {trial}: {error}") from None

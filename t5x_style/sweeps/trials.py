@@ -57,12 +57,12 @@ def run_trials(
 
     Returns:
       The trials as in sweep.json: `name`, `values`, `status` (waiting, running, finished, failed,
-      preempted), `reason` (last line of its log, if it failed), `seconds` (of its last start),
+      preempted), `reason` (the error its log names, if it failed), `seconds` (of its last start),
       `result` (see trial_result).
 
     Raises:
-      UsageError: another sweep is at work in sweep_dir, or the first trial's configuration is
-        refused, or the directory holds trials of other run files or bindings.
+      UsageError: another sweep is at work in sweep_dir, or it holds finished trials of other run
+        files or bindings.
       Preempted: the machine asked us to stop; trials were told to save.
     """
     folder = Path(sweep_dir)
@@ -75,8 +75,6 @@ def run_trials(
             _write(folder / "sweep.json", {**shared, "trials": entries})
 
         waiting = [entry for entry in entries if entry["status"] != "finished"]
-        if waiting:
-            _refuse_bad_configuration([*program, *_trial_arguments(waiting[0], folder, arguments)])
         keep()
         _run_all(
             waiting,
@@ -112,14 +110,6 @@ def _entries(
 def _trial_arguments(entry: Mapping[str, Any], folder: Path, arguments: Sequence[str]) -> list[str]:
     values = [gin_flag(name, value) for name, value in entry["values"].items()]
     return [*arguments, *values, gin_flag("MODEL_DIR", str(folder / entry["name"]))]
-
-
-def _refuse_bad_configuration(command: Sequence[str]) -> None:
-    """Lets the program check a trial's configuration before any trial starts."""
-    checked = subprocess.run([*command, "--dry_run"], capture_output=True, text=True, check=False)
-    if checked.returncode:
-        said = checked.stderr.strip().rpartition("error: ")[2] or f"status {checked.returncode}"
-        raise UsageError(f"the first trial would not start: {said}\n  ({' '.join(command)})")
 
 
 def _run_all(
@@ -180,13 +170,15 @@ def _close(trial: _Running, folder: Path) -> None:
         entry["status"] = "preempted"
     else:
         entry["status"] = "failed"
-        entry["reason"] = _last_line(folder / f"{entry['name']}.log", status)
+        entry["reason"] = _cause(folder / f"{entry['name']}.log", status)
 
 
-def _last_line(log: Path, status: int) -> str:
+def _cause(log: Path, status: int) -> str:
+    """The last error that a trial's log names, or its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     kind = "its configuration is refused" if status == EXIT_USAGE else f"status {status}"
-    return f"{lines[-1].strip()} ({kind})" if lines else kind
+    return f"{(errors or lines)[-1].strip()} ({kind})" if lines else kind
 
 
 def _report(entry: Mapping[str, Any], done: int, of: int) -> None:
@@ -201,14 +193,16 @@ def _report(entry: Mapping[str, Any], done: int, of: int) -> None:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Asks the trials to save and leave; ends those that do not in time."""
+    """Asks the trials to save and leave; ends those that have not in time or at a second asking."""
     for trial in running:
         trial.process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
-    for trial in running:
-        try:
-            trial.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+    try:
+        for trial in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                trial.process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for trial in running:
             trial.process.kill()
             trial.process.wait()
 

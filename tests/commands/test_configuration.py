@@ -135,7 +135,7 @@ ON_THE_COMMAND_LINE = {
     ),
     "quoted number": ("--gin.LEARNING_RATE='0.1'", ["is a string, not a number: write 0.1"]),
     "arithmetic": ("--gin.TRAIN_STEPS=2*3", ["gin does no arithmetic, write 6"]),
-    "float for a whole number": ("--gin.TRAIN_STEPS=1e3", ["write 1000"]),
+    "float for a whole number": ("--gin.TRAIN_STEPS=1e3", ["write 1_000"]),
     "lower-case none": ("--gin.toy_adamw.warmup=none", ["(or None: write None)"]),
     "own parameter": ("--steps=many", ["toy.steps = 'many' is a string, not a whole number"]),
     "number for an object": ("--model=3", ["write a reference such as @ToyModel()"]),

@@ -58,7 +58,7 @@ def test_fits_not(value, annotation):
 @pytest.mark.parametrize(
     ("value", "annotation", "advice"),
     [
-        (1e6, int, "write 1000000"),
+        (1e6, int, "write 1_000_000"),
         ("0.01", float, "write 0.01 without quotes"),
         ("2*3", int, "write 6"),
         ("none", float | None, "write None"),
@@ -95,6 +95,7 @@ def test_string_annotations_are_resolved_where_nothing_need_be_imported():
         ("3", 3, int, 3),
         ("x", "x", float, "x"),
         ("[1]", [1], Sequence[int], [1]),
+        ("3", 3, Mapping[str, int], 3),
     ],
 )
 def test_a_flag_is_meant_as_its_parameter_takes_it(text, value, annotation, meant):
