@@ -84,8 +84,7 @@ class Blend:
 
 def _whole_rows(shares: list[float]) -> list[int]:
     """Rows of each source in one period."""
-    # The decimal digits that the person wrote, not the binary number beside them: 0.51 is 51/100.
-    exact = [fractions.Fraction(repr(float(share))) for share in shares]
+    exact = [_meant(share) for share in shares]
     total = sum(exact)
     exact = [share / total for share in exact]
     period = math.lcm(*(share.denominator for share in exact))
@@ -98,6 +97,12 @@ def _whole_rows(shares: list[float]) -> list[int]:
         rows[i] += 1
     divisor = math.gcd(*rows)
     return [count // divisor for count in rows]
+
+
+def _meant(share: float) -> fractions.Fraction:
+    """The fraction that somebody meant by a binary number: 51/100 by 0.51, 1/3 by 1 / 3."""
+    simple = fractions.Fraction(share).limit_denominator(LONGEST_PERIOD)
+    return simple if abs(simple - fractions.Fraction(share)) < 1e-12 else fractions.Fraction(share)
 
 
 def _schedule(rows: list[int]) -> np.ndarray:

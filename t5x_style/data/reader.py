@@ -24,8 +24,13 @@ ROUNDS = 6
 class ReadableStores(Protocol):
     """What a reader needs of `Stores`."""
 
-    shares: Mapping[str, float]
-    train: Mapping[str, TokenStore]
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """{source: share of tokens}."""
+
+    @property
+    def train(self) -> Mapping[str, TokenStore]:
+        """{source: its train store}."""
 
 
 class BatchReader:

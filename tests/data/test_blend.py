@@ -41,6 +41,7 @@ def test_each_prefix_of_a_million_rows_is_within_one_row(shares):
 def test_shares_are_kept_as_written():
     assert Blend({"legal": 0.51, "general": 0.49}).period == 100
     assert Blend({"legal": 0.51, "general": 0.49}).shares == {"legal": 0.51, "general": 0.49}
+    assert Blend({"a": 1 / 2, "b": 1 / 3, "c": 1 / 6}).period == 6
     for name, share in Blend(MANY).shares.items():
         assert share == pytest.approx(MANY[name], abs=2e-5)
 
