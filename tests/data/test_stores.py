@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
+from t5x_style.data.build import locked
 from t5x_style.data.sources import documents
 from t5x_style.data.vocabulary import train_tokenizer
 from t5x_style.errors import Fault, UsageError
@@ -250,8 +251,13 @@ def test_two_builders_at_once_build_once(embedded, tokenizer, tmp_path):
     )
     (tmp_path / "corpus.json").write_text(corpus.to_json())
     command = [sys.executable, "-c", BUILD, str(tmp_path / "corpus.json")]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sorted("2,286 documents" in text for text in said) == [False, True]
-    assert sum("another process is building it" in text for text in said) == 1
+    logs = [tmp_path / "one.log", tmp_path / "other.log"]
+    with locked(missing_stores(corpus)[0].path):
+        both = []
+        for log in logs:
+            with open(log, "w") as file:
+                both.append(subprocess.Popen(command, stderr=file))
+        waiting = "another process is building it, waiting"
+        until(lambda: all(waiting in log.read_text() for log in logs))
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert sorted("2,286 documents" in log.read_text() for log in logs) == [False, True]
