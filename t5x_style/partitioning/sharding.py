@@ -52,7 +52,9 @@ def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(find, tree)
 
 
-def check_divisible(architecture: Architecture, topology: Topology, batch_size: int) -> None:
+def check_divisible(
+    architecture: Architecture, topology: Topology, batch_size: int, sequence_length: int
+) -> None:
     """Refuse a mesh that does not divide what it splits.
 
     Raises:
@@ -61,6 +63,7 @@ def check_divisible(architecture: Architecture, topology: Topology, batch_size: 
     a, t = architecture, topology
     for what, size, by, axes in (
         ("the batch", batch_size, t.data * t.fsdp, "data x fsdp"),
+        ("the sequence length", sequence_length, t.sequence, "sequence"),
         ("Architecture.heads", a.heads, t.tensor, "tensor"),
         ("Architecture.kv_heads", a.kv_heads, t.tensor, "tensor"),
         ("Architecture.d_ff", a.d_ff, t.tensor * t.fsdp, "tensor x fsdp"),

@@ -91,7 +91,12 @@ class Run:
                     f"BATCH_SIZE = {size} is not a multiple of train.microbatches = "
                     f"{self.microbatches}"
                 )
-            check_divisible(self.architecture, self.topology, size // self.microbatches)
+            check_divisible(
+                self.architecture,
+                self.topology,
+                size // self.microbatches,
+                self.plan.sequence_length,
+            )
         self.optimizer.schedule.check(self.plan.tokens)
 
     @functools.cached_property

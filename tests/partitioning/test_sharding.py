@@ -1,0 +1,187 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from t5x_style.accounting import Architecture
+from t5x_style.errors import UsageError
+from t5x_style.models.logical import flat
+from t5x_style.partitioning import (
+    Topology,
+    batch_sharding,
+    check_divisible,
+    check_sharded,
+    shardings_of,
+)
+from t5x_style.partitioning.sharding import leaf_name
+from t5x_style.training.model_state import bind_model
+
+P = jax.sharding.PartitionSpec
+TOPOLOGY = Topology(fsdp=2, tensor=4)
+EVERYTHING = Architecture(
+    vocab_size=64,
+    layers=2,
+    d_model=32,
+    d_ff=64,
+    heads=8,
+    kv_heads=4,
+    head_dim=8,
+    positions="learned",
+    max_length=16,
+    norm="layer",
+    feed_forward="swiglu",
+    biases=True,
+    tied_head=False,
+    embedding_norm=True,
+    qk_norm=True,
+)
+
+# The layers' axis is whole everywhere; rows of residual matrices carry tensor and fsdp.
+GOLDEN = {
+    "embedding": P("tensor", "fsdp"),
+    "position_table": P(None, "fsdp"),
+    "head": P("tensor", "fsdp"),
+    "embedding_norm/gain": P(None),
+    "embedding_norm/bias": P(None),
+    "final_norm/gain": P(None),
+    "final_norm/bias": P(None),
+    "blocks/attention_norm/gain": P(None, None),
+    "blocks/attention_norm/bias": P(None, None),
+    "blocks/attention/query/weight": P(None, "fsdp", "tensor"),
+    "blocks/attention/query/bias": P(None, "tensor"),
+    "blocks/attention/key/weight": P(None, "fsdp", "tensor"),
+    "blocks/attention/key/bias": P(None, "tensor"),
+    "blocks/attention/value/weight": P(None, "fsdp", "tensor"),
+    "blocks/attention/value/bias": P(None, "tensor"),
+    "blocks/attention/query_norm/gain": P(None, None),
+    "blocks/attention/key_norm/gain": P(None, None),
+    "blocks/attention/out/weight": P(None, ("tensor", "fsdp"), None),
+    "blocks/attention/out/bias": P(None, None),
+    "blocks/feed_forward_norm/gain": P(None, None),
+    "blocks/feed_forward_norm/bias": P(None, None),
+    "blocks/feed_forward/up/weight": P(None, "fsdp", "tensor"),
+    "blocks/feed_forward/up/bias": P(None, "tensor"),
+    "blocks/feed_forward/gate/weight": P(None, "fsdp", "tensor"),
+    "blocks/feed_forward/gate/bias": P(None, "tensor"),
+    "blocks/feed_forward/down/weight": P(None, ("tensor", "fsdp"), None),
+    "blocks/feed_forward/down/bias": P(None, None),
+}
+
+
+@functools.cache
+def model(architecture=EVERYTHING, **rules):
+    topology = dataclasses.replace(TOPOLOGY, rules=rules)
+    mesh = topology.mesh()
+    with topology.in_force(mesh):
+        return bind_model(architecture, topology, mesh, "float32")
+
+
+def by_name(tree) -> dict:
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def shards_of(name: str) -> int:
+    """Pieces of a parameter on a mesh of 2 x 4."""
+    sizes = {"fsdp": 2, "tensor": 4}
+    return math.prod(sizes[axis] for entry in GOLDEN[name] for axis in flat(entry))
+
+
+def test_golden_partition_specs():
+    specs = {name: leaf.sharding.spec for name, leaf in by_name(model().abstract).items()}
+    assert specs == GOLDEN
+
+
+def test_parameters_are_born_in_their_shards():
+    with TOPOLOGY.in_force(TOPOLOGY.mesh()):
+        parameters = model().fresh_parameters(0)
+    split = 0
+    for name, leaf in by_name(parameters).items():
+        shards = shards_of(name)
+        assert len(leaf.addressable_shards) == 8
+        for shard in leaf.addressable_shards:
+            assert shard.data.size == leaf.size // shards, name
+        split += shards == 8
+    assert split == 2 + 7  # embedding, head, and every matrix of a block
+
+
+def test_the_optimizers_moments_lie_like_their_parameters():
+    mesh = TOPOLOGY.mesh()
+    abstract = model().abstract
+    state = jax.eval_shape(optax.chain(optax.adam(1e-3), optax.ema(0.9)).init, abstract)
+    found = by_name(shardings_of(state, abstract, mesh))
+    moments = {name: sharding for name, sharding in found.items() if "count" not in name}
+    assert len(moments) == 3 * len(GOLDEN)  # two of Adam, one of the average
+    for name, sharding in moments.items():
+        (own,) = [each for each in GOLDEN if name.endswith(f"/{each}") and deepest(name, each)]
+        assert sharding.spec == GOLDEN[own]
+    for name in found.keys() - moments.keys():
+        assert found[name].is_fully_replicated
+
+
+def deepest(name: str, ending: str) -> bool:
+    """Whether no longer parameter's name ends `name`."""
+    return not any(len(other) > len(ending) and name.endswith(f"/{other}") for other in GOLDEN)
+
+
+def test_a_batch_lies_on_the_axes_that_split_it():
+    mesh = Topology(data=2, fsdp=2, tensor=2).mesh()
+    placed = jax.device_put(np.zeros((8, 5)), batch_sharding(mesh))
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 5)}
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "batch", "message"),
+    [
+        ({}, {"data": 2, "fsdp": 4}, 12, "the batch = 12 .* data x fsdp = 8.*: 16"),
+        (
+            {"heads": 4, "kv_heads": 4},
+            {"tensor": 8},
+            8,
+            "Architecture.heads = 4 .* tensor = 8.*: 8",
+        ),
+        ({"kv_heads": 2}, {"tensor": 4}, 8, "Architecture.kv_heads = 2"),
+        ({"d_ff": 60}, {"tensor": 4, "fsdp": 2}, 8, "Architecture.d_ff = 60 .* = 8"),
+        ({"vocab_size": 63}, {"tensor": 2}, 8, "Architecture.vocab_size = 63"),
+        ({"d_model": 36}, {"fsdp": 8}, 8, "Architecture.d_model = 36"),
+        ({"heads": 1, "kv_heads": 1, "head_dim": 12}, {"fsdp": 8}, 8, "heads x head_dim = 12"),
+    ],
+)
+def test_sizes_that_the_mesh_does_not_divide_are_refused(changes, sizes, batch, message):
+    base = dataclasses.replace(EVERYTHING, kv_heads=8)
+    check_divisible(base, Topology(**sizes), 16, 12)
+    with pytest.raises(UsageError, match=message):
+        check_divisible(dataclasses.replace(base, **changes), Topology(**sizes), batch, 12)
+
+
+def test_a_sequence_that_its_axis_does_not_divide_is_refused():
+    check_divisible(EVERYTHING, Topology(sequence=2), 8, 12)
+    with pytest.raises(UsageError, match=r"the sequence length = 13 .* sequence = 2"):
+        check_divisible(EVERYTHING, Topology(sequence=2), 8, 13)
+
+
+def test_the_unsharded_share_counts_what_could_be_split_and_is_not():
+    tolerant = dataclasses.replace(TOPOLOGY, unsharded_tolerance=1.0)
+    unsharded = total = 0.0
+    for name, leaf in by_name(model().abstract).items():
+        total += leaf.size
+        # Split by both axes counts nothing, whole counts all, in four of eight 4 / 7.
+        unsharded += leaf.size * (8 - shards_of(name)) / 7
+    assert check_sharded(model().abstract, tolerant) == pytest.approx(unsharded / total, rel=1e-12)
+    with pytest.raises(UsageError, match="on a mesh of fsdp=2, tensor=4"):
+        check_sharded(model().abstract, TOPOLOGY)
+    assert check_sharded(model().abstract, Topology(data=8)) == 0.0
+
+
+def test_more_than_two_percent_unsharded_is_refused():
+    wide = dataclasses.replace(EVERYTHING, d_model=128, d_ff=512, positions="rope", max_length=None)
+    assert 0 < check_sharded(model(wide).abstract, TOPOLOGY) < 0.02
+    holed = model(wide, mlp=None, mlp_rows=None)
+    with pytest.raises(UsageError, match=r"unsharded.*feed_forward/down/weight"):
+        check_sharded(holed.abstract, TOPOLOGY)

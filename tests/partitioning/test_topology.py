@@ -1,0 +1,62 @@
+import jax
+import pytest
+
+from t5x_style.errors import UsageError
+from t5x_style.models.logical import axis_names, mesh_axes
+from t5x_style.partitioning import Topology
+
+P = jax.sharding.PartitionSpec
+
+
+def test_a_mesh_of_all_devices_and_of_one():
+    mesh = Topology(data=2, fsdp=2, tensor=2).mesh()
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}
+    assert {device.id for device in mesh.devices.flat} == {d.id for d in jax.devices()}
+    assert Topology().mesh().size == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked"), [({"fsdp": 16}, "16 devices"), ({"data": 2, "tensor": 2}, "4 devices")]
+)
+def test_too_few_devices_and_idle_devices_are_refused(sizes, asked):
+    with pytest.raises(UsageError, match=asked) as refusal:
+        Topology(**sizes).mesh()
+    for axis, size in sizes.items():
+        assert f"{axis}={size}" in str(refusal.value)
+    assert "whose product is 8" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fsdp": 0}, "Topology.fsdp = 0"),
+        ({"kernel": "plane"}, "did you mean 'plain'"),
+        ({"remat": "ful"}, "did you mean 'full'"),
+        ({"rules": {"mpl": None}}, "did you mean 'mlp'"),
+        ({"rules": {"mlp": "tensors"}}, "did you mean 'tensor'"),
+        ({"rules": {"mlp_rows": ("tensor", "fdsp")}}, "did you mean 'fsdp'"),
+        # The words of a device's share are summed over the axis: rows may not lie on it too.
+        (
+            {"rules": {"vocab": "fsdp", "embed": None}},
+            "'batch' and 'vocab' on the mesh axis 'fsdp'",
+        ),
+        ({"rules": {"embed": "tensor"}}, "'embed' and '.*' on the mesh axis 'tensor'"),
+        ({"rules": {"sequence": "tensor"}}, "'sequence' and '.*' on the mesh axis 'tensor'"),
+    ],
+)
+def test_refusals(fields, message):
+    with pytest.raises(UsageError, match=message):
+        Topology(**fields)
+
+
+def test_rules_are_in_force_inside_and_not_outside():
+    topology = Topology(fsdp=8, rules={"mlp": None})
+    with topology.in_force(topology.mesh()):
+        assert mesh_axes("batch", None, "mlp") == P(("data", "fsdp"), None, None)
+        assert mesh_axes("embed", "vocab") == P("fsdp", "tensor")
+        assert axis_names("mlp_rows") == ("tensor", "fsdp")
+        with pytest.raises(ValueError, match="'batch' and 'embed' of one array"):
+            mesh_axes("batch", "embed")
+        with pytest.raises(KeyError):
+            mesh_axes("bach")
+    assert axis_names("mlp_rows") == ()
