@@ -245,11 +245,11 @@ def _undefined(live: Mapping[Node, bool]) -> list[str]:
     problems = []
     for node in live:
         for parameter, (binder, value) in gin_graph.effective(node).items():
+            for target, called in gin_graph.targets(value, node[0]):
+                if called and gin_graph.reach([target]).get(node):
+                    name = gin_graph.written(binder, parameter)
+                    problems.append(f"{_where(binder, parameter)}: {name} refers to itself")
             for macro in gin_graph.macros_in(value):
-                if node[1] == MACRO and node in gin_graph.reach([(macro, MACRO)]):
-                    problems.append(
-                        f"{_where(binder, parameter)}: macro {node[0]} refers to itself"
-                    )
                 if macro not in defined:
                     problems.append(
                         f"{_where(binder, parameter)}: {gin_graph.written(binder, parameter)} ="

@@ -79,9 +79,9 @@ class Written:
         Raises:
           UsageError: a name that does not exist, a bracket or quote left open.
         """
-        scope, selector, parameter = config_parser.parse_binding_key(binding.name)
-        if not re.fullmatch(r"(\w+/)*[\w.]+", binding.name):
+        if not re.fullmatch(r"(\w+/)*\w+(\.\w+)*", binding.name):
             raise UsageError(f"{binding.flag}: {binding.name!r} is not a name gin can bind")
+        scope, selector, parameter = config_parser.parse_binding_key(binding.name)
         value = self._flag_value(binding)
         with gin_config._parse_scope() as context:
             self._bind(

@@ -10,6 +10,7 @@ from typing import Any
 
 from gin import config as gin_config
 
+from t5x_style.commands.gin_graph import configurables
 from t5x_style.commands.help import annotation_text, signature_of
 from t5x_style.errors import did_you_mean
 
@@ -40,7 +41,7 @@ def mismatch(value: Any, annotation: Any) -> str | None:
     """What is wrong with `value` for `annotation`, in words, or None.
 
     Values may hold gin references: those to macros are to be resolved before; those to
-    configurables are only checked for the forgotten `()`.
+    configurables are held against the annotation where they name a class.
     """
     if isinstance(value, gin_config.ConfigurableReference):
         return _reference_mismatch(value, annotation)
@@ -118,14 +119,53 @@ def _sequence_mismatch(value: Any, kind: type, arguments: tuple, annotation: Any
 
 
 def _reference_mismatch(reference: gin_config.ConfigurableReference, annotation: Any) -> str | None:
-    """A class handed over where one of its objects was meant: `@Architecture` without `()`."""
+    """`@X` where what X makes was meant, or an object of another class."""
     made = reference.configurable.wrapped
-    if reference.evaluate or not inspect.isclass(made):
+    wanted = _alternatives(annotation)
+    if not reference.evaluate:
+        if any(_may_be_called(kind) for kind in wanted):
+            return None
+        itself = "class" if inspect.isclass(made) else "function"
+        return f"is the {itself} itself: write {reference!r}()"
+    if not inspect.isclass(made):
+        return None  # what a function returns shows when it is called
+    if any(_may_take(kind, made) for kind in wanted):
         return None
-    wanted = typing.get_args(annotation) or (annotation,)
-    if any(w is made or (isinstance(w, str) and w.split(".")[-1] == made.__name__) for w in wanted):
-        return f"is the class itself: write {reference!r}()"
-    return None
+    return f"is a {made.__name__}, not {_a(annotation)}"
+
+
+def _alternatives(annotation: Any) -> tuple:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _class_named(kind: Any) -> str | None:
+    """The configurable class that an annotation left as a string names."""
+    if not isinstance(kind, str):
+        return None
+    name = kind.rpartition(".")[2]
+    classes = (found.name for found in configurables().values() if inspect.isclass(found.wrapped))
+    return name if name in classes else None
+
+
+def _may_be_called(kind: Any) -> bool:
+    """Whether a parameter annotated `kind` may take a function or a class to call later."""
+    if isinstance(kind, str):
+        return _class_named(kind) is None
+    kind = typing.get_origin(kind) or kind
+    if kind in (UNKNOWN, object, type, collections.abc.Callable) or not isinstance(kind, type):
+        return True
+    return any("__call__" in vars(base) for base in kind.__mro__)
+
+
+def _may_take(kind: Any, made: type) -> bool:
+    """Whether a parameter annotated `kind` may take an object of the class `made`."""
+    if isinstance(kind, str):
+        return _class_named(kind) in (None, *(base.__name__ for base in made.__mro__))
+    kind = typing.get_origin(kind) or kind
+    if kind is UNKNOWN or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return True
+    return issubclass(made, kind)
 
 
 def coerced(text: str, value: Any, annotation: Any) -> Any:
@@ -140,8 +180,7 @@ def coerced(text: str, value: Any, annotation: Any) -> Any:
       `value`, except true/false for a parameter that takes a bool and no string, and a number
       for one that takes a string and no number (`--gin.MODEL_DIR=2024`).
     """
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kinds = set(typing.get_args(annotation)) if union else {annotation}
+    kinds = set(_alternatives(annotation))
     if value in ("true", "false") and bool in kinds and str not in kinds:
         return value == "true"
     number = isinstance(value, int | float) and not isinstance(value, bool)

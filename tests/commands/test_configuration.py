@@ -4,6 +4,8 @@ The cases are those of a T5X user's day: each was run against gin 0.5 alone, and
 silently or gave a message that names neither the place nor the remedy.
 """
 
+import random
+
 import gin
 import pytest
 
@@ -57,6 +59,23 @@ IN_A_FILE = {
         ],
     ),
     "macro of itself": ("toy_adamw.b1 = %A\nA = %B\nB = %A", ["run.gin:1", "refers to itself"]),
+    "function without parentheses": (
+        "toy.lengths = @toy_unused\ntoy_unused.a = 1.0",
+        ["run.gin:12: toy.lengths = @toy_unused is the function itself: write @toy_unused()"],
+    ),
+    "configurable of itself": (
+        "toy.schedule = @toy_schedule()\ntoy_schedule.step = 3\n"
+        "toy_schedule.peak = @toy_schedule()",
+        ["run.gin:14: toy_schedule.peak refers to itself"],
+    ),
+    "object of another class": (
+        "toy.sources = [@ToyModel()]",
+        ["run.gin:12: toy.sources", "that is a ToyModel, not a ToySource"],
+    ),
+    "object where a list is wanted": (
+        "toy.sources = @ToyModel()",
+        ["run.gin:12: toy.sources = @ToyModel() is a ToyModel, not a Sequence[ToySource]"],
+    ),
     "string for a float": (
         "toy_adamw.b1 = '0.9'",
         ["run.gin:12: toy_adamw.b1 = '0.9' is a string, not a number: write 0.9 without quotes"],
@@ -164,6 +183,33 @@ def test_a_mistake_on_the_command_line_is_named_with_its_flag(run_toy, flag, exp
     assert (status, result) == (2, None)
     for fragment in [f"error: {flag}: ", *expected]:
         assert fragment in err
+
+
+PIECES = [
+    *"$?!'\"()[]{}@%/\\#=:.-*`~,\n\t\0é\u200b", "1e", "0x", "1_", "toy", "@ToyModel()", "@ToyModel",
+    "%LEARNING_RATE", "include 'x'", "import os", "from a import b", "None", "%gin.REQUIRED",
+    "a/b/", "lambda", "f'x'", "1j", "...", "@gin.macro()", "@toy()", "gin.macro.value", "@toy_adamw",
+]  # fmt: skip
+
+
+def test_whatever_is_typed_is_run_or_refused(run_toy):
+    chance = random.Random(0)
+    for _ in range(400):
+        lines = RUN_FILE.splitlines()
+        junk = "".join(chance.choices(PIECES, k=chance.randint(1, 4)))
+        number = chance.randrange(len(lines))
+        place = chance.randrange(len(lines[number]) + 1)
+        flags = []
+        if chance.random() < 0.5:
+            rest = lines[number][place + chance.randint(0, 3) :]
+            lines[number] = lines[number][:place] + junk + rest
+        else:
+            names = ["LEARNING_RATE", "ToyModel.width", "MODEL_DIR", "toy.sources", junk]
+            flags = [f"--gin.{chance.choice(names)}={junk}"]
+        text = "\n".join(lines) + "\n"
+        status, _, err = run_toy(*flags, text=text)
+        assert status in (0, 2), (text, flags, err)
+        assert len(err) < 2000
 
 
 def test_all_missing_values_are_listed_with_the_flags_to_type(run_toy):
