@@ -188,7 +188,8 @@ def test_a_mistake_on_the_command_line_is_named_with_its_flag(run_toy, flag, exp
 PIECES = [
     *"$?!'\"()[]{}@%/\\#=:.-*`~,\n\t\0é\u200b", "1e", "0x", "1_", "toy", "@ToyModel()", "@ToyModel",
     "%LEARNING_RATE", "include 'x'", "import os", "from a import b", "None", "%gin.REQUIRED",
-    "a/b/", "lambda", "f'x'", "1j", "...", "@gin.macro()", "@toy()", "gin.macro.value", "@toy_adamw",
+    "a/b/", "lambda", "f'x'", "1j", "...", "@gin.macro()", "@toy()", "gin.macro.value",
+    "@toy_adamw",
 ]  # fmt: skip
 
 
