@@ -1,0 +1,71 @@
+"""The account of FLOPs against the products that the real train step would execute."""
+
+import dataclasses
+
+import jax
+import optax
+import pytest
+
+from t5x_style.accounting import Architecture, training_flops_per_token
+from t5x_style.models import REMAT_POLICIES
+from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.training.model_state import abstract_state, bind_model
+from t5x_style.training.setup import abstract_batch
+from t5x_style.training.step import make_train_step
+from tests.jaxprs import product_flops
+
+SWIGLU = Architecture(vocab_size=48, layers=3, d_model=16, d_ff=40, heads=4, feed_forward="swiglu")
+ARCHITECTURES = {
+    "swiglu": SWIGLU,
+    "gelu": dataclasses.replace(
+        SWIGLU, feed_forward="gelu", biases=True, norm="layer", positions="alibi",
+        embedding_norm=True,
+    ),
+    "parallel": dataclasses.replace(SWIGLU, parallel_block=True, logit_softcap=4.0),
+    "grouped": dataclasses.replace(SWIGLU, kv_heads=2, head_dim=6, qk_norm=True),
+    "untied": dataclasses.replace(
+        SWIGLU, tied_head=False, feed_forward="relu2", positions="learned", max_length=32
+    ),
+    "parallel grouped gelu": dataclasses.replace(
+        SWIGLU, parallel_block=True, kv_heads=1, feed_forward="gelu"
+    ),
+}  # fmt: skip
+BATCH, LENGTH, SOURCES = 4, 10, 2
+
+
+def step_flops(architecture: Architecture, remat: str, microbatches: int = 1) -> int:
+    """Counted from the jaxpr of one whole step: forward, backward, update and metrics."""
+    topology = Topology(remat=remat, loss_chunk_tokens=8)
+    mesh = topology.mesh()
+    optimizer = optax.adamw(1e-3)
+    with topology.in_force(mesh):
+        model = bind_model(architecture, topology, mesh, "bfloat16")
+        step = make_train_step(
+            model,
+            optimizer,
+            lambda _: 1e-3,
+            sources=SOURCES,
+            microbatches=microbatches,
+            z_loss=1e-4,
+            loss_chunk_tokens=topology.loss_chunk_tokens,
+        )
+        state = abstract_state(model, optimizer, mesh)
+        batch = abstract_batch(BATCH, LENGTH, batch_sharding(mesh))
+        total = product_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
+    # The losses of the sources are a product too: rows by sources.
+    return total - 2 * BATCH * SOURCES
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_account_is_what_the_step_executes(name, remat):
+    architecture = ARCHITECTURES[name]
+    counted = step_flops(architecture, remat) / (BATCH * LENGTH)
+    assert counted == training_flops_per_token(architecture, LENGTH, "hardware", remat)
+    if remat == "none":
+        full = training_flops_per_token(architecture, LENGTH, "full")
+        assert counted == pytest.approx(full, rel=1e-6)
+
+
+def test_microbatches_cost_no_flops():
+    assert step_flops(SWIGLU, "full", microbatches=2) == step_flops(SWIGLU, "full")
