@@ -11,6 +11,7 @@ from t5x_style.accounting import (
     training_flops_per_token,
 )
 from t5x_style.errors import UsageError
+from tests.jaxprs import product_flops
 
 BLOOMBERG = bloomberggpt.ARCHITECTURE
 
@@ -81,29 +82,6 @@ def test_unknown_names_are_refused_with_the_nearest():
         training_flops_per_token(BLOOMBERG, 2048, "hardware", "save_dot")
 
 
-def counted_flops(jaxpr) -> int:
-    """2 M N K over every dot_general, scan bodies times their length: no device, no formula."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contract, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inner = 1
-            for axis in contract:
-                inner *= left[axis]
-            outer = 1
-            for size in equation.outvars[0].aval.shape:
-                outer *= size
-            total += 2 * outer * inner
-        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            for inner_jaxpr in value if isinstance(value, tuple | list) else (value,):
-                inner_jaxpr = getattr(inner_jaxpr, "jaxpr", inner_jaxpr)
-                if hasattr(inner_jaxpr, "eqns"):
-                    total += repeats * counted_flops(inner_jaxpr)
-    return total
-
-
 @pytest.mark.parametrize(
     ("remat", "feed_forward", "parallel"),
     list(itertools.product(REMAT_RECOMPUTES, ("gelu", "swiglu"), (False, True))),
@@ -162,7 +140,7 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
 
     tokens = jax.ShapeDtypeStruct((batch, sequence_length), "int32")
     traced = jax.make_jaxpr(jax.grad(loss))(weights, tokens)
-    per_token = counted_flops(traced.jaxpr) / (batch * sequence_length)
+    per_token = product_flops(traced.jaxpr) / (batch * sequence_length)
     assert per_token == training_flops_per_token(arch, sequence_length, "hardware", remat)
 
 

@@ -59,6 +59,19 @@ def test_a_first_block_without_any_allowed_key_leaves_no_trace():
     )
 
 
+def test_scores_far_below_zero():
+    """The running maximum starts below them all: from zero, each exponential would vanish."""
+    q, k, v = random_qkv(queries=8, keys=8)
+    q[..., 0], k[..., 0] = -20, 20
+    where = {"query_positions": np.arange(8), "key_positions": np.arange(8)}
+    np.testing.assert_allclose(
+        blockwise_attention(q, k, v, block_size=4, **where),
+        plain_attention(q, k, v, **where),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
 def test_the_scores_are_never_whole_neither_forward_nor_backward():
     q, k, v = random_qkv(batch=1, queries=64, keys=64)
     where = {"query_positions": np.arange(64), "key_positions": np.arange(64), "slopes": SLOPES}
