@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CONFIGURABLES = (
     "t5x_style.accounting.architecture",
+    "t5x_style.commands.cache",
+    "t5x_style.commands.tokenizer",
     "t5x_style.data",
     "t5x_style.optim",
     "t5x_style.partitioning",

@@ -16,7 +16,7 @@ from t5x_style.errors import Fault, Preempted
 from t5x_style.reporting import Progress
 from t5x_style.training.run import Run
 from t5x_style.training.setup import Session, finished_run, open_session
-from t5x_style.training.step import Metrics
+from t5x_style.training.step import Batch, Metrics, packed_batch
 
 # Steps that may be queued on the device: enough to hide the host's work, few enough that a
 # preemption is answered within two steps.
@@ -46,12 +46,16 @@ def train(run: Run) -> dict[str, Any]:
     session = open_session(run)
     try:
         with stop_on_sigterm() as stop:
-            return _run_to_the_end(run, session, stop)
+            return run_loop(run, session, stop)
     finally:
         session.close()
 
 
-def _run_to_the_end(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
+def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
+    """From the session's step to the end of the run, unless `stop` gets a signal's number.
+
+    Returns and raises as `train`.
+    """
     plan, ledger, writer = run.plan, session.ledger, session.writer
     progress = Progress(plan.tokens)
     resumed_from = session.step if session.resumed else None
@@ -59,10 +63,10 @@ def _run_to_the_end(run: Run, session: Session, stop: list[int]) -> dict[str, An
     evaluation: dict[str, float] = {}
     step, state = session.step, session.state
 
-    def read(at: int) -> dict[str, jax.Array]:
+    def read(at: int) -> Batch:
         first = plan.rows_before(at)
-        tokens, source = run.reader.rows(np.arange(first, first + plan.batch_size(at)))
-        return jax.device_put({"tokens": tokens, "source": source}, session.batch_sharding)
+        rows = run.reader.rows(np.arange(first, first + plan.batch_size(at)))
+        return jax.device_put(packed_batch(*rows), session.batch_sharding)
 
     def evaluate() -> dict[str, float]:
         with ledger.time("evaluate"):

@@ -222,13 +222,9 @@ def finished_run(run: Run) -> dict[str, Any] | None:
 
 def abstract_batch(
     size: int, sequence_length: int, sharding: NamedSharding
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch: tokens int32 [B, S + 1], source int32 [B]."""
-    shapes = {"tokens": (size, sequence_length + 1), "source": (size,)}
-    return {
-        name: jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
-        for name, shape in shapes.items()
-    }
+) -> jax.ShapeDtypeStruct:
+    """The shape of a batch: int32 [B, 1 + S + 1] (see `step.packed_batch`)."""
+    return jax.ShapeDtypeStruct((size, sequence_length + 2), np.int32, sharding=sharding)
 
 
 def write_whole(folder: str, name: str, text: str) -> None:

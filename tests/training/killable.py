@@ -1,16 +1,15 @@
 """A run in a process of its own, slowed down so that a test can kill it at a chosen moment.
 
-    python tests/training/killable.py MODEL_DIR STEPS SECONDS_PER_BATCH [AXIS=SIZE]
+python tests/training/killable.py MODEL_DIR STEPS SECONDS_PER_BATCH [AXIS=SIZE]
 """
 
 import sys
 import time
 
-from tests.training.runs import make_run
-
 from t5x_style.data import BatchReader
 from t5x_style.partitioning import Topology
 from t5x_style.training import train
+from tests.training.runs import make_run
 
 if __name__ == "__main__":
     model_dir, steps, seconds, *mesh = sys.argv[1:]

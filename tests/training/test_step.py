@@ -9,7 +9,7 @@ import pytest
 
 from t5x_style.partitioning import Topology, batch_sharding
 from t5x_style.training.model_state import abstract_state, bind_model, fresh_state
-from t5x_style.training.step import make_evaluation_step, make_train_step
+from t5x_style.training.step import make_evaluation_step, make_train_step, packed_batch
 from tests.training.runs import ARCHITECTURE, SEQUENCE, VOCABULARY
 
 ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48, logit_softcap=5.0)
@@ -44,7 +44,7 @@ def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
             z_loss=Z_LOSS,
             loss_chunk_tokens=24,
         )
-        batch = {"tokens": tokens(), "source": SOURCE}
+        batch = packed_batch(tokens(), SOURCE)
         new, metrics = jax.jit(step)(state, jax.device_put(batch, batch_sharding(mesh)))
     return jax.device_get((state["parameters"], new, metrics))
 
@@ -152,7 +152,7 @@ def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
             model, optimizer, lambda _: 0.0, sources=3, microbatches=2, z_loss=0.0,
             loss_chunk_tokens=24,
         )  # fmt: skip
-        batch = {"tokens": jnp.asarray(tokens()), "source": jnp.asarray(SOURCE)}
+        batch = jnp.asarray(packed_batch(tokens(), SOURCE))
         new, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
