@@ -52,8 +52,8 @@ def test_a_first_block_without_any_allowed_key_leaves_no_trace():
     q, k, v = random_qkv(queries=8, keys=8)
     where = {"query_positions": np.arange(8), "key_positions": np.arange(8)[::-1].copy()}
     np.testing.assert_allclose(
-        blockwise_attention(q, k, v, block_size=2, **where),
-        plain_attention(q, k, v, **where),
+        jax.jit(functools.partial(blockwise_attention, block_size=2))(q, k, v, **where),
+        jax.jit(plain_attention)(q, k, v, **where),
         rtol=2e-5,
         atol=2e-6,
     )
@@ -65,8 +65,8 @@ def test_scores_far_below_zero():
     q[..., 0], k[..., 0] = -20, 20
     where = {"query_positions": np.arange(8), "key_positions": np.arange(8)}
     np.testing.assert_allclose(
-        blockwise_attention(q, k, v, block_size=4, **where),
-        plain_attention(q, k, v, **where),
+        jax.jit(functools.partial(blockwise_attention, block_size=4))(q, k, v, **where),
+        jax.jit(plain_attention)(q, k, v, **where),
         rtol=1e-3,
         atol=1e-4,
     )

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from t5x_style.kernels import plain_attention
 from tests.kernels.formula import attention, random_qkv
 
+compiled = jax.jit(plain_attention)
 SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
 
 
@@ -13,9 +16,9 @@ SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
 def test_against_jax_nn(kv_heads):
     q, k, v = random_qkv(kv_heads=kv_heads)
     positions = jnp.arange(6)
-    ours = plain_attention(q, k, v, query_positions=positions, key_positions=positions)
-    theirs = jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+    ours = compiled(q, k, v, query_positions=positions, key_positions=positions)
+    theirs = jax.jit(functools.partial(jax.nn.dot_product_attention, is_causal=True, scale=1.0))
+    np.testing.assert_allclose(ours, theirs(q, k, v), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -23,7 +26,7 @@ def test_alibi_against_the_formula(kv_heads):
     q, k, v = random_qkv(kv_heads=kv_heads)
     positions = np.arange(6)
     where = {"query_positions": positions, "key_positions": positions, "slopes": SLOPES}
-    ours = plain_attention(q, k, v, **where)
+    ours = compiled(q, k, v, **where)
     np.testing.assert_allclose(ours, attention(q, k, v, **where), rtol=2e-5, atol=2e-6)
 
 
@@ -34,7 +37,7 @@ def test_queries_in_the_middle_of_a_cache(slopes):
     where = {"query_positions": np.arange(4, 7), "key_positions": np.arange(10), "slopes": slopes}
     expected = attention(q, k, v, **where)
     k[:, 7:] = v[:, 7:] = 1e4
-    np.testing.assert_allclose(plain_attention(q, k, v, **where), expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(compiled(q, k, v, **where), expected, rtol=2e-5, atol=2e-6)
 
 
 def test_scores_and_softmax_are_float32_under_bfloat16():
@@ -43,7 +46,7 @@ def test_scores_and_softmax_are_float32_under_bfloat16():
     q, k = q.at[..., 0].set(16), k.at[..., 0].set(16)
     positions = np.arange(6)
     where = {"query_positions": positions, "key_positions": positions}
-    ours = plain_attention(q, k, v, **where)
+    ours = compiled(q, k, v, **where)
     assert ours.dtype == jnp.bfloat16
     expected = attention(q, k, v, **where)
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected, atol=0.03)
@@ -51,7 +54,7 @@ def test_scores_and_softmax_are_float32_under_bfloat16():
 
 def test_a_query_before_every_key_gives_numbers():
     q, k, v = random_qkv()
-    out = plain_attention(
+    out = compiled(
         q, k, v, query_positions=np.zeros(6, int), key_positions=np.arange(1, 7), slopes=SLOPES
     )
     assert np.isfinite(out).all()

@@ -94,7 +94,7 @@ def test_one_step_written_out():
 
 
 def test_the_learning_rate_counts_the_tokens_of_the_step_itself():
-    rates = jax.vmap(optimizer().learning_rate(PLAN))(jnp.arange(12))
+    rates = jax.jit(jax.vmap(optimizer().learning_rate(PLAN)))(jnp.arange(12))
     tokens = np.cumsum([2] * 4 + [4] * 8, dtype=np.float32)  # phases of 1 and of 2 rows of 2
     assert tokens[-1] == PLAN.tokens
     np.testing.assert_allclose(
@@ -109,7 +109,9 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients(scale):
     gradient = jax.tree.map(lambda leaf: np.float32(scale) * leaf, random_tree(1))
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in gradient.values()))
     transformation = optimizer(clip_norm=0.5).transformation(PLAN, AXES)
-    _, state = transformation.update(gradient, transformation.init(gradient), random_tree(0))
+    _, state = jax.jit(transformation.update)(
+        gradient, jax.jit(transformation.init)(gradient), random_tree(0)
+    )
     (adam,) = [each for each in state if isinstance(each, optax.ScaleByAdamState)]
     factor = min(1.0, 0.5 / norm)
     assert (factor < 1) == (scale == 10.0)
