@@ -18,3 +18,7 @@ atexit.register(shutil.rmtree, _programs, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# For runs that are compared bit for bit: a program that XLA's CPU backend loads from this cache
+# differs in the last bits from the same program compiled.
+WITHOUT_PROGRAM_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}

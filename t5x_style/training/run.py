@@ -98,6 +98,8 @@ class Run:
                 self.plan.sequence_length,
             )
         self.optimizer.schedule.check(self.plan.tokens)
+        if self.topology.chip is not None:
+            chip(self.topology.chip)
 
     @functools.cached_property
     def reader(self) -> BatchReader:

@@ -81,10 +81,7 @@ def open_session(run: Run) -> Session:
     warnings = run.reader.check_horizon(plan.rows_before(plan.steps))
 
     # What is there already, and may it be gone on with?
-    checkpointer = Checkpointer(
-        run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
-    )
-    resume_step = checkpointer.latest_step()
+    resume_step = max(checkpoint_steps(run.model_dir), default=None)
     if resume_step is not None:
         refuse_another_run(read_plan(run.model_dir)["identity"], derived["identity"], run.model_dir)
         if resume_step > plan.steps:
@@ -102,6 +99,9 @@ def open_session(run: Run) -> Session:
         target = abstract_state(model, optimizer, mesh)
 
         # The state: of this run, around other weights, or fresh from the seed.
+        checkpointer = Checkpointer(
+            run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
+        )
         if resume_step is not None:
             state, saved = checkpointer.restore(resume_step, target)
             if saved["tokens"] != plan.tokens_before(resume_step):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from t5x_style.errors import Fault, Preempted, UsageError
 from t5x_style.optim import AdamW, BatchPlan, Schedule
 from t5x_style.partitioning import Topology
 from t5x_style.training import train
+from tests.conftest import WITHOUT_PROGRAM_CACHE
 from tests.training.runs import ARCHITECTURE, make_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def start(model_dir: pathlib.Path, seconds_per_batch: float = 0.0) -> subprocess
             str(seconds_per_batch),
         ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **WITHOUT_PROGRAM_CACHE, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,6 +81,13 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
 def kill(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+@pytest.fixture
+def no_program_cache():
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +142,7 @@ def test_resumed_on_another_mesh(tmp_path, mesh):
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
-def test_preempted_saves_and_goes_on(tmp_path, monkeypatch):
+def test_preempted_saves_and_goes_on(tmp_path, monkeypatch, no_program_cache):
     run = make_run(tmp_path / "stopped", steps=40, checkpoint_period=1000)
     whole = make_run(tmp_path / "whole", steps=40, checkpoint_period=1000)
     train(whole)

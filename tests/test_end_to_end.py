@@ -1,0 +1,206 @@
+"""The whole way on the command line, in processes of their own, as a user goes it."""
+
+import gzip
+import itertools
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from t5x_style.commands.main import main
+from tests.conftest import WITHOUT_PROGRAM_CACHE
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = """
+include 'gin_configs/runs/pretrain.gin'
+include 'gin_configs/mixtures/legal_general.gin'
+include 'gin_configs/models/quickstart_600k.gin'
+include 'gin_configs/optimizers/adamw.gin'
+include 'gin_configs/topologies/cpu.gin'
+
+VOCAB_SIZE = 512
+TOKENIZER = 'vocabulary.model'
+CACHE_DIR = 'stores'
+MODEL_DIR = 'run'
+TASK_FEATURE_LENGTHS = {'targets': 32}
+BATCH_SIZE = 16
+TRAIN_STEPS = 20
+COMPUTE_DTYPE = 'float32'
+LEARNING_RATE = 1e-2
+WARMUP_TOKENS = 1_000
+LOG_PERIOD = 1
+EVAL_PERIOD = 10
+CHECKPOINT_PERIOD = 10
+SHARES = {'legal': 0.51, 'general': 0.49}
+
+Architecture.layers = 1
+Architecture.d_model = 32
+Architecture.d_ff = 64
+legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}
+general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}
+Corpus.mixtures = {'legal_51_general_49': %SHARES}
+train.eval_tokens = 2000
+"""
+
+# Runs the command, then tells which of the heavy libraries this process has loaded.
+PROGRAM = """
+import sys
+from t5x_style.commands.main import main
+from tests.conftest import WITHOUT_PROGRAM_CACHE
+status = main(sys.argv[1:])
+heavy = sorted({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'torch', 'seqio'})
+print('loaded:', *heavy, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def run(folder: pathlib.Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=folder,
+        env={**os.environ, **WITHOUT_PROGRAM_CACHE, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def here(finished, monkeypatch, capsys):
+    """The command line in this process, in the folder of the finished run: status, out, err."""
+    monkeypatch.chdir(finished[0])
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(list(arguments))
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "run.gin").write_text(CONFIG)
+    for name in ("legal", "general"):
+        with gzip.open(ROOT / f"t5x_style/data/corpora/{name}.train.jsonl.gz", "rt") as corpus:
+            documents = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 100)]
+        lines = (json.dumps({"id": str(i), "text": text}) for i, text in enumerate(documents))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    run(folder, "tokenizer", "--gin_file=run.gin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(trained) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    return trained, run(trained, "train", "--gin_file=run.gin", "--json")
+
+
+def test_training_never_loads_tensorflow_and_ends_with_the_audit(finished):
+    folder, done = finished
+    assert done.stderr.rstrip().endswith("loaded:")
+    result = json.loads(done.stdout)
+    line = result["line"]
+    assert line["step"] == 20
+    assert line["tokens"] == 20 * 16 * 32
+    assert abs(line["tokens/legal"] - 0.51 * line["tokens"]) <= 32
+    assert line["chinchilla/besiroglu/compute_efficiency"] > 0
+    assert line["model_flops_6nd"] > 0
+    evaluations = [
+        json.loads(text)
+        for text in (folder / "run" / "metrics.jsonl").read_text().splitlines()
+        if "eval/legal/loss" in text
+    ]
+    assert [each["step"] for each in evaluations] == [0, 10, 20]
+    for source in ("legal", "general"):
+        first, last = (
+            each[f"eval/{source}/bits_per_byte"] for each in (evaluations[0], evaluations[-1])
+        )
+        assert last < first
+        assert math.isfinite(last)
+    assert sorted(path.name for path in (folder / "run").iterdir()) == [
+        "checkpoint_10", "checkpoint_20", "config.gin", "eval", "events.jsonl", "metrics.jsonl",
+        "plan.json", "train",
+    ]  # fmt: skip
+
+
+def test_config_gin_alone_starts_the_same_run(finished):
+    folder, done = finished
+    alone = run(folder, "train", "--gin_file=run/config.gin", "--gin.MODEL_DIR=again", "--json")
+    assert json.loads(alone.stdout)["line"]["loss"] == json.loads(done.stdout)["line"]["loss"]
+    before, after = ((folder / name / "config.gin").read_text() for name in ("run", "again"))
+    assert after == before.replace("'run'", "'again'")
+
+
+def test_started_again_it_says_that_it_is_finished(here):
+    status, out, _ = here("train", "--gin_file=run.gin")
+    assert status == 0
+    assert "is finished: 20 steps" in out
+
+
+def test_another_architecture_in_the_same_folder_is_refused(here):
+    status, _, errors = here("train", "--gin_file=run.gin", "--gin.Architecture.layers=2")
+    assert status == 2
+    assert "architecture.layers: 1 there, 2 asked for" in errors
+
+
+def test_evaluate_gives_what_training_measured(finished, here):
+    status, out, _ = here("evaluate", "--model_dir=run", "--eval_tokens=2000", "--json")
+    assert status == 0
+    again = json.loads(out)
+    measured = json.loads(finished[1].stdout)["evaluation"]
+    for key in ("eval/legal/loss", "eval/general/bits_per_byte"):
+        assert again[key] == pytest.approx(measured[key], rel=1e-5)
+
+
+def test_generate_draws_the_same_text_from_the_same_seed(here):
+    def texts(*more: str) -> list[str]:
+        status, out, errors = here(
+            "generate", "--model_dir=run", "--prompt=the licensee", "--samples=2",
+            "--max_tokens=12", "--json", *more,
+        )  # fmt: skip
+        assert status == 0, errors
+        return json.loads(out)["texts"]
+
+    one = texts()
+    assert one == texts()
+    assert one[0] != one[1]
+    greedy = texts("--temperature=0")
+    assert greedy[0] == greedy[1]
+
+
+def test_dry_run_writes_nothing(finished, here):
+    status, out, _ = here("train", "--gin_file=run.gin", "--gin.MODEL_DIR=dry", "--dry_run")
+    assert status == 0
+    assert "parameters" in out
+    assert "optimum, besiroglu" in out
+    assert not (finished[0] / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--gin.LERNING_RATE=0.1", "LEARNING_RATE"),
+        ("--gin.LEARNING_RATE=fast", "fast"),
+        ("--gin.MIXTURE_OR_TASK_NAME=legal_51_genral_49", "legal_51_general_49"),
+        ("--gin.TASK_FEATURE_LENGTHS={'target': 32}", "'targets'"),
+        ("--gin.COMPUTE_DTYPE=bfloat", "bfloat16"),
+        ("--gin.Topology.kernel=blokwise", "blockwise"),
+        ("--gin.Topology.chip=v5q", "v5p"),
+        ("--gin.Topology.data=16", "devices"),
+        ("--gin.BATCH_SIZE=0", "must be positive"),
+        ("--gin.WARMUP_TOKENS=1_000_000", "warm-up"),
+        ("--gin.Schedule.shape=cosin", "cosine"),
+        ("--gin.train.max_epochs=0.001", "max_epochs"),
+    ],
+)
+def test_mistakes_end_before_any_work(flag, told, finished, here):
+    status, _, errors = here("train", "--gin_file=run.gin", "--gin.MODEL_DIR=bad", flag)
+    assert status == 2, errors
+    assert told in errors
+    assert not (finished[0] / "bad").exists()
