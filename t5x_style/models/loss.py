@@ -137,7 +137,7 @@ def _on_shard(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, 
     return nll, z, x_gradient.reshape(hidden.shape), _sum_over(head_gradient, others)
 
 
-def _sum_over(x: jax.typing.ArrayLike, axes: tuple[str, ...]) -> jax.typing.ArrayLike:
+def _sum_over(x, axes: tuple[str, ...]) -> jax.Array:
     return jax.lax.psum(x, axes) if axes else x
 
 
