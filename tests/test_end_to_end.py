@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
 include 'gin_configs/runs/pretrain.gin'
 include 'gin_configs/mixtures/legal_general.gin'
-include 'gin_configs/models/quickstart_600k.gin'
+include 'gin_configs/models/quickstart_500k.gin'
 include 'gin_configs/optimizers/adamw.gin'
 include 'gin_configs/topologies/cpu.gin'
 
