@@ -1,6 +1,7 @@
 """The map of rooms in docs/architecture.md, held against the imports that are really there."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,13 @@ def test_imports_point_downwards(path):
 )
 def test_an_arrow_upwards_is_seen(module, source):
     assert len(forbidden_imports(source, module)) == 1
+
+
+def test_the_map_shows_every_room():
+    rows = re.findall(
+        r"^\| `(\w+)/?` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    )
+    assert [*rows, "__main__"] == list(MAY_IMPORT)
 
 
 def test_no_room_may_import_a_room_that_may_import_it():
