@@ -17,16 +17,23 @@ _CUMULATIVE = {
 class Auditor:
     """The audit of one model, with all that does not depend on the tokens worked out beforehand."""
 
-    def __init__(self, arch: Architecture, sequence_length: int, remat: str = "none"):
-        """Raises UsageError for an unknown remat policy.
+    def __init__(
+        self,
+        arch: Architecture,
+        sequence_length: int,
+        remat: str = "none",
+        kernel: str = "plain",
+    ):
+        """Raises UsageError for an unknown remat policy or kernel.
 
         Args:
           sequence_length: S, tokens.
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
+          kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
         """
         self.parameters = total_parameters(arch)
         self.flops_per_token = {
-            key: training_flops_per_token(arch, sequence_length, convention, remat)
+            key: training_flops_per_token(arch, sequence_length, convention, remat, kernel)
             for key, convention in _CUMULATIVE.items()
         }
 

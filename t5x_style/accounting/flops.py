@@ -14,7 +14,7 @@ CONVENTIONS = {
     "6nd": "6 x parameters: what Chinchilla's laws and most papers call C",
     "full": "3 x the forward matrix products with full S x S attention (PaLM's 6N + 12LHQT)",
     "causal": "the same with only the attention below the diagonal: (S + 1) / 2 keys per query",
-    "hardware": "full, plus what the remat policy computes a second time",
+    "hardware": "full, plus what the remat policy and the attention kernel compute a second time",
 }
 
 ATTENTION_TERMS = ("attention_logits", "attention_values")
@@ -28,6 +28,9 @@ REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "save_dots": ATTENTION_TERMS,
     "full": ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in"),
 }
+
+# What an attention kernel computes again in its own backward pass, under every remat policy.
+KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {"plain": (), "blockwise": ATTENTION_TERMS}
 
 
 def forward_flops_per_token(arch: Architecture, sequence_length: int) -> dict[str, float]:
@@ -59,21 +62,27 @@ def forward_flops_per_token(arch: Architecture, sequence_length: int) -> dict[st
 
 
 def training_flops_per_token(
-    arch: Architecture, sequence_length: int, convention: str, remat: str = "none"
+    arch: Architecture,
+    sequence_length: int,
+    convention: str,
+    remat: str = "none",
+    kernel: str = "plain",
 ) -> float:
     """FLOPs of one token's forward and backward pass, by a named convention.
 
     Args:
       sequence_length: S, tokens.
       convention: one of CONVENTIONS.
-      remat: one of REMAT_RECOMPUTES; changes 'hardware' alone, which counts what the compiled step
-        executes where attention is computed in full (a causal kernel executes less).
+      remat: one of REMAT_RECOMPUTES.
+      kernel: one of KERNEL_RECOMPUTES. Both change 'hardware' alone, which counts what the compiled
+        step executes.
 
     Raises:
-      UsageError: for a convention or remat policy that does not exist.
+      UsageError: for a convention, remat policy or kernel that does not exist.
     """
     _check("FLOP convention", convention, CONVENTIONS)
     _check("remat policy", remat, REMAT_RECOMPUTES)
+    _check("attention kernel", kernel, KERNEL_RECOMPUTES)
     if convention == "6nd":
         return 6.0 * total_parameters(arch)
     forward = forward_flops_per_token(arch, sequence_length)
@@ -83,7 +92,8 @@ def training_flops_per_token(
             forward[term] *= below_the_diagonal
     flops = 3.0 * sum(forward.values())
     if convention == "hardware":
-        flops += sum(forward[term] for term in _recomputed(arch, remat))
+        again = (*_recomputed(arch, remat), *KERNEL_RECOMPUTES[kernel])
+        flops += sum(forward[term] for term in again)
     return flops
 
 

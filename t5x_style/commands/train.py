@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gin
 
-from t5x_style.accounting import Architecture, count, verdict
+from t5x_style.accounting import Architecture, count, verdict_of_line
 from t5x_style.commands.configuration import (
     config_differences,
     operative_config,
@@ -141,15 +141,8 @@ def train(
     line = result["line"]
     if result["resumed_from"] == run.plan.steps:
         print(f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens")
-    for text in verdict(
-        architecture,
-        run.plan.sequence_length,
-        run.plan.tokens,
-        remat=topology.remat,
-        seconds=result["seconds"],
-        loss=line["loss"],
-    ):
-        print(text)
+    seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
+    print("\n".join(verdict_of_line(line | seconds)))
     print(f"the run lies in {model_dir}")
     return {"model_dir": model_dir, **result}
 

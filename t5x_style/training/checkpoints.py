@@ -98,19 +98,20 @@ def restore_parameters(checkpoint: pathlib.Path, target: dict) -> dict:
     Raises:
       UsageError: the checkpoint holds another architecture.
     """
+    folder = checkpoint / "state"
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder).tree["parameters"]
+    found = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(stored)}
+    wanted = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(target)}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UsageError(
+                f"{checkpoint} holds another architecture: {name} is "
+                f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            )
     item = {"parameters": target}
     with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(checkpoint / "state").item_metadata.tree["parameters"]
-        found = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(stored)}
-        wanted = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(target)}
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise UsageError(
-                    f"{checkpoint} holds another architecture: {name} is "
-                    f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
-                )
         restored = checkpointer.restore(
-            checkpoint / "state",
+            folder,
             args=ocp.args.PyTreeRestore(
                 item=item,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item),

@@ -113,8 +113,13 @@ class Run:
 
     @functools.cached_property
     def auditor(self) -> Auditor:
-        """The account of this model under this remat policy."""
-        return Auditor(self.architecture, self.plan.sequence_length, self.topology.remat)
+        """The account of this model under this remat policy and attention kernel."""
+        return Auditor(
+            self.architecture,
+            self.plan.sequence_length,
+            self.topology.remat,
+            self.topology.kernel,
+        )
 
     @functools.cached_property
     def chip(self) -> Chip | None:

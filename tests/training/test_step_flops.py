@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from t5x_style.accounting import Architecture, training_flops_per_token
+from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
+from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
 from t5x_style.partitioning import Topology, batch_sharding
 from t5x_style.training.model_state import abstract_state, bind_model
@@ -33,9 +35,11 @@ ARCHITECTURES = {
 BATCH, LENGTH, SOURCES = 4, 10, 2
 
 
-def step_flops(architecture: Architecture, remat: str, microbatches: int = 1) -> int:
+def step_flops(
+    architecture: Architecture, remat: str, microbatches: int = 1, kernel: str = "plain"
+) -> int:
     """Counted from the jaxpr of one whole step: forward, backward, update and metrics."""
-    topology = Topology(remat=remat, loss_chunk_tokens=8)
+    topology = Topology(remat=remat, kernel=kernel, loss_chunk_tokens=8)
     mesh = topology.mesh()
     optimizer = optax.adamw(1e-3)
     with topology.in_force(mesh):
@@ -65,6 +69,17 @@ def test_the_account_is_what_the_step_executes(name, remat):
     if remat == "none":
         full = training_flops_per_token(architecture, LENGTH, "full")
         assert counted == pytest.approx(full, rel=1e-6)
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_the_account_of_a_kernel_that_computes_again(remat):
+    counted = step_flops(SWIGLU, remat, kernel="blockwise") / (BATCH * LENGTH)
+    assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware", remat, "blockwise")
+
+
+def test_every_kernel_has_its_account():
+    assert ATTENTION_KERNELS.keys() == KERNEL_RECOMPUTES.keys()
+    assert set(REMAT_POLICIES) == REMAT_RECOMPUTES.keys()
 
 
 def test_microbatches_cost_no_flops():
