@@ -8,6 +8,9 @@ from typing import TextIO
 
 from t5x_style.accounting import count, duration
 
+# The law whose verdict the line carries: the refit of Chinchilla's own points.
+AUDIT_LAW = "besiroglu"
+
 
 class Progress:
     """Prints training lines as they come: over each other on a terminal, else below each other."""
@@ -62,6 +65,10 @@ class Progress:
         ]
         if shares:
             parts.append(" ".join(shares))
+        per_param = line.get("tokens_per_param")
+        efficiency = line.get(f"chinchilla/{AUDIT_LAW}/compute_efficiency")
+        if per_param is not None and efficiency is not None:
+            parts.append(f"{per_param:.1f} a parameter, efficiency {efficiency:.0%} ({AUDIT_LAW})")
         speed = line.get("tokens_per_second")
         if speed is not None:
             parts.append(f"{count(speed)} tokens/s")

@@ -142,6 +142,22 @@ def test_resumed_on_another_mesh(tmp_path, mesh):
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
+def test_batch_size_phases_go_on_where_they_were(tmp_path, no_program_cache):
+    def phases(steps: int) -> BatchPlan:
+        return BatchPlan.of([(4, 256), (8, None)], 16, train_steps=steps)
+
+    options = {"optimizer": CONSTANT, "eval_period": 100}
+    train(make_run(tmp_path / "whole", plan=phases(12), **options))
+    for steps in (3, 7, 12):
+        train(make_run(tmp_path / "parts", plan=phases(steps), **options))
+    whole, parts = (
+        [(line["tokens"], line["loss"]) for line in lines(tmp_path / name) if "loss" in line]
+        for name in ("whole", "parts")
+    )
+    assert parts == whole
+    assert [tokens for tokens, _ in whole] == [64, 128, 192, 256, *range(384, 1281, 128)]
+
+
 def test_preempted_saves_and_goes_on(tmp_path, monkeypatch, no_program_cache):
     run = make_run(tmp_path / "stopped", steps=40, checkpoint_period=1000)
     whole = make_run(tmp_path / "whole", steps=40, checkpoint_period=1000)
