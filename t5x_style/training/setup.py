@@ -205,17 +205,24 @@ def finished_run(run: Run) -> dict[str, Any] | None:
     if max(checkpoint_steps(run.model_dir), default=None) != run.plan.steps:
         return None
     refuse_another_run(read_plan(run.model_dir)["identity"], run.identity(), run.model_dir)
-    lines = read_lines(pathlib.Path(run.model_dir) / METRICS_FILE)
-    events = read_lines(pathlib.Path(run.model_dir) / EVENTS_FILE)
+    folder = pathlib.Path(run.model_dir)
+    lines = read_lines(folder / METRICS_FILE)
     training = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "loss" not in line]
-    ends = [event for event in events if event["event"] == "finished"]
-    if not (training and ends):
-        return None
+    seconds = {
+        key.removeprefix("seconds/"): value
+        for key, value in training[-1].items()
+        if key.startswith("seconds/")
+    }
+    ends = [event for event in read_lines(folder / EVENTS_FILE) if event["event"] == "finished"]
+    if not ends or ends[-1]["step"] != run.plan.steps:
+        # A kill came between the last checkpoint and the last word.
+        with RunWriter(run.model_dir, resume_step=run.plan.steps) as writer:
+            writer.event("finished", step=run.plan.steps, tokens=run.plan.tokens, seconds=seconds)
     return {
         "line": training[-1],
         "evaluation": evaluations[-1] if evaluations else {},
-        "seconds": ends[-1]["seconds"],
+        "seconds": ends[-1]["seconds"] if ends else seconds,
         "resumed_from": run.plan.steps,
     }
 

@@ -148,7 +148,7 @@ def test_batch_size_phases_go_on_where_they_were(tmp_path, no_program_cache):
 
     options = {"optimizer": CONSTANT, "eval_period": 100}
     train(make_run(tmp_path / "whole", plan=phases(12), **options))
-    for steps in (3, 7, 12):
+    for steps in (5, 7, 12):
         train(make_run(tmp_path / "parts", plan=phases(steps), **options))
     whole, parts = (
         [(line["tokens"], line["loss"]) for line in lines(tmp_path / name) if "loss" in line]
@@ -201,6 +201,18 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path):
     assert again["line"]["loss"] == first["line"]["loss"]
     assert again["evaluation"]["eval/domain/loss"] == first["evaluation"]["eval/domain/loss"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
+    run = make_run(tmp_path, steps=5)
+    first = train(run)
+    told = (tmp_path / "events.jsonl").read_text().splitlines(keepends=True)
+    assert '"finished"' in told[-1]
+    (tmp_path / "events.jsonl").write_text("".join(told[:-1]))
+    again = train(run)
+    assert again["line"]["loss"] == first["line"]["loss"]
+    assert events(tmp_path)[-1]["event"] == "finished"
+    assert events(tmp_path)[-1]["step"] == 5
 
 
 @pytest.mark.parametrize(
