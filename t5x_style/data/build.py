@@ -93,6 +93,10 @@ def batches(source: Source, split: str, progress: Progress) -> Iterator[list[Rec
         yield batch
 
 
+class WorkerDied(Fault):
+    """A process that tokenises is gone, and the pool with it."""
+
+
 class Workers:
     """A pool of processes that tokenise, in order, a few batches ahead of who takes them."""
 
@@ -125,10 +129,10 @@ class Workers:
         while pending:
             yield pending.popleft().result()
 
-    def close(self) -> None:
+    def close(self, *, wait: bool) -> None:
         """Ends the processes; work in hand is dropped."""
         if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown(wait=wait, cancel_futures=True)
 
 
 _worker_tokenizer: Tokenizer
@@ -257,16 +261,20 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         shares, splits = declared_blend(corpus)
         return {"shares": shares, "splits": splits}
     workers = Workers(corpus.tokenizer, corpus.workers or os.cpu_count() or 1)
+    died = False
     try:
         for plan in request["plans"]:
             plan = PlannedStore(**plan | {"path": pathlib.Path(plan["path"])})
             build_store(plan, corpus, workers)
     except concurrent.futures.process.BrokenProcessPool:
-        raise Fault(
+        died = True
+        raise WorkerDied(
             "a process that tokenises died (out of memory?): lower Corpus.workers"
         ) from None
     finally:
-        workers.close()
+        # Python before 3.11.6 waits for ever for a pool of which a process died while work was
+        # being handed to it (python/cpython#94777).
+        workers.close(wait=not died)
     return {}
 
 
@@ -304,15 +312,20 @@ def main() -> None:
     requests = Requests()
     try:
         for request in requests:
+            died = False
             try:
                 result = answer(request)
             except UsageError as error:
                 result = {"usage_error": str(error)}
             except Fault as error:
                 result = {"fault": str(error)}
+                died = isinstance(error, WorkerDied)
             requests.working = False
             out.write(json.dumps(result) + "\n")
             out.flush()
+            if died:
+                # The interpreter, too, would wait for the pool on its way out.
+                os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)
 
