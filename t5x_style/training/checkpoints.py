@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from t5x_style.errors import UsageError
 from t5x_style.partitioning.sharding import leaf_name
@@ -23,6 +22,8 @@ class Checkpointer:
     """Saves asynchronously and keeps the last `keep` and every `keep_period`-th step."""
 
     def __init__(self, model_dir: str, *, keep: int, keep_period: int | None):
+        import orbax.checkpoint as ocp
+
         self._manager = ocp.CheckpointManager(
             pathlib.Path(model_dir).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -39,6 +40,8 @@ class Checkpointer:
 
     def save(self, step: int, state: Any, run: Mapping[str, Any]) -> None:
         """Begin to save; returns when the arrays may be overwritten."""
+        import orbax.checkpoint as ocp
+
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -48,6 +51,8 @@ class Checkpointer:
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict]:
         """The state of a step in the shapes, dtypes and shardings of `target`, and its `run`."""
+        import orbax.checkpoint as ocp
+
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -98,6 +103,8 @@ def restore_parameters(checkpoint: pathlib.Path, target: dict) -> dict:
     Raises:
       UsageError: the checkpoint holds another architecture.
     """
+    import orbax.checkpoint as ocp
+
     folder = checkpoint / "state"
     stored = ocp.PyTreeCheckpointHandler().metadata(folder).tree["parameters"]
     found = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(stored)}
