@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.errors import UsageError
+from t5x_style.models import logical
 from t5x_style.partitioning.topology import Topology
 
 
@@ -58,23 +59,27 @@ def check_divisible(
     """Refuse a mesh that does not divide what it splits.
 
     Raises:
-      UsageError: naming the size, the axis and the nearest size that would do.
+      UsageError: naming the size, the axes and the next size that would do.
     """
-    a, t = architecture, topology
-    for what, size, by, axes in (
-        ("the batch", batch_size, t.data * t.fsdp, "data x fsdp"),
-        ("the sequence length", sequence_length, t.sequence, "sequence"),
-        ("Architecture.heads", a.heads, t.tensor, "tensor"),
-        ("Architecture.kv_heads", a.kv_heads, t.tensor, "tensor"),
-        ("Architecture.d_ff", a.d_ff, t.tensor * t.fsdp, "tensor x fsdp"),
-        ("Architecture.vocab_size", a.vocab_size, t.tensor, "tensor"),
-        ("Architecture.d_model", a.d_model, t.fsdp, "fsdp"),
-        ("heads x head_dim", a.heads * a.head_dim, t.tensor * t.fsdp, "tensor x fsdp"),
+    a = architecture
+    rules = dict(topology.logical_rules)
+    for what, size, axis in (
+        ("the batch", batch_size, logical.BATCH),
+        ("the sequence length", sequence_length, logical.SEQUENCE),
+        ("Architecture.heads", a.heads, logical.HEADS),
+        ("Architecture.kv_heads", a.kv_heads, logical.KV_HEADS),
+        ("Architecture.d_ff", a.d_ff, logical.MLP),
+        ("Architecture.d_ff", a.d_ff, logical.MLP_ROWS),
+        ("Architecture.vocab_size", a.vocab_size, logical.VOCAB),
+        ("Architecture.d_model", a.d_model, logical.EMBED),
+        ("heads x head_dim", a.heads * a.head_dim, logical.HEADS_ROWS),
     ):
+        axes = logical.flat(rules[axis])
+        by = math.prod(topology.mesh_shape[name] for name in axes)
         if size % by:
             raise UsageError(
-                f"{what} = {size} is not a multiple of the mesh's {axes} = {by}: the nearest that "
-                f"is: {max(by, round(size / by) * by)}"
+                f"{what} = {size} is not a multiple of the mesh's {' x '.join(axes)} = {by}: the "
+                f"next that is: {-(-size // by) * by}"
             )
 
 

@@ -160,6 +160,13 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused(changes, sizes, batch, 
         check_divisible(dataclasses.replace(base, **changes), Topology(**sizes), batch, 12)
 
 
+def test_rules_that_keep_an_axis_whole_are_heard():
+    odd = dataclasses.replace(EVERYTHING, kv_heads=8, vocab_size=63)
+    with pytest.raises(UsageError, match=r"vocab_size = 63 .* tensor = 2.*: 64"):
+        check_divisible(odd, Topology(tensor=2), 8, 12)
+    check_divisible(odd, Topology(tensor=2, rules={"vocab": None}), 8, 12)
+
+
 def test_a_sequence_that_its_axis_does_not_divide_is_refused():
     check_divisible(EVERYTHING, Topology(sequence=2), 8, 12)
     with pytest.raises(UsageError, match=r"the sequence length = 13 .* sequence = 2"):
