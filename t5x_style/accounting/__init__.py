@@ -2,7 +2,7 @@
 
 from t5x_style.accounting import bloomberggpt
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.auditor import Auditor, audit, utilisation
+from t5x_style.accounting.auditor import Auditor, audit
 from t5x_style.accounting.budget import (
     FREE_EPOCHS,
     Allocation,
@@ -58,7 +58,6 @@ __all__ = [
     "token_cap",
     "total_parameters",
     "training_flops_per_token",
-    "utilisation",
     "verdict",
     "verdict_of_line",
 ]

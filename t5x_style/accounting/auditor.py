@@ -91,15 +91,3 @@ def audit(
 ) -> dict[str, float | None]:
     """`Auditor.at` for a single question."""
     return Auditor(arch, sequence_length, remat).at(tokens)
-
-
-def utilisation(
-    arch: Architecture,
-    sequence_length: int,
-    tokens_per_second: float,
-    chips: int,
-    chip: Chip | None,
-    remat: str = "none",
-) -> dict[str, float | None]:
-    """`Auditor.utilisation` for a single question."""
-    return Auditor(arch, sequence_length, remat).utilisation(tokens_per_second, chips, chip)

@@ -34,7 +34,6 @@ GPU = CHIPS["a100_40gb"]
 SECONDS_PER_FULL_STEP = 32.5
 # Section 3.2: 1.3 million GPU hours, a quarter of them for recomputation, at 100 TFLOP/s a GPU.
 BUDGET_FLOPS = 0.75 * 1.3e6 * 3600 * 100e12
-REPORTED_FLOPS = 2.36e23
 
 
 def accounts() -> dict:

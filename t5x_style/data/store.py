@@ -82,11 +82,6 @@ class TokenStore:
         """T, EOS tokens included."""
         return len(self.tokens)
 
-    @property
-    def num_bytes(self) -> int:
-        """UTF-8 bytes that the tokens stand for."""
-        return self.meta["bytes"]
-
     def verify(self) -> None:
         """Reads every byte and compares with the checksums of the build.
 

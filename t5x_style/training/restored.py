@@ -32,13 +32,8 @@ class RestoredModel:
     step: int
 
 
-def restore_model(
-    model_dir: str, topology: Topology, *, step: int | None = None, compute_dtype: str | None = None
-) -> RestoredModel:
+def restore_model(model_dir: str, topology: Topology, *, step: int | None = None) -> RestoredModel:
     """Load a run's newest checkpoint, or that of `step`, onto any topology.
-
-    Args:
-      compute_dtype: that of the run if not given.
 
     Raises:
       UsageError: no run, or no such checkpoint, or the run's vocabulary has changed since.
@@ -57,7 +52,7 @@ def restore_model(
             Architecture(**plan["architecture"]),
             topology,
             mesh,
-            compute_dtype or plan["compute_dtype"],
+            plan["compute_dtype"],
         )
         parameters = restore_parameters(checkpoint, model.abstract)
     return RestoredModel(

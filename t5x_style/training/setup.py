@@ -214,8 +214,13 @@ def finished_run(run: Run) -> dict[str, Any] | None:
         for key, value in training[-1].items()
         if key.startswith("seconds/")
     }
-    ends = [event for event in read_lines(folder / EVENTS_FILE) if event["event"] == "finished"]
-    if not ends or ends[-1]["step"] != run.plan.steps:
+    ends = [
+        event
+        for event in read_lines(folder / EVENTS_FILE)
+        # A run that was lengthened has the word of its shorter self, too.
+        if event["event"] == "finished" and event["step"] == run.plan.steps
+    ]
+    if not ends:
         # A kill came between the last checkpoint and the last word.
         with RunWriter(run.model_dir, resume_step=run.plan.steps) as writer:
             writer.event("finished", step=run.plan.steps, tokens=run.plan.tokens, seconds=seconds)

@@ -10,7 +10,6 @@ from t5x_style.accounting import (
     bloomberggpt,
     chip,
     training_flops_per_token,
-    utilisation,
 )
 
 BLOOMBERG = bloomberggpt.ARCHITECTURE
@@ -72,7 +71,7 @@ def test_palms_mfu():
     palm = Architecture(
         256000, 118, 18432, 73728, 48, kv_heads=1, head_dim=256, parallel_block=True
     )
-    assert utilisation(palm, 2048, 238.3e3, 6144, chip("v4"))["mfu_full"] == pytest.approx(
+    assert Auditor(palm, 2048).utilisation(238.3e3, 6144, chip("v4"))["mfu_full"] == pytest.approx(
         0.46229, abs=1e-4
     )
 
@@ -80,13 +79,13 @@ def test_palms_mfu():
 def test_two_conventions_on_llama_3():
     """6,667 tokens/s a GPU at 8,192 tokens on H100, which torchtitan's page calls 39 % MFU."""
     llama = Architecture(128256, 32, 4096, 14336, 32, kv_heads=8, tied_head=False)
-    shares = utilisation(llama, 8192, 6667, 1, chip("h100"))
+    shares = Auditor(llama, 8192).utilisation(6667, 1, chip("h100"))
     assert shares["mfu_full"] == pytest.approx(0.390, abs=1e-3)
     assert shares["mfu_causal"] == pytest.approx(0.347, abs=1e-3)
 
 
 def test_an_unknown_chip_has_no_utilisation():
-    assert utilisation(BLOOMBERG, 2048, 1e6, 1, None) == {
+    assert Auditor(BLOOMBERG, 2048).utilisation(1e6, 1, None) == {
         "mfu_full": None,
         "mfu_causal": None,
         "hfu": None,

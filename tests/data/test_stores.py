@@ -66,8 +66,8 @@ def test_stores_hold_the_documents(corpus, tokenizer):
         found = texts_of(store, tokenizer)
         assert sorted(found) == sorted(expected)
         assert found != expected, "shuffled"
-        assert store.num_bytes == sum(len(text.encode()) for text in expected)
-        assert store.meta["text_bytes"] == store.num_bytes
+        assert store.meta["bytes"] == sum(len(text.encode()) for text in expected)
+        assert store.meta["text_bytes"] == store.meta["bytes"]
         assert store.meta["documents"] == len(expected)
     heavy = {"tensorflow", "seqio", "tensorflow_datasets"} & set(sys.modules)
     assert not heavy, heavy
@@ -170,7 +170,7 @@ def test_a_document_of_100_megabytes(tokenizer, tmp_path):
     corpus = Corpus(tokenizer, "a", str(tmp_path / "stores"), [source], workers=1)
     store = ensure_stores(corpus).train["a"]
     assert store.meta["documents"] == 3
-    assert store.num_bytes == len(text) + len("beforeafter")
+    assert store.meta["bytes"] == len(text) + len("beforeafter")
     lengths = np.diff(store.document_ends, prepend=0)
     begin = int(store.document_ends[lengths.argmax()] - lengths.max())
     assert text.startswith(tokenizer.decode(store.tokens[begin : begin + 1000]))

@@ -163,7 +163,7 @@ def test_stores_of_a_module_a_source_and_tfds(user, tokenizer, monkeypatch):
         store = stores.train[name]
         parts = np.split(store.tokens, store.document_ends)[:-1]
         assert sorted(tokenizer.decode(part[:-1]) for part in parts) == sorted(texts)
-        assert store.num_bytes == sum(len(text.encode()) for text in texts)
+        assert store.meta["bytes"] == sum(len(text.encode()) for text in texts)
     assert not {"tensorflow", "seqio", "their_tasks"} & set(sys.modules)
 
     def no_child(*_):

@@ -204,6 +204,7 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path):
 
 
 def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
+    shorter = train(make_run(tmp_path, steps=3))
     run = make_run(tmp_path, steps=5)
     first = train(run)
     told = (tmp_path / "events.jsonl").read_text().splitlines(keepends=True)
@@ -211,6 +212,7 @@ def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
     (tmp_path / "events.jsonl").write_text("".join(told[:-1]))
     again = train(run)
     assert again["line"]["loss"] == first["line"]["loss"]
+    assert again["seconds"]["step"] > shorter["seconds"]["step"]
     assert events(tmp_path)[-1]["event"] == "finished"
     assert events(tmp_path)[-1]["step"] == 5
 
