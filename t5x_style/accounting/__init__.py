@@ -3,14 +3,6 @@
 from t5x_style.accounting import bloomberggpt
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.auditor import Auditor, audit
-from t5x_style.accounting.budget import (
-    FREE_EPOCHS,
-    Allocation,
-    allocations,
-    blend,
-    chip_flops,
-    token_cap,
-)
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
@@ -24,6 +16,14 @@ from t5x_style.accounting.parameter_count import (
     non_embedding_parameters,
     parameters,
     total_parameters,
+)
+from t5x_style.accounting.planner import (
+    FREE_EPOCHS,
+    Allocation,
+    allocations,
+    blend,
+    chip_flops,
+    token_cap,
 )
 from t5x_style.accounting.quantities import count, duration, scientific
 from t5x_style.accounting.verdicts import verdict, verdict_of_line
