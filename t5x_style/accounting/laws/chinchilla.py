@@ -3,11 +3,17 @@
 A law has coefficients and a source. N counts every parameter, embedding included, and the budget
 is C = 6 N D, as in Hoffmann et al. 2022 ("Chinchilla", arXiv 2203.15556).
 
-The rounded constants printed in that paper's text (1.69, 406.4, 410.7, 0.34, 0.28) are not here on
-purpose: at Gopher's budget they give a model of 32.2B parameters where the paper says 40B.
+LAWS are those to allocate by. APPROACH_3 and HOFFMANN_PRINTED stand beside them, to draw and to
+reproduce what others printed: the constants rounded in that paper's text (1.69, 406.4, 410.7, 0.34,
+0.28) give Gopher's budget a model of 32.2B parameters where the paper says 40B.
 """
 
 import dataclasses
+
+from t5x_style.errors import UsageError
+
+# ((least N, greatest N), (least D, greatest D)).
+Interval = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +25,10 @@ class FrontierLaw:
 
     Attributes:
       source: paper and table.
-      fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates.
+      fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates. None
+        where the source does not say.
+      params_exponent_interval: 10 % and 90 % bootstrap quantiles of params_exponent; None where the
+        source gives none.
     """
 
     name: str
@@ -28,7 +37,8 @@ class FrontierLaw:
     tokens_exponent: float
     tokens_intercept: float
     source: str
-    fitted_flops: tuple[float, float]
+    fitted_flops: tuple[float, float] | None
+    params_exponent_interval: tuple[float, float] | None = None
 
     def optimal(self, flops: float) -> tuple[float, float]:
         """(N, D) of the model that a budget of `flops` = 6 N D serves best."""
@@ -36,6 +46,10 @@ class FrontierLaw:
             flops**self.params_exponent * 10**self.params_intercept,
             flops**self.tokens_exponent * 10**self.tokens_intercept,
         )
+
+    def interval(self, flops: float) -> Interval | None:
+        """10 % to 90 % of N and of D at that budget (see _interval); None where none is known."""
+        return _interval(self, flops, self.params_exponent)
 
     def loss(self, params: float, tokens: float) -> None:
         """None: this law orders models without giving their losses."""
@@ -57,7 +71,10 @@ class ParametricLaw:
       params_exponent: alpha.
       tokens_exponent: beta.
       source: whose fit.
-      fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates.
+      fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates. None
+        where the source does not say.
+      params_exponent_interval: 10 % and 90 % bootstrap quantiles, not of alpha but of the exponent
+        a = beta / (alpha + beta) in N ~ C^a; None where the source gives none.
     """
 
     name: str
@@ -67,7 +84,8 @@ class ParametricLaw:
     params_exponent: float
     tokens_exponent: float
     source: str
-    fitted_flops: tuple[float, float]
+    fitted_flops: tuple[float, float] | None
+    params_exponent_interval: tuple[float, float] | None = None
 
     def optimal(self, flops: float) -> tuple[float, float]:
         """(N, D) of least loss with 6 N D = `flops` (equation 4 of the paper)."""
@@ -78,26 +96,49 @@ class ParametricLaw:
             (flops / 6) ** (alpha / (alpha + beta)) / balance,
         )
 
+    def optimal_params(self, tokens: float) -> float:
+        """N of the model that `tokens` serve best: `optimal` solved for N at a given D."""
+        balance = self._balance()
+        return balance * (tokens * balance) ** (self.tokens_exponent / self.params_exponent)
+
+    def interval(self, flops: float) -> Interval | None:
+        """10 % to 90 % of N and of D at that budget (see _interval); None where none is known."""
+        exponent = self.tokens_exponent / (self.params_exponent + self.tokens_exponent)
+        return _interval(self, flops, exponent)
+
     def loss(self, params: float, tokens: float) -> float:
-        """L(N, D), nats per token of Chinchilla's data and vocabulary."""
+        """L(N, D), nats per token of the data and vocabulary behind the law."""
         return (
             self.irreducible
             + self.params_scale * params**-self.params_exponent
             + self.tokens_scale * tokens**-self.tokens_exponent
         )
 
-    def efficiency(self, params: float, tokens: float) -> float:
-        """C' / C: C' is the least budget that reaches L(N, D), C = 6 N D what was spent.
+    def flops_for(self, loss: float) -> float:
+        """The least budget C = 6 N D that reaches `loss`.
 
-        1 for a compute-optimal run. In closed form: along the optimum both falling terms go as
-        (C / 6)^(-alpha beta / (alpha + beta)), so L - E fixes C'.
+        In closed form: along the optimum both falling terms go as
+        (C / 6)^(-alpha beta / (alpha + beta)), so L - E fixes C.
+
+        Raises:
+          UsageError: no budget reaches it, since it is not above E.
         """
+        if not loss > self.irreducible:
+            raise UsageError(
+                f"a loss of {loss!r} by {self.name}: no budget reaches it, "
+                f"must be above {self.irreducible:g}"
+            )
         alpha, beta = self.params_exponent, self.tokens_exponent
         balance = self._balance()
         at_unit_budget = self.params_scale * balance**-alpha + self.tokens_scale * balance**beta
-        reducible = self.loss(params, tokens) - self.irreducible
-        least = (at_unit_budget / reducible) ** ((alpha + beta) / (alpha * beta))
-        return least / (params * tokens)
+        return 6 * (at_unit_budget / (loss - self.irreducible)) ** ((alpha + beta) / (alpha * beta))
+
+    def efficiency(self, params: float, tokens: float) -> float:
+        """C' / C: C' is the least budget that reaches L(N, D), C = 6 N D what was spent.
+
+        1 for a compute-optimal run.
+        """
+        return self.flops_for(self.loss(params, tokens)) / (6 * params * tokens)
 
     def _balance(self) -> float:
         """G of equation 4."""
@@ -108,8 +149,36 @@ class ParametricLaw:
 
 Law = FrontierLaw | ParametricLaw
 
+
+def _interval(law: Law, flops: float, exponent: float) -> Interval | None:
+    """Where the law's optimum may lie, from the interval of its exponent.
+
+    The papers give intervals of exponents alone. A power law through a cloud of points is surest in
+    the cloud's middle, so the line of N is turned about the geometric mean of the fitted FLOPs, to
+    the two ends of the interval, and N D is held at that of the law's own optimum. The law's own
+    exponent counts as a third end: the interval printed for approach 3, (.454, .455), leaves out
+    the .4565 of its own coefficients. The interval has no width in the middle and says nothing of
+    the line's height.
+
+    Args:
+      flops: C.
+      exponent: a of the law's own N ~ C^a.
+    """
+    if law.params_exponent_interval is None or law.fitted_flops is None:
+        return None
+    least, greatest = law.fitted_flops
+    from_middle = flops / (least * greatest) ** 0.5
+    params, tokens = law.optimal(flops)
+    turned = [from_middle ** (end - exponent) for end in (*law.params_exponent_interval, exponent)]
+    low, high = min(turned), max(turned)
+    return (params * low, params * high), (tokens / high, tokens / low)
+
+
 # Chinchilla's runs: 57 million to 16 billion parameters, 1.4e18 to 1.3e22 FLOPs.
 _CHINCHILLA_FLOPS = (1.4e18, 1.3e22)
+
+# Hoffmann et al. 2022, table 2: 10 % and 90 % bootstrap quantiles of the exponent of N.
+_APPROACH_3_EXPONENTS = (0.454, 0.455)
 
 LAWS: dict[str, Law] = {
     law.name: law
@@ -122,6 +191,7 @@ LAWS: dict[str, Law] = {
             0.22944745,
             "least squares through the nine rows of Hoffmann et al. 2022, table 3",
             _CHINCHILLA_FLOPS,
+            (0.488, 0.502),
         ),
         FrontierLaw(
             "approach_2",
@@ -131,6 +201,7 @@ LAWS: dict[str, Law] = {
             0.06174027,
             "least squares through the nine rows of Hoffmann et al. 2022, table A3, approach 2",
             _CHINCHILLA_FLOPS,
+            (0.462, 0.534),
         ),
         ParametricLaw(
             "hoffmann",
@@ -141,6 +212,7 @@ LAWS: dict[str, Law] = {
             0.2849083,
             "Hoffmann et al. 2022, approach 3, with the digits of the paper's TeX source",
             _CHINCHILLA_FLOPS,
+            _APPROACH_3_EXPONENTS,
         ),
         ParametricLaw(
             "besiroglu",
@@ -154,3 +226,29 @@ LAWS: dict[str, Law] = {
         ),
     )
 }
+
+# To draw, as in figure 1 of the BloombergGPT paper. No published constants give back the table, so
+# to allocate by approach 3 there is LAWS["hoffmann"].
+APPROACH_3 = FrontierLaw(
+    "approach_3",
+    0.45865740,
+    -0.27195306,
+    0.54098165,
+    -0.50118019,
+    "least squares through the nine rows of Hoffmann et al. 2022, table A3, approach 3, with "
+    "1.26e25 FLOPs for 175B parameters (6 N D; the table prints 1.26e24)",
+    _CHINCHILLA_FLOPS,
+    _APPROACH_3_EXPONENTS,
+)
+
+# To reproduce what others computed with them, never to allocate.
+HOFFMANN_PRINTED = ParametricLaw(
+    "hoffmann_printed",
+    1.69,
+    406.4,
+    410.7,
+    0.34,
+    0.28,
+    "Hoffmann et al. 2022, approach 3, rounded as printed in appendix D.3",
+    _CHINCHILLA_FLOPS,
+)
