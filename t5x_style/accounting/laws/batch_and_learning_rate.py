@@ -1,7 +1,7 @@
 """Batch size and learning rate: two fitted rules, and the measurement that no rule replaces.
 
-The rules were fitted on small runs with AdamW. They are starting points: for BloombergGPT both give
-two and more times the 6e-5 at which it trained.
+The rules were fitted on small runs with AdamW. They are starting points: for BloombergGPT, StepLaw
+gives 2.8 times and DeepSeek 6.5 times the peak of 6e-5 at which it trained.
 """
 
 from typing import NamedTuple

@@ -20,7 +20,7 @@ Interval = tuple[tuple[float, float], tuple[float, float]]
 class FrontierLaw:
     """The best N and D as power laws of C, with nothing said about the loss.
 
-    log10 N = params_exponent log10 C + params_intercept; D likewise. N D need not be C / 6 exactly,
+    log10 N = params_exponent log10 C + params_intercept; D likewise. 6 N D need not be C exactly,
     since the two lines are fitted independently.
 
     Attributes:

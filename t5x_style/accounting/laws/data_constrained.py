@@ -30,9 +30,10 @@ C4_LAW = ParametricLaw(
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
-    """D': fresh tokens that teach as much as D tokens over U unique ones, by their decay.
+    """D': fresh tokens that teach as much as D tokens over U unique ones.
 
-    D itself up to one pass. Raises UsageError for unique_tokens not above 0.
+    D itself up to one pass; beyond, U (1 + R_D* (1 - exp(-R_D / R_D*))) with R_D = D / U - 1.
+    Raises UsageError for unique_tokens not above 0.
     """
     _check(unique_tokens)
     return _saturated(tokens, unique_tokens, REPETITION_DECAY)
@@ -48,9 +49,10 @@ def marginal_value(tokens: float, unique_tokens: float) -> float:
 
 
 def effective_params(params: float, unique_tokens: float) -> float:
-    """N': parameters worth having where there are only U unique tokens, by theirs.
+    """N': what N parameters are worth where there are only U unique tokens.
 
-    N itself up to the N that U tokens serve best. Raises UsageError for unique_tokens not above 0.
+    N itself up to the N that U tokens serve best; beyond, as `effective_tokens` with R_N*. Raises
+    UsageError for unique_tokens not above 0.
     """
     _check(unique_tokens)
     return _saturated(params, C4_LAW.optimal_params(unique_tokens), EXCESS_PARAMS_DECAY)
@@ -110,9 +112,7 @@ def optimal(flops: float, unique_tokens: float) -> tuple[float, float]:
 
 
 def _saturated(amount: float, base: float, decay: float) -> float:
-    """`amount` up to `base`; beyond, with R = amount / base - 1, what the authors write as
-    base + base decay (1 - exp(-R / decay)).
-    """
+    """`amount` up to `base`; beyond, base (1 + decay (1 - exp((1 - amount / base) / decay)))."""
     if amount <= base:
         return amount
     return base * (1 - decay * math.expm1((1 - amount / base) / decay))

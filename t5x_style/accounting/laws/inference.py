@@ -47,8 +47,8 @@ def inference_optimal(law: ParametricLaw, loss: float, served_tokens: float) -> 
     Raises:
       UsageError: no model reaches the loss, or served_tokens is below 0.
     """
-    if not served_tokens >= 0:
-        raise UsageError(f"served_tokens = {served_tokens!r}: must be 0 or more")
+    if not 0 <= served_tokens < math.inf:
+        raise UsageError(f"served_tokens = {served_tokens!r}: must be 0 or more, and finite")
     cheapest_to_train = law.optimal(law.flops_for(loss))
     if served_tokens == 0:
         return cheapest_to_train

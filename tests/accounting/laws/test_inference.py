@@ -95,8 +95,9 @@ def test_nothing_served_leaves_the_training_optimum(law, log_flops):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UsageError, match="served_tokens = -1"):
-        inference_optimal(BESIROGLU, 2.0, -1)
+    for served in (-1, math.inf, math.nan):
+        with pytest.raises(UsageError, match=f"served_tokens = {served}"):
+            inference_optimal(BESIROGLU, 2.0, served)
     with pytest.raises(UsageError, match=r"above 1\.8172"):
         inference_optimal(BESIROGLU, 1.8, 1e12)
     with pytest.raises(UsageError, match=r"above 1\.8172"):
