@@ -34,6 +34,7 @@ VERBS = {
     "evaluate": "loss, bits per byte and perplexity per source",
     "generate": "sample text from a checkpoint",
     "sweep": "run the trials of a gin grid, and a table of them",
+    "fit": "a scaling law from the final losses of runs, or of a CSV file",
     "report": "one self-contained HTML page for a run, or comparing several",
     "config": "the configurables; the resolved configuration of a run; the difference of two",
 }

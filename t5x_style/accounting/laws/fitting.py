@@ -1,0 +1,404 @@
+"""Fitting L(N, D) = E + A / N^alpha + B / D^beta to the final losses of runs.
+
+As in Hoffmann et al. 2022 (arXiv 2203.15556), equation 3 and appendix D.3: with a = log A,
+b = log B and e = log E, minimise over (a, b, e, alpha, beta)
+
+    sum_i Huber_1e-3( LSE(a - alpha log N_i, b - beta log D_i, e) - log L_i )
+
+from every start of a grid. Two mistakes are easy here, and Besiroglu et al. 2024 (arXiv 2404.10102)
+found both behind the paper's own numbers: the mean of the terms instead of their sum, and a loose
+tolerance, let the optimiser stop long before the minimum.
+
+The residuals of real runs are ten times the Huber threshold, so the objective has a kink at almost
+every point, and gradients do not shrink on the way to the minimum. BFGS with a weak Wolfe search by
+bisection converges on such functions (Lewis and Overton 2013, "Nonsmooth optimization via
+quasi-Newton methods"). It is written out here for many starts at once: on five coefficients the
+whole inverse Hessian is smaller than the memory that L-BFGS keeps of it, and all starts together
+take as long as a few dozen one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from t5x_style.accounting.laws.chinchilla import ParametricLaw
+from t5x_style.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HUBER_THRESHOLD = 1e-3  # of log losses
+# Five coefficients, and one point that they do not pass through whatever it says.
+LEAST_POINTS = 6
+# Two sizes fix A / N^alpha up to a constant, and E is that constant.
+LEAST_DISTINCT = 3
+
+# The starts of Hoffmann et al. 2022, appendix D.3: alpha, beta; log E; log A, log B.
+EXPONENT_STARTS = (0.0, 0.5, 1.0, 1.5, 2.0)
+LOG_IRREDUCIBLE_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+LOG_SCALE_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
+
+# A start is done when the next step promises less than this share of the objective. Far looser ones
+# end in the flat stretches between two kinks.
+_TOLERANCE = 1e-14
+_PASSES = 400
+# Ends this close are one minimum: this share of the objective, or of what one point adds to it at
+# the Huber threshold where points lie on a law and the objective is zero.
+_SAME = 1e-6
+_ENOUGH_DECREASE, _ENOUGH_CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
+# Numbers per temporary array: several times as fast while a core's cache holds them.
+_BLOCK = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A law and how well the points hold it.
+
+    Attributes:
+      law: the coefficients that minimise the objective. Its `params_exponent_interval` is the 10 %
+        to 90 % bootstrap interval of a = beta / (alpha + beta), as Hoffmann et al. print theirs.
+      objective: the minimum, a sum of Huber terms over the points.
+      log_residual_rms: root mean square of log L(N_i, D_i) - log L_i.
+      points: how many.
+      params_range, tokens_range: least and greatest N and D among them.
+      agreeing_starts: how many of the grid's starts ended in this minimum; where only one or two
+        did, there may be a lower one.
+      starts: the starts of the grid.
+      intervals: 95 % bootstrap intervals of E, A, B, alpha, beta and a; empty without a bootstrap.
+    """
+
+    law: ParametricLaw
+    objective: float
+    log_residual_rms: float
+    points: int
+    params_range: tuple[float, float]
+    tokens_range: tuple[float, float]
+    agreeing_starts: int
+    starts: int
+    intervals: dict[str, tuple[float, float]]
+
+    def coefficients(self) -> dict[str, float]:
+        """The values that `intervals` are of, by the same names."""
+        law = self.law
+        alpha, beta = law.params_exponent, law.tokens_exponent
+        return {
+            "E": law.irreducible,
+            "A": law.params_scale,
+            "B": law.tokens_scale,
+            "alpha": alpha,
+            "beta": beta,
+            "a": beta / (alpha + beta),
+        }
+
+
+def fit_parametric_law(
+    params: Sequence[float],
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    *,
+    name: str,
+    source: str = "a user's own points",
+    bootstrap: int = 4000,
+    seed: int = 0,
+) -> Fit:
+    """The law through points (N, D, L), with intervals from resampling them.
+
+    Args:
+      params: N of each run, every parameter counted.
+      tokens: D of each run.
+      losses: final loss of each run, nats per token.
+      name: of the law.
+      source: whose points they are.
+      bootstrap: resamples of the points, with replacement; 0 for none. Each is minimised from the
+        fit to all points: on Hoffmann's points that ends where the whole grid does.
+      seed: of the resampling.
+
+    Raises:
+      UsageError: see check_points; a negative `bootstrap`; points whose best law does not fall with
+        N or with D.
+    """
+    import numpy as np
+
+    check_points(params, tokens, losses)
+    if bootstrap < 0:
+        raise UsageError(f"bootstrap = {bootstrap}: must be 0 or more")
+    log_params, log_tokens, log_losses = (
+        np.log(np.asarray(values, np.float64)) for values in (params, tokens, losses)
+    )
+
+    def all_points(coefficients: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return objective(coefficients, log_params, log_tokens, log_losses)
+
+    found, values = minimise(all_points, starts())
+    best = int(values.argmin())
+    a, b, e, alpha, beta = found[best].tolist()
+    if min(alpha, beta) <= 0:
+        wrong = ("alpha", alpha, "N") if alpha <= 0 else ("beta", beta, "D")
+        raise UsageError(
+            f"the best fit to these {len(losses)} points has {wrong[0]} = {wrong[1]:.3g}: their "
+            f"loss does not fall with {wrong[2]}; add runs of other sizes or horizons"
+        )
+    intervals, exponent_interval = {}, None
+    if bootstrap:
+        resamples = _bootstrap(
+            found[best], log_params, log_tokens, log_losses, count=bootstrap, seed=seed
+        )
+        intervals = {key: _quantiles(each, 0.025, 0.975) for key, each in resamples.items()}
+        exponent_interval = _quantiles(resamples["a"], 0.1, 0.9)
+    flops = [6.0 * n * d for n, d in zip(params, tokens, strict=True)]
+    law = ParametricLaw(
+        name,
+        irreducible=math.exp(e),
+        params_scale=math.exp(a),
+        tokens_scale=math.exp(b),
+        params_exponent=alpha,
+        tokens_exponent=beta,
+        source=source,
+        fitted_flops=(min(flops), max(flops)),
+        params_exponent_interval=exponent_interval,
+    )
+    predicted = np.log([law.loss(n, d) for n, d in zip(params, tokens, strict=True)])
+    return Fit(
+        law=law,
+        objective=float(values[best]),
+        log_residual_rms=float(np.sqrt(np.mean((predicted - log_losses) ** 2))),
+        points=len(losses),
+        params_range=(float(min(params)), float(max(params))),
+        tokens_range=(float(min(tokens)), float(max(tokens))),
+        agreeing_starts=int(
+            np.sum(values - values[best] <= _SAME * (values[best] + HUBER_THRESHOLD**2))
+        ),
+        starts=len(values),
+        intervals=intervals,
+    )
+
+
+def check_points(params: Sequence[float], tokens: Sequence[float], losses: Sequence[float]) -> None:
+    """Refuses points that no law can be fitted to.
+
+    Raises:
+      UsageError: columns of different lengths, a value that is no positive number (with its column
+        and the point, counted from 1), fewer than six points, fewer than three distinct N or D.
+    """
+    columns = {"params": params, "tokens": tokens, "loss": losses}
+    if len({len(values) for values in columns.values()}) != 1:
+        lengths = ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
+        raise UsageError(f"points need a value in every column, not {lengths}")
+    for name, values in columns.items():
+        for number, value in enumerate(values, start=1):
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"point {number}: {name} = {value!r} is not a positive number")
+    if len(losses) < LEAST_POINTS:
+        raise UsageError(
+            f"{len(losses)} points: five coefficients need at least {LEAST_POINTS}, and intervals "
+            "that say something need dozens"
+        )
+    for name in ("params", "tokens"):
+        distinct = sorted(set(columns[name]))
+        if len(distinct) < LEAST_DISTINCT:
+            raise UsageError(
+                f"{name} has {len(distinct)} distinct values among the points "
+                f"({', '.join(f'{value:.4g}' for value in distinct)}): "
+                f"at least {LEAST_DISTINCT} are needed to tell its exponent from E"
+            )
+
+
+def starts() -> np.ndarray:
+    """float64 [4500, 5]: every combination of the starts, as (a, b, e, alpha, beta)."""
+    import numpy as np
+
+    return np.array(
+        list(
+            itertools.product(
+                LOG_SCALE_STARTS,
+                LOG_SCALE_STARTS,
+                LOG_IRREDUCIBLE_STARTS,
+                EXPONENT_STARTS,
+                EXPONENT_STARTS,
+            )
+        )
+    )
+
+
+def objective(
+    coefficients: np.ndarray,
+    log_params: np.ndarray,
+    log_tokens: np.ndarray,
+    log_losses: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of Huber terms and its gradient, for each of R sets of coefficients.
+
+    Args:
+      coefficients: float64 [R, 5], rows (a, b, e, alpha, beta).
+      log_params, log_tokens, log_losses: float64 [n].
+      weights: [R, n], how often each point counts; once each if not given.
+
+    Returns:
+      float64 [R] and [R, 5]; not finite where coefficients are so far out that a term overflows.
+    """
+    import numpy as np
+
+    rows = max(1, _BLOCK // len(log_losses))
+    blocks = []
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for start in range(0, len(coefficients), rows):
+            block = slice(start, start + rows)
+            a, b, e, alpha, beta = (each[:, None] for each in coefficients[block].T)
+            # The exponentials as they are, without their maximum taken out first: half the time.
+            # They overflow only where no minimum is, and the line search steps back from there.
+            of_params = np.exp(a - alpha * log_params)
+            of_tokens = np.exp(b - beta * log_tokens)
+            irreducible = np.exp(e)
+            loss = of_params + of_tokens + irreducible
+            residual = (np.log(loss) - log_losses) / HUBER_THRESHOLD
+            slope = np.clip(residual, -1, 1)
+            # Huber: r^2 / 2 within the threshold, which is 1 here, and |r| - 1 / 2 outside it.
+            terms = slope * (residual - slope / 2)
+            if weights is not None:
+                terms *= weights[block]
+                slope *= weights[block]
+            slope *= HUBER_THRESHOLD / loss
+            of_params *= slope
+            of_tokens *= slope
+            gradient = (
+                of_params.sum(1),
+                of_tokens.sum(1),
+                slope.sum(1) * irreducible[:, 0],
+                -(of_params @ log_params),
+                -(of_tokens @ log_tokens),
+            )
+            blocks.append((terms.sum(1) * HUBER_THRESHOLD**2, np.stack(gradient, axis=1)))
+    values, gradients = zip(*blocks, strict=True)
+    return np.concatenate(values), np.concatenate(gradients)
+
+
+def minimise(
+    function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    starting_points: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """BFGS from every start, all of them a pass at a time.
+
+    A pass tries one step for each start that is not done. Where the step meets the weak Wolfe
+    conditions it is taken and the direction renewed; elsewhere it is halved or doubled within what
+    earlier passes left open (Lewis and Overton 2013, algorithm 4.6).
+
+    Args:
+      function: (points [K, M], which starts they belong to [K]) -> values [K], gradients [K, M].
+      starting_points: float64 [R, M], where `function` is finite.
+
+    Returns:
+      Where each start ended, [R, M], and the values there, [R].
+    """
+    import numpy as np
+
+    points = starting_points.copy()
+    count, size = points.shape
+    values, gradients = function(points, np.arange(count))
+    inverse_hessians = np.tile(np.eye(size), (count, 1, 1))
+    fresh = np.ones(count, bool)
+    # The first step has length one: the gradient's own says nothing about how far to go.
+    lengths = np.linalg.norm(gradients, axis=1)
+    directions = -gradients / np.where(lengths > 0, lengths, 1)[:, None]
+    steps, shortest, longest = np.ones(count), np.zeros(count), np.full(count, np.inf)
+    active = np.flatnonzero(lengths > 0)
+    for _ in range(_PASSES):
+        if not len(active):
+            break
+        trials = points[active] + steps[active, None] * directions[active]
+        trial_values, trial_gradients = function(trials, active)
+        slopes = (gradients[active] * directions[active]).sum(1)
+        trial_slopes = (trial_gradients * directions[active]).sum(1)
+        lower = trial_values <= values[active] + _ENOUGH_DECREASE * steps[active] * slopes
+        flatter = trial_slopes >= _ENOUGH_CURVATURE * slopes
+
+        too_long, too_short = active[~lower], active[lower & ~flatter]
+        longest[too_long] = steps[too_long]
+        shortest[too_short] = steps[too_short]
+        again = active[~(lower & flatter)]
+        steps[again] = np.where(
+            np.isinf(longest[again]), 2 * shortest[again], (shortest[again] + longest[again]) / 2
+        )
+
+        taken = lower & flatter
+        at = active[taken]
+        moves, turns = trials[taken] - points[at], trial_gradients[taken] - gradients[at]
+        points[at], values[at] = trials[taken], trial_values[taken]
+        gradients[at] = trial_gradients[taken]
+        inverse_hessians[at] = _renewed(inverse_hessians[at], moves, turns, fresh[at])
+        fresh[at] = False
+        directions[at] = -np.einsum("kij,kj->ki", inverse_hessians[at], gradients[at])
+        steps[at], shortest[at], longest[at] = 1, 0, np.inf
+
+        promised = -(gradients[active] * directions[active]).sum(1) * steps[active]
+        active = active[promised > _TOLERANCE * values[active]]
+    return points, values
+
+
+def _renewed(
+    inverse_hessians: np.ndarray, moves: np.ndarray, turns: np.ndarray, fresh: np.ndarray
+) -> np.ndarray:
+    """The BFGS update of inverse Hessians [K, M, M] after moves [K, M] that turned gradients.
+
+    The Wolfe conditions make every move . turn positive. A fresh one, the identity, is first
+    brought to the scale of the curvature just met (Nocedal and Wright, equation 6.20).
+    """
+    import numpy as np
+
+    along = (moves * turns).sum(1)
+    scale = np.where(fresh, along / (turns**2).sum(1), 1)
+    inverse_hessians = inverse_hessians * scale[:, None, None]
+    turned = np.einsum("kij,kj->ki", inverse_hessians, turns)
+    cross = turned[:, :, None] * moves[:, None, :]
+    factor = (1 + (turns * turned).sum(1) / along) / along
+    return (
+        inverse_hessians
+        - (cross + cross.transpose(0, 2, 1)) / along[:, None, None]
+        + factor[:, None, None] * moves[:, :, None] * moves[:, None, :]
+    )
+
+
+def _bootstrap(
+    fitted: np.ndarray,
+    log_params: np.ndarray,
+    log_tokens: np.ndarray,
+    log_losses: np.ndarray,
+    *,
+    count: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """E, A, B, alpha, beta and a of `count` resamples of the points, each [count]."""
+    import numpy as np
+
+    points = len(log_losses)
+    weights = np.random.default_rng(seed).multinomial(
+        points, np.full(points, 1 / points), size=count
+    )
+
+    def resampled(coefficients: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return objective(coefficients, log_params, log_tokens, log_losses, weights[rows])
+
+    found, _ = minimise(resampled, np.tile(fitted, (count, 1)))
+    a, b, e, alpha, beta = found.T
+    with np.errstate(over="ignore"):
+        return {
+            "E": np.exp(e),
+            "A": np.exp(a),
+            "B": np.exp(b),
+            "alpha": alpha,
+            "beta": beta,
+            "a": beta / (alpha + beta),
+        }
+
+
+def _quantiles(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    import numpy as np
+
+    # The values themselves, not what lies between two of them: a resample of few points may have a
+    # scale that is not finite.
+    below, above = np.quantile(values, (low, high), method="nearest").tolist()
+    return below, above

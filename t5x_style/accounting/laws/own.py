@@ -1,0 +1,147 @@
+"""A user's own law in a file: L(N, D) = E + A / N^alpha + B / D^beta with other coefficients.
+
+The absolute loss that a law gives belongs to the corpus and the vocabulary behind it, so a law
+fitted to one's own runs says more about the next one than any paper's. `t5x-style fit` writes such
+a file; one may also be written by hand. It holds one JSON object, every key of it needed but `fit`:
+
+    name                      what the law is called in tables and metrics: a letter, then letters,
+                              digits, '_', '-' or '.'; not the name of a law that ships
+    irreducible               E, nats per token
+    params_scale              A
+    tokens_scale              B
+    params_exponent           alpha
+    tokens_exponent           beta
+    source                    whose runs, in words
+    fitted_flops              [least, greatest] C = 6 N D of the runs, or null
+    params_exponent_interval  [10 %, 90 %] of a = beta / (alpha + beta), where N ~ C^a, or null
+    fit                       how good the fit was; kept for people and not read back
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+from t5x_style.accounting.laws.chinchilla import (
+    APPROACH_3,
+    HOFFMANN_PRINTED,
+    LAWS,
+    ParametricLaw,
+)
+from t5x_style.accounting.laws.kaplan import KAPLAN
+from t5x_style.errors import UsageError, did_you_mean
+
+_TAKEN = (*LAWS, APPROACH_3.name, HOFFMANN_PRINTED.name, KAPLAN.name)
+_COEFFICIENTS = (
+    "irreducible",
+    "params_scale",
+    "tokens_scale",
+    "params_exponent",
+    "tokens_exponent",
+)
+_RANGES = ("fitted_flops", "params_exponent_interval")
+_KEYS = ("name", *_COEFFICIENTS, "source", *_RANGES)
+_FIT = "fit"
+
+
+def write_law(
+    path: str | os.PathLike, law: ParametricLaw, fit: Mapping[str, object] | None = None
+) -> None:
+    """Writes a law that read_law reads.
+
+    Args:
+      path: its folder is made if it is not there; a file that is there is replaced.
+      law: under a name of its own.
+      fit: what JSON can hold of how good the fit was.
+
+    Raises:
+      UsageError: the name will not do (see check_law_name), or the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    check_law_name(law.name, f"{path}: name")
+    content = dataclasses.asdict(law) | ({} if fit is None else {_FIT: dict(fit)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def read_law(path: str | os.PathLike) -> ParametricLaw:
+    """Reads a user's own law.
+
+    Raises:
+      UsageError: no such file, no JSON object, an unknown or missing key, or a value of the wrong
+        kind, each with the file; the name of a law that ships.
+    """
+    path = pathlib.Path(path)
+    content = _object(path)
+    for key in content:
+        if key not in (*_KEYS, _FIT):
+            raise UsageError(f"{path}: {key!r} is no key of a law{did_you_mean(key, _KEYS)}")
+    if missing := [key for key in _KEYS if key not in content]:
+        raise UsageError(f"{path}: {', '.join(missing)} missing: a law needs {', '.join(_KEYS)}")
+    for key in ("name", "source"):
+        if not isinstance(content[key], str):
+            raise UsageError(f"{path}: {key} = {content[key]!r} is not a string")
+    check_law_name(content["name"], f"{path}: name")
+    for key in _COEFFICIENTS:
+        # A law that does not fall with N and with D has no optimum.
+        if not (_finite(content[key]) and content[key] > 0):
+            raise UsageError(f"{path}: {key} = {content[key]!r} is not a positive number")
+    for key in _RANGES:
+        if content[key] is not None and not _is_range(content[key]):
+            raise UsageError(
+                f"{path}: {key} = {content[key]!r} is not [least, greatest], two numbers, or null"
+            )
+        content[key] = content[key] and tuple(content[key])
+    content.pop(_FIT, None)
+    return ParametricLaw(**content)
+
+
+def check_law_name(name: str, where: str) -> None:
+    """Refuses a name that cannot stand for a user's own law.
+
+    Args:
+      where: what the name was given as, for the message.
+
+    Raises:
+      UsageError: a law of that name ships, or it could not stand in the key of a metric.
+    """
+    if name in _TAKEN:
+        raise UsageError(
+            f"{where} = {name!r} is a law that ships ({', '.join(_TAKEN)}): take another name"
+        )
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII):
+        raise UsageError(
+            f"{where} = {name!r}: a law's name is a letter, then letters, digits, '_', '-' or '.'"
+        )
+
+
+def _object(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UsageError(f"no law in {path}: no such file{did_you_mean(path.name, siblings)}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: a law is one JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_finite, value))
+        and value[0] <= value[1]
+    )
