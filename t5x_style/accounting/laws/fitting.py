@@ -43,7 +43,7 @@ LOG_IRREDUCIBLE_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LOG_SCALE_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
 # A start is done when the next step promises less than this share of the objective, or than what
-# rounding leaves of one that is zero. Far looser shares end in the flat stretches between two kinks.
+# rounding leaves of one that is zero. Far looser shares end in flat stretches between two kinks.
 _TOLERANCE, _ROUNDING = 1e-14, 1e-30
 _PASSES = 400
 # Ends this close are one minimum: this share of the objective, or of what one point adds to it at

@@ -1,0 +1,177 @@
+"""Points of a law: what a CSV file or a run's directory says, and what cannot be compared."""
+
+import json
+
+import pytest
+
+from t5x_style.errors import UsageError
+from t5x_style.reporting import RunWriter
+from t5x_style.sweeps import Point, points_of_csv, points_of_runs, without_highest
+
+
+def write_csv(tmp_path, text: str) -> str:
+    path = tmp_path / "points.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_csv_file_with_our_names(tmp_path):
+    path = write_csv(tmp_path, "loss,params,note,tokens\n3.5,1e8,a,2e9\n3.1,2e8,b,4e9\n")
+    assert points_of_csv(path) == [
+        Point(f"{path}:2", 1e8, 2e9, 3.5),
+        Point(f"{path}:3", 2e8, 4e9, 3.1),
+    ]
+
+
+def test_flops_give_the_tokens_where_there_are_none(tmp_path):
+    path = write_csv(tmp_path, "params,flops,loss\n1e8,1.2e18,3.5\n")
+    assert points_of_csv(path)[0].tokens == pytest.approx(2e9)
+    path = write_csv(tmp_path, "Model Size,Training FLOP,loss\n1e8,1.2e18,3.5\n")
+    columns = {"params": "Model Size", "flops": "Training FLOP"}
+    assert points_of_csv(path, columns)[0].tokens == pytest.approx(2e9)
+
+
+def test_flops_that_were_asked_for_come_before_tokens(tmp_path):
+    path = write_csv(tmp_path, "params,tokens,flops,loss\n1e8,1e9,1.2e18,3.5\n")
+    assert points_of_csv(path)[0].tokens == 1e9
+    assert points_of_csv(path, {"flops": "flops"})[0].tokens == pytest.approx(2e9)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("params,tokens,loss\n1,2,3\n", encoding="utf-8-sig")
+    assert points_of_csv(str(path)) == [Point(f"{path}:2", 1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("param,tokens,loss\n", None, "no column 'params' for params; did you mean 'param'"),
+        ("params,loss\n", None, r"no column 'tokens' for tokens \(or flops\)"),
+        ("params,tokens,loss\n", {"loss": "los"}, "no column 'los' for loss; did you mean 'loss'"),
+        ("params,tokens,loss\n", {"parms": "x"}, "names 'parms'; did you mean 'params'"),
+        ("a,b,c\n", {"tokens": "a", "flops": "b"}, "names tokens and flops"),
+        ("params,tokens,loss\n1,2,3\n1,-2,3\n", None, r"csv:3: tokens = '-2' is not a positive"),
+        ("params,tokens,loss\n1,2,nan\n", None, "csv:2: loss = 'nan'"),
+        ("params,tokens,loss\n1,2,\n", None, "csv:2: loss = ''"),
+        ("params,tokens,loss\n1,2\n", None, "csv:2: loss = ''"),
+        ("params,tokens,loss\n1,2 B,3\n", None, "csv:2: tokens = '2 B'"),
+        ("", None, "no column 'params'"),
+    ],
+)
+def test_wrong_csv_files_are_refused_with_line_and_column(tmp_path, text, columns, message):
+    with pytest.raises(UsageError, match=message):
+        points_of_csv(write_csv(tmp_path, text), columns)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--points=.*nosuch\.csv: No such file"):
+        points_of_csv(str(tmp_path / "nosuch.csv"))
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not UTF-8 text"):
+        points_of_csv(str(tmp_path / "binary.csv"))
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function from a name (and what tells runs apart) to the files of a run."""
+
+    def make(
+        name, *, params=1000, reached=100, loss=2.0, tokenizer="t", epochs=0.5, source="legal"
+    ):
+        shares = {source: 0.25, "general": 0.75}
+        with RunWriter(tmp_path / name, resume_step=None) as writer:
+            for tokens in range(50, reached + 1, 50):
+                early = 100 / tokens
+                writer.metrics({"step": tokens, "tokens": tokens, "loss": loss * early})
+                writer.metrics(
+                    {
+                        "step": tokens,
+                        "tokens": tokens,
+                        f"eval/{source}/loss": 1.0 * early,
+                        "eval/general/loss": loss * early,
+                    }
+                )
+        plan = {
+            "identity": {"tokenizer": tokenizer, "shares": shares},
+            "parameters": {"total": params},
+            "horizon": {"tokens": 100},
+            "sources": {name: {"share": share, "epochs": epochs} for name, share in shares.items()},
+        }
+        (tmp_path / name / "plan.json").write_text(json.dumps(plan))
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_a_run_is_its_parameters_its_tokens_and_its_blended_loss(make_run):
+    run = make_run("a", epochs=1.5)
+    points, left_out = points_of_runs([run])
+    assert points == [Point(run, 1000, 100, 0.25 * 1.0 + 0.75 * 2.0, epochs=1.5)]
+    assert left_out == []
+
+
+@pytest.mark.parametrize(("key", "loss"), [("loss", 2.0), ("eval/legal/loss", 1.0)])
+def test_another_loss_may_be_named(make_run, key, loss):
+    assert points_of_runs([make_run("a")], key)[0][0].loss == loss
+
+
+def test_runs_before_their_end_are_left_out(make_run):
+    done, half = make_run("done"), make_run("half", reached=50)
+    points, left_out = points_of_runs([half, done])
+    assert [point.name for point in points] == [done]
+    assert left_out == [{"name": half, "reason": "at 50 of 100 tokens"}]
+
+
+def test_of_runs_of_one_size_the_best_one_counts(make_run):
+    worse, best = make_run("worse", loss=3.0), make_run("best", loss=2.0)
+    other = make_run("other", params=2000, loss=3.0)
+    for order in ([worse, best, other], [best, worse, other]):
+        points, left_out = points_of_runs(order)
+        assert [point.name for point in points] == [best, other]
+        assert left_out == [{"name": worse, "reason": f"same N and D as {best}, better"}]
+
+
+def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
+    runs = [make_run(f"sweep/width={n}", params=n) for n in (10, 20)]
+    (tmp_path / "sweep" / "width=10.log").write_text("")
+    assert [p.name for p in points_of_runs([str(tmp_path / "sweep" / "width=*")])[0]] == runs
+    trials = [{"name": f"width={n}", "status": "finished"} for n in (10, 20)]
+    trials.append({"name": "width=30", "status": "failed"})
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"trials": trials}))
+    # A run that is named twice is one point.
+    points, left_out = points_of_runs([str(tmp_path / "sweep"), runs[0]])
+    assert [point.name for point in points] == runs
+    assert left_out == [
+        {"name": str(tmp_path / "sweep" / "width=30"), "reason": "its trial is failed"}
+    ]
+
+
+def test_runs_that_cannot_be_compared_are_refused(make_run):
+    run = make_run("a")
+    with pytest.raises(UsageError, match="tokenizer is 't' in the one and 'u' in the other"):
+        points_of_runs([run, make_run("b", tokenizer="u")])
+    with pytest.raises(UsageError, match="shares is"):
+        points_of_runs([run, make_run("c", source="medical")])
+
+
+def test_runs_without_what_was_asked_for_are_refused(make_run, tmp_path):
+    run = make_run("a")
+    with pytest.raises(UsageError, match=r"'eval/legl/loss'.*did you mean 'eval/legal/loss'"):
+        points_of_runs([run], "eval/legl/loss")
+    with pytest.raises(UsageError, match="no directory there"):
+        points_of_runs([str(tmp_path / "nosuch*")])
+    with pytest.raises(UsageError, match="no directory there"):
+        points_of_runs([str(tmp_path / "b")])
+    (tmp_path / "a" / "plan.json").unlink()
+    with pytest.raises(UsageError, match=r"holds no plan\.json"):
+        points_of_runs([run])
+
+
+def test_the_highest_losses_are_dropped():
+    points = [Point(str(loss), 1, 1, loss) for loss in (3.0, 5.0, 4.0, 2.0)]
+    assert without_highest(points, 0) == points
+    assert [point.loss for point in without_highest(points, 2)] == [3.0, 2.0]
+    for count in (-1, 4):
+        with pytest.raises(UsageError, match=f"--drop_highest={count}"):
+            without_highest(points, count)
