@@ -33,6 +33,8 @@ class Architecture:
         max_length rows) or 'none'.
       max_length: rows of the learned position table; only with positions='learned'.
       rope_theta: base of the rotary frequencies; only read with positions='rope'.
+      window: W, the keys that a query sees, itself and the W - 1 before it, in every layer (the
+        sliding window of Beltagy et al. 2020); None means all that came before.
       norm: 'layer' (gain, and bias where `biases`) or 'rms' (gain).
       norm_epsilon: added to the variance.
       feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices) or 'relu2' (squared
@@ -59,6 +61,7 @@ class Architecture:
     positions: str = "rope"
     max_length: int | None = None
     rope_theta: float = 10_000.0
+    window: int | None = None
     norm: str = "rms"
     norm_epsilon: float = 1e-5
     feed_forward: str = "swiglu"
@@ -74,6 +77,11 @@ class Architecture:
         for name in ("vocab_size", "layers", "d_model", "d_ff", "heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"Architecture.{name} = {getattr(self, name)}: must be 1 or more")
+        if self.window is not None and self.window < 1:
+            raise UsageError(
+                f"Architecture.window = {self.window}: a query sees itself at least, so 1 or more "
+                "(None for all keys)"
+            )
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.heads % self.kv_heads:

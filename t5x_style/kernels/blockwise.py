@@ -16,14 +16,15 @@ def blockwise_attention(
     query_positions: jax.Array,
     key_positions: jax.Array,
     slopes: jax.Array | None = None,
+    window: int | None = None,
     block_size: int = 512,
 ) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
 
     The running maximum and sum are those of online softmax (Milakov and Gimelshein 2018;
     Rabe and Staats 2021). Each query block is recomputed in the backward pass, so memory grows
-    with S, not with S * T. Blocks wholly in the future are computed and masked: positions are
-    data here, so they cannot be skipped.
+    with S, not with S * T. Blocks wholly in the future or before the window are computed and
+    masked: positions are data here, so they cannot be skipped.
 
     Args and returns: as `plain_attention`. `block_size` is lowered to the greatest divisor of S
     (and of T) that it admits.
@@ -46,7 +47,7 @@ def blockwise_attention(
             scores = jnp.einsum(
                 "bskgh,btkh->bkgst", grouped, k_block, preferred_element_type=jnp.float32
             )
-            bias = position_bias(positions, k_positions, slopes)
+            bias = position_bias(positions, k_positions, slopes, window)
             if slopes is not None:
                 bias = bias.reshape(kv_heads, groups, query_block, key_block)
             scores = scores + bias

@@ -8,21 +8,28 @@ MASKED = -1e30
 
 
 def position_bias(
-    query_positions: jax.Array, key_positions: jax.Array, slopes: jax.Array | None
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    slopes: jax.Array | None,
+    window: int | None,
 ) -> jax.Array:
-    """Causal mask and ALiBi as one additive term.
+    """Causal mask, sliding window and ALiBi as one additive term.
 
     Args:
       query_positions: int32 [S], key_positions: int32 [T].
       slopes: float32 [N], ALiBi's slope per head (Press et al. 2022), or None.
+      window: keys that a query sees, itself included, or None for all.
 
     Returns:
       float32 [N, S, T] with slopes, [1, S, T] without: slope * (key - query) where the key is not
-      later than the query, MASKED elsewhere.
+      later than the query and less than `window` before it, MASKED elsewhere.
     """
     distance = key_positions[None, :] - query_positions[:, None]
+    seen = distance <= 0
+    if window is not None:
+        seen &= distance > -window
     bias = 0.0 if slopes is None else slopes[:, None, None] * distance.astype(jnp.float32)
-    return jnp.where(distance[None] <= 0, bias, MASKED)
+    return jnp.where(seen[None], bias, MASKED)
 
 
 def plain_attention(
@@ -33,6 +40,7 @@ def plain_attention(
     query_positions: jax.Array,
     key_positions: jax.Array,
     slopes: jax.Array | None = None,
+    window: int | None = None,
 ) -> jax.Array:
     """Causal softmax attention that holds all scores: O(S T) memory.
 
@@ -42,6 +50,7 @@ def plain_attention(
       query_positions: int32 [S]. key_positions: int32 [T]. A key is seen where its position is
         not later than the query's, so a cache's empty tail is hidden by its positions alone.
       slopes: float32 [N] for ALiBi, or None.
+      window: keys that a query sees, itself included, or None for all; see `position_bias`.
 
     Returns:
       [B, S, N, H] in q's dtype. Scores and softmax are float32.
@@ -51,7 +60,7 @@ def plain_attention(
     groups = heads // kv_heads
     grouped = q.reshape(batch, length, kv_heads, groups, head_dim)
     scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32)
-    bias = position_bias(query_positions, key_positions, slopes)
+    bias = position_bias(query_positions, key_positions, slopes, window)
     if slopes is None:
         scores = scores + bias
     else:

@@ -38,6 +38,7 @@ class Attention(nnx.Module):
         head_dim: int,
         positions: str,
         rope_theta: float,
+        window: int | None,
         qk_norm: bool,
         norm_epsilon: float,
         biases: bool,
@@ -47,7 +48,8 @@ class Attention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.positions, self.rope_theta, self.kernel = positions, rope_theta, kernel
+        self.positions, self.rope_theta = positions, rope_theta
+        self.window, self.kernel = window, kernel
         options = {"std": std, "bias": biases, "rngs": rngs}
         self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **options)
         self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
@@ -99,6 +101,7 @@ class Attention(nnx.Module):
             query_positions=positions,
             key_positions=key_positions,
             slopes=jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None,
+            window=self.window,
         )
         attended = constrain(attended.reshape(batch, length, -1), BATCH, SEQUENCE, HEADS)
         return self.out(attended), cache

@@ -32,6 +32,7 @@ class Block(nnx.Module):
             head_dim=a.head_dim,
             positions=a.positions,
             rope_theta=a.rope_theta,
+            window=a.window,
             qk_norm=a.qk_norm,
             norm_epsilon=a.norm_epsilon,
             biases=a.biases,

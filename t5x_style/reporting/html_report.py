@@ -275,7 +275,7 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
         totals = [run.training[-1].get(key) for run in runs.values()]
         if any(total is not None for total in totals):
             cells = [None if total is None else scientific(total) for total in totals]
-            rows.append([convention, *cells, CONVENTIONS[convention]])
+            rows.append([convention, *cells, CONVENTIONS[convention].meaning])
     for key in _UTILISATIONS:
         values = [_latest(run.training, key) for run in runs.values()]
         if any(value is not None for value in values):

@@ -1,5 +1,7 @@
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from t5x_style.accounting import (
@@ -8,17 +10,20 @@ from t5x_style.accounting import (
     Architecture,
     bloomberggpt,
     forward_flops_per_token,
+    non_embedding_parameters,
+    total_parameters,
     training_flops_per_token,
 )
+from t5x_style.accounting.flops import LAYERS, forward_terms, keys_per_query
 from t5x_style.errors import UsageError
 from tests.jaxprs import product_flops
 
 BLOOMBERG = bloomberggpt.ARCHITECTURE
 
 
-def test_forward_terms_of_bloomberggpt():
-    terms = forward_flops_per_token(BLOOMBERG, 2048)
-    assert terms == {
+def test_fwd_terms():
+    """The per-token table of BloombergGPT's forward pass, 2,048 tokens, over its 70 layers."""
+    assert forward_flops_per_token(BLOOMBERG, 2048) == {
         "qkv": 24_772_608_000,
         "attention_logits": 2_202_009_600,
         "attention_values": 2_202_009_600,
@@ -27,6 +32,13 @@ def test_forward_terms_of_bloomberggpt():
         "feed_forward_out": 66_060_288_000 / 2,
         "head": 2_013_265_920,
     }
+    terms = forward_terms(BLOOMBERG, 2048)
+    assert terms["softmax"] == 17_203_200
+    assert sum(terms[term] for term in (*LAYERS, "softmax")) == 103_511_654_400
+    assert sum(terms[term] for term in (*LAYERS, "softmax", "head")) == 105_524_920_320
+    # Biases and norms of appendix A.5: 13 D in a layer (3 + 1 + 2 x 2 in attention and the norms,
+    # 4 + 1 in the feed-forward), and two norms outside of the layers.
+    assert terms["vectors"] == 2 * (70 * 13 * 7680 + 2 * 2 * 7680)
 
 
 # Hoffmann et al. 2022, table A4: layers, d_model, d_ff, heads, head_dim; N; FLOPs of a sequence of
@@ -42,30 +54,121 @@ TABLE_A4 = [
 
 
 @pytest.mark.parametrize(("shape", "params", "flops", "ratio"), TABLE_A4)
-def test_layers_cost_what_chinchillas_appendix_says(shape, params, flops, ratio):
-    layers, d_model, d_ff, heads, head_dim = shape
-    arch = Architecture(32000, layers, d_model, d_ff, heads, head_dim=head_dim, feed_forward="gelu")
-    terms = forward_flops_per_token(arch, 2048)
-    # The appendix counts three FLOPs for each softmax entry; this table counts products alone.
-    softmax = 3 * heads * 2048 * layers
-    per_sequence = 3 * 2048 * (sum(terms.values()) - terms["head"] + softmax)
+def test_flops_a4(shape, params, flops, ratio):
+    layers, width, inner, heads, head_dim = shape
+    arch = Architecture(
+        32000, layers, width, inner, heads, head_dim=head_dim, feed_forward="gelu", norm="layer",
+        biases=True,
+    )  # fmt: skip
+    per_sequence = 2048 * training_flops_per_token(arch, 2048, "chinchilla_counted")
     assert per_sequence == flops
-    assert per_sequence / (6 * params * 2048) == pytest.approx(ratio, abs=0.006)
+    # The paper's models have relative positions, which ours do not express: a fifth matrix of
+    # attention, whose keys have two more biases.
+    with_positions = total_parameters(arch) + layers * (width + 2) * heads * head_dim
+    assert with_positions == params
+    assert per_sequence / (6 * params * 2048) == pytest.approx(ratio, abs=0.0051)
 
 
-def test_conventions_on_bloomberggpt():
-    per_token = {
-        convention: training_flops_per_token(BLOOMBERG, 2048, convention)
-        for convention in CONVENTIONS
-    }
-    assert per_token["6nd"] == 303_353_210_880
-    # Megatron's closed form without recomputation, 72 B s L h^2 (1 + s/6h + V/12Lh), per token.
-    width, layers = 7680, 70
-    megatron = 72 * layers * width**2 * (1 + 2048 / (6 * width) + 131072 / (12 * layers * width))
-    assert per_token["full"] == pytest.approx(megatron, rel=1e-12)
-    assert per_token["full"] == 316_523_151_360
-    assert per_token["causal"] == pytest.approx(3.0992e11, rel=1e-5)
-    assert per_token["hardware"] == per_token["full"]
+def test_chinchillas_appendix_as_printed_gives_another_ratio():
+    """With embedding and logits, the first row of table A4 would be 1.58 and not 1.03."""
+    arch = Architecture(32000, 10, 640, 2560, 10, feed_forward="gelu")
+    printed = training_flops_per_token(arch, 2048, "chinchilla_printed")
+    assert printed / (6 * TABLE_A4[0][1]) == pytest.approx(1.58, abs=0.005)
+
+
+OPTIONS = list(
+    itertools.product(
+        (True, False), ("learned", "rope"), ("gelu", "swiglu"), (None, 2), (True, False)
+    )
+)
+
+
+@pytest.mark.parametrize(("tied", "positions", "feed_forward", "kv_heads", "biases"), OPTIONS)
+def test_conventions_that_count_parameters_count_them_all(
+    tied, positions, feed_forward, kv_heads, biases
+):
+    arch = Architecture(
+        97, 3, 24, 40, 4, kv_heads=kv_heads, head_dim=10, positions=positions, max_length=32,
+        feed_forward=feed_forward, biases=biases, norm="layer", tied_head=tied, qk_norm=biases,
+        embedding_norm=True,
+    )  # fmt: skip
+    attention = 3 * 4 * 4 * 10 * 16  # L x 4 N H S
+    flops = {name: training_flops_per_token(arch, 16, name) for name in CONVENTIONS}
+    total, rest = total_parameters(arch), non_embedding_parameters(arch)
+    assert flops["6nd"] == 6 * total
+    assert flops["6nd_non_embedding"] == 6 * rest
+    assert flops["8n"] == 8 * total
+    assert flops["palm"] == 6 * total + 3 * attention
+    assert flops["kaplan"] == 3 * (2 * rest + attention / 2)
+
+
+def test_every_term_has_a_convention_and_every_convention_its_terms():
+    counted = {term for convention in CONVENTIONS.values() for term in convention.passes}
+    assert counted == forward_terms(BLOOMBERG, 2048).keys()
+
+
+def test_megatrons_closed_forms():
+    """Narayanan et al. 2021, equation 3, and the same without recomputation."""
+    width, layers, length, vocab = 7680, 70, 2048, 131072
+    attention, base = length / (6 * width), layers * width**2
+    flops = {name: training_flops_per_token(BLOOMBERG, length, name) for name in CONVENTIONS}
+    assert flops["megatron"] == flops["full"] == 316_523_151_360
+    assert flops["megatron"] == pytest.approx(
+        72 * base * (1 + attention + vocab / (12 * layers * width)), rel=1e-12
+    )
+    assert flops["megatron_recompute"] == pytest.approx(
+        96 * base * (1 + attention + vocab / (16 * layers * width)), rel=1e-12
+    )
+
+
+def test_megatron_days():
+    """300B tokens through 175B parameters on 1,024 GPUs at 140 TFLOP/s: 34 days in the paper."""
+    gpt3 = Architecture(
+        51200, 96, 12288, 4 * 12288, 96, feed_forward="gelu", norm="layer", biases=True,
+        positions="learned", max_length=2048,
+    )  # fmt: skip
+    seconds = training_flops_per_token(gpt3, 2048, "8n") * 300e9 / (1024 * 140e12)
+    assert seconds / 86400 == pytest.approx(33.831, rel=1e-3)
+
+
+def test_palm_mfu():
+    """46.2 % in the paper, at 238.3K tokens/s on 6,144 TPU v4 (Chowdhery et al. 2022)."""
+    palm = Architecture(
+        256000, 118, 18432, 73728, 48, kv_heads=1, head_dim=256, parallel_block=True
+    )
+    flops = training_flops_per_token(palm, 2048, "palm")
+    assert flops * 238.3e3 / (6144 * 275e12) == pytest.approx(0.46229, rel=1e-4)
+
+
+def test_full_counts_products_and_no_parameter():
+    """It differs from PaLM's formula by the norms, the biases and the embedding's lookup alone."""
+    untied = dataclasses.replace(BLOOMBERG, tied_head=False)
+    for arch, lookup in ((BLOOMBERG, 0), (untied, 131072 * 7680)):
+        vectors = 70 * 13 * 7680 + 2 * 2 * 7680
+        difference = training_flops_per_token(arch, 2048, "palm") - training_flops_per_token(
+            arch, 2048, "full"
+        )
+        assert difference == 6 * (vectors + lookup)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 12, 13, 50])
+def test_the_mean_number_of_keys_is_that_of_the_mask(window):
+    distance = np.arange(12)[:, None] - np.arange(12)
+    mask = (distance >= 0) & (distance < (window or 12))
+    assert keys_per_query(12, window) == pytest.approx(mask.sum() / 12, rel=1e-15)
+
+
+def test_a_window_changes_causal_and_nothing_else():
+    """Both kernels compute all scores, so 'hardware' does not fall with the window."""
+    windowed = dataclasses.replace(BLOOMBERG, window=512)
+    for name in CONVENTIONS:
+        before, after = (training_flops_per_token(a, 2048, name) for a in (BLOOMBERG, windowed))
+        if name == "causal":
+            # 512 keys, but for the first 511 queries: 512 * 511 / 2 too few of 2,048 * 512.
+            saved = 1024.5 - (512 - 512 * 511 / 4096)
+            assert before - after == pytest.approx(3 * 70 * 2 * 2 * 7680 * saved, rel=1e-9)
+        else:
+            assert before == after
 
 
 def test_gpt2_against_counted_products():
