@@ -65,7 +65,7 @@ def guide_layers(width: float) -> float:
 
 
 def padded_vocabulary(vocab_size: int, *, tensor: int = 1, lanes: int = 128) -> int:
-    """V rounded up to a multiple of lanes x tensor, so that every shard of the head fills its tiles.
+    """V rounded up to a multiple of lanes x tensor: every shard of the head fills its tiles.
 
     The added rows stand for no token.
     """
@@ -99,8 +99,8 @@ def buildable_shape(
       An Architecture with N within TOLERANCE.
 
     Raises:
-      UsageError: no such style; a size below 1; no shape of that size with that vocabulary, with the
-        smallest N that there is or the nearest.
+      UsageError: no such style; a size below 1; or no shape of that size with that vocabulary: says
+        the smallest N that there is, or the nearest.
     """
     if style not in STYLES:
         raise UsageError(
@@ -205,28 +205,22 @@ def _shape(wanted: _Wanted, width: int, layers: int, step: int) -> Architecture 
         kv_heads = math.lcm(wanted.tensor, _KV_HEADS)
     if head_dim is None:
         return None
-    common = {
-        "vocab_size": wanted.vocabulary,
-        "layers": layers,
-        "d_model": width,
-        "heads": width // head_dim,
-        "head_dim": head_dim,
-    }
-    if bloomberg:
-        return Architecture(
-            **common,
-            d_ff=4 * width,
-            positions="alibi",
-            norm="layer",
-            feed_forward="gelu",
-            biases=True,
-            embedding_norm=True,
-        )
     return Architecture(
-        **common,
+        vocab_size=wanted.vocabulary,
+        layers=layers,
+        d_model=width,
+        d_ff=4 * width
+        if bloomberg
+        else _rounded(8 * width / 3, _feed_forward_step(wanted, width, step)),
+        heads=width // head_dim,
         kv_heads=kv_heads,
-        d_ff=_rounded(8 * width / 3, _feed_forward_step(wanted, width, step)),
-        tied_head=wanted.params < _UNTIED_FROM,
+        head_dim=head_dim,
+        positions="alibi" if bloomberg else "rope",
+        norm="layer" if bloomberg else "rms",
+        feed_forward="gelu" if bloomberg else "swiglu",
+        biases=bloomberg,
+        tied_head=bloomberg or wanted.params < _UNTIED_FROM,
+        embedding_norm=bloomberg,
     )
 
 
