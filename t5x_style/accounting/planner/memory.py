@@ -1,0 +1,228 @@
+"""Bytes that a training step holds on each device, from shapes alone.
+
+What is there for the whole step (parameters, optimizer) is exact. What comes and goes is counted by
+the arrays that the backward pass needs; the compiler fuses some of them away and copies others, so
+it is an estimate (the tests hold it against compiled steps).
+"""
+
+import dataclasses
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
+from t5x_style.accounting.parameter_count import attention_widths, parameters, total_parameters
+from t5x_style.errors import UsageError, did_you_mean
+
+# float32 parameters; AdamW keeps two float32 moments of each.
+PARAMETER_BYTES = 4
+OPTIMIZER_BYTES = 8
+# Bytes of an activation, and of a weight when it is multiplied.
+COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
+
+# Keys and queries of a tile of the blockwise kernel, at most.
+_BLOCK = 512
+# With remat='full' a layer's arrays are computed again while their gradients are made, and both are
+# alive for a while. The one figure here that is fitted, to compiled steps.
+_WITH_RECOMPUTATION = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Sizes of the mesh axes, as in `partitioning.Topology`; their product is the JAX devices."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.tensor * self.sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, by part.
+
+    A step passes through phases, and not every part is there in each: `total` is the largest.
+
+    Attributes:
+      parameters, optimizer: the state, for the whole step.
+      gradients: float32, sharded as the parameters; two trees of them with microbatches (the sum,
+        and the piece to be added).
+      activations: what the forward pass keeps for the backward pass, all layers together.
+      weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
+        before they are scattered.
+      layer: what is computed of one layer at a time, scores apart.
+      scores: one layer's attention scores and weights; a block's with the blockwise kernel.
+      logits: the head gathered, its float32 gradient, and a chunk's logits.
+      update: what the optimizer writes beside the gradients.
+    """
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    activations: int
+    weights: int
+    layer: int
+    scores: int
+    logits: int
+    update: int
+
+    @property
+    def temporary(self) -> int:
+        """Bytes beside the state: of the loss, the backward pass through a layer, or the update,
+        whichever holds most."""
+        return max(
+            self.activations + self.logits,
+            self.activations + self.gradients + self.weights + self.layer + self.scores,
+            self.gradients + self.update,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.optimizer + self.temporary
+
+
+def checkpoint_bytes(arch: Architecture) -> int:
+    """A checkpoint's size: parameters and optimizer state, 12 bytes a parameter."""
+    return total_parameters(arch) * (PARAMETER_BYTES + OPTIMIZER_BYTES)
+
+
+def parameters_per_device(arch: Architecture, mesh: Mesh) -> int:
+    """Parameters that lie on each device under the default rules.
+
+    Matrices are split over fsdp x tensor; the biases of columns that tensor splits, over tensor;
+    learned positions over fsdp; norms and the biases of residual matrices lie whole.
+    """
+    queries, keys = attention_widths(arch)
+    terms = parameters(arch)
+    inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
+    split = arch.layers * (queries + 2 * keys + inner) if arch.biases else 0
+    whole = terms["norms"] + (2 * arch.layers * arch.d_model if arch.biases else 0)
+    matrices = sum(terms.values()) - terms["positions"] - split - whole
+    return (
+        matrices // (mesh.fsdp * mesh.tensor)
+        + split // mesh.tensor
+        + terms["positions"] // mesh.fsdp
+        + whole
+    )
+
+
+def kept_bytes_per_layer(
+    arch: Architecture,
+    tokens: int,
+    sequence_length: int,
+    remat: str,
+    kernel: str = "plain",
+    tensor: int = 1,
+    compute_dtype: str = "bfloat16",
+) -> int:
+    """What the forward pass keeps of each layer for the backward pass, without weights.
+
+    These are the arrays that the scan over the layers stacks:
+      full: the layer's input.
+      save_dots: that, and the result of every weight matrix but the feed-forward's last (in a
+        parallel block, but attention's last too): their sums are not needed again.
+      none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
+        values and the attended values; float32 exponentials and weights of the scores [T, N, S]
+        (plain kernel alone); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
+
+    Args:
+      tokens: T, on one device.
+      tensor: the axis that splits heads and F. The residual stream lies whole on it.
+    """
+    c = COMPUTE_BYTES[compute_dtype]
+    width = arch.d_model
+    if remat == "full":
+        return tokens * c * width
+    columns, keys = attention_widths(arch)
+    heads, kv_heads = arch.heads, keys * arch.heads // columns
+    norms = 1 if arch.parallel_block else 2
+    if remat == "save_dots":
+        inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
+        return tokens * c * (norms * width + (columns + 2 * keys + inner) // tensor)
+    split = c * (2 * columns + 2 * keys)
+    split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
+    if kernel == "plain":
+        split += heads * (sequence_length * (4 + c) + 8)
+    if arch.qk_norm:
+        split += 12 * (columns + keys) + 8 * (heads + kv_heads)
+    return tokens * (norms * (12 * width + 8 + c * width) + split // tensor)
+
+
+def step_memory(
+    arch: Architecture,
+    mesh: Mesh,
+    *,
+    batch_sequences: int,
+    sequence_length: int,
+    remat: str,
+    kernel: str = "plain",
+    microbatches: int = 1,
+    loss_chunk_tokens: int = 4096,
+    compute_dtype: str = "bfloat16",
+) -> Memory:
+    """Bytes per device of a training step under the default rules.
+
+    Args:
+      batch_sequences: rows of the global batch; data x fsdp x microbatches divides it.
+      sequence_length: S.
+      remat, kernel, loss_chunk_tokens: as in `partitioning.Topology`.
+      microbatches: passes per step.
+
+    Raises:
+      UsageError: no such remat policy, kernel or dtype.
+    """
+    for kind, value, known in (
+        ("remat policy", remat, REMAT_RECOMPUTES),
+        ("attention kernel", kernel, KERNEL_RECOMPUTES),
+        ("compute dtype", compute_dtype, COMPUTE_BYTES),
+    ):
+        if value not in known:
+            raise UsageError(
+                f"no {kind} {value!r}: one of {', '.join(known)}{did_you_mean(str(value), known)}"
+            )
+    c = COMPUTE_BYTES[compute_dtype]
+    own = parameters_per_device(arch, mesh)
+    rows = batch_sequences // (mesh.data * mesh.fsdp * microbatches)
+    tokens = rows * sequence_length // mesh.sequence
+    terms = parameters(arch)
+    layer_matrices = (terms["attention"] + terms["feed_forward"]) // arch.layers
+
+    kept = kept_bytes_per_layer(
+        arch, tokens, sequence_length, remat, kernel, mesh.tensor, compute_dtype
+    )
+    activations = arch.layers * kept
+    if remat == "none" and c < PARAMETER_BYTES:
+        # Without remat the scan also keeps each layer's weights as they were multiplied.
+        activations += arch.layers * layer_matrices * c // (mesh.fsdp * mesh.tensor)
+    # One layer with nothing recomputed, and its scores by themselves.
+    layer = kept_bytes_per_layer(
+        arch, tokens, sequence_length, "none", "blockwise", mesh.tensor, compute_dtype
+    )
+    if remat == "full":
+        layer = int(layer * _WITH_RECOMPUTATION)
+    if mesh.sequence > 1:
+        _, keys = attention_widths(arch)
+        layer += 2 * c * rows * sequence_length * keys // mesh.tensor
+    queries = tokens if kernel == "plain" else min(tokens, rows * _BLOCK)
+    # float32 scores and exponentials, and the weights in the compute dtype.
+    scores = queries * sequence_length * (arch.heads // mesh.tensor) * (4 + 4 + c)
+
+    # Weights are used where they lie if nothing has to be gathered or cast.
+    copied = mesh.fsdp > 1 or c < PARAMETER_BYTES
+    vocabulary = arch.vocab_size // mesh.tensor
+    head = vocabulary * arch.d_model
+    # float32 logits and their exponentials; the gradient takes the place of one of them.
+    chunk = min(tokens, loss_chunk_tokens) * vocabulary * (4 + 4)
+    return Memory(
+        parameters=own * PARAMETER_BYTES,
+        optimizer=own * OPTIMIZER_BYTES,
+        gradients=own * PARAMETER_BYTES * (1 if microbatches == 1 else 2),
+        activations=activations,
+        weights=2 * c * layer_matrices // mesh.tensor if copied else 0,
+        layer=layer,
+        scores=scores,
+        logits=head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model,
+        update=own * PARAMETER_BYTES,
+    )
