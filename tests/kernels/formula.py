@@ -1,16 +1,21 @@
-"""Causal attention with ALiBi in float64 numpy, one head and one query at a time."""
+"""Causal attention with ALiBi and a window in float64 numpy, one head and one query at a time."""
 
 import numpy as np
 
 
-def attention(q, k, v, *, query_positions, key_positions, slopes=None) -> np.ndarray:
-    """q [B, S, N, H], k and v [B, T, K, H], slopes [N] or None; float64 [B, S, N, H]."""
+def attention(q, k, v, *, query_positions, key_positions, slopes=None, window=None) -> np.ndarray:
+    """q [B, S, N, H], k and v [B, T, K, H], slopes [N] or None; float64 [B, S, N, H].
+
+    A query sees the `window` positions that end in its own, or all up to its own.
+    """
     q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
     batch, length, heads, _ = q.shape
     out = np.zeros(q.shape)
     for b, s, n in np.ndindex(batch, length, heads):
         kv_head = n // (heads // k.shape[2])
-        seen = np.flatnonzero(np.asarray(key_positions) <= query_positions[s])
+        last = query_positions[s]
+        positions = range(0 if window is None else last - window + 1, last + 1)
+        seen = np.flatnonzero(np.isin(key_positions, positions))
         scores = k[b, seen, kv_head] @ q[b, s, n]
         if slopes is not None:
             scores = scores - slopes[n] * (query_positions[s] - np.asarray(key_positions)[seen])

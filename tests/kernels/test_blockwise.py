@@ -40,12 +40,43 @@ def test_values_and_gradients_of_plain_attention(queries, keys, block, first_que
         "key_positions": np.arange(keys),
         "slopes": slopes,
     }
+    same_values_and_gradients(q, k, v, block, where)
+
+
+def same_values_and_gradients(q, k, v, block, where, window=None):
     direction = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
-    blockwise = functools.partial(blockwise_attention, block_size=block)
+    blockwise = functools.partial(blockwise_attention, block_size=block, window=window)
+    plain = functools.partial(plain_attention, window=window)
     ours = value_and_gradients(blockwise, q, k, v, direction, where)
-    plain = value_and_gradients(plain_attention, q, k, v, direction, where)
-    for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+    theirs = value_and_gradients(plain, q, k, v, direction, where)
+    for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 6])
+@pytest.mark.parametrize(("queries", "first_query"), [(12, 0), (4, 7)], ids=["all", "cache"])
+def test_a_window_of_plain_attention(window, queries, first_query):
+    """Windows shorter than a block of four, as long, and longer; whole blocks before the window."""
+    q, k, v = random_qkv(queries=queries, keys=12)
+    where = {
+        "query_positions": np.arange(first_query, first_query + queries),
+        "key_positions": np.arange(12),
+        "slopes": SLOPES,
+    }
+    same_values_and_gradients(q, k, v, 4, where, window)
+
+
+@pytest.mark.parametrize("window", [12, 13])
+def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
+    q, k, v = random_qkv(queries=12, keys=12)
+    where = {"query_positions": np.arange(12), "key_positions": np.arange(12), "slopes": SLOPES}
+    with_window, without = (
+        value_and_gradients(
+            functools.partial(blockwise_attention, block_size=4, window=each), q, k, v, q, where
+        )
+        for each in (window, None)
+    )
+    jax.tree.map(np.testing.assert_array_equal, with_window, without)
 
 
 def test_a_first_block_without_any_allowed_key_leaves_no_trace():

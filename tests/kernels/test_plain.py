@@ -8,7 +8,7 @@ import pytest
 from t5x_style.kernels import plain_attention
 from tests.kernels.formula import attention, random_qkv
 
-compiled = jax.jit(plain_attention)
+compiled = jax.jit(plain_attention, static_argnames="window")
 SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
 
 
@@ -38,6 +38,49 @@ def test_queries_in_the_middle_of_a_cache(slopes):
     expected = attention(q, k, v, **where)
     k[:, 7:] = v[:, 7:] = 1e4
     np.testing.assert_allclose(compiled(q, k, v, **where), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.parametrize("slopes", [None, SLOPES], ids=["none", "alibi"])
+def test_a_window_against_the_formula(window, slopes):
+    q, k, v = random_qkv()
+    where = {"query_positions": np.arange(6), "key_positions": np.arange(6), "slopes": slopes}
+    expected = attention(q, k, v, **where, window=window)
+    np.testing.assert_allclose(
+        compiled(q, k, v, **where, window=window), expected, rtol=2e-5, atol=2e-6
+    )
+
+
+def test_a_window_of_keys_against_jax_nn():
+    """Whose window counts the keys to the left of the query, without the query itself."""
+    q, k, v = random_qkv()
+    positions = jnp.arange(6)
+    ours = compiled(q, k, v, query_positions=positions, key_positions=positions, window=3)
+    theirs = jax.jit(
+        functools.partial(
+            jax.nn.dot_product_attention, is_causal=True, scale=1.0, local_window_size=(2, 0)
+        )
+    )
+    np.testing.assert_allclose(ours, theirs(q, k, v), rtol=2e-5, atol=2e-6)
+
+
+def test_a_window_in_the_middle_of_a_cache():
+    """Queries at 4, 5 and 6 see three slots each: what lies in 0, 1 and from 7 on is no matter."""
+    q, k, v = random_qkv(queries=3, keys=10)
+    where = {"query_positions": np.arange(4, 7), "key_positions": np.arange(10), "slopes": SLOPES}
+    expected = attention(q, k, v, **where, window=3)
+    for unseen in (slice(0, 2), slice(7, 10)):
+        k[:, unseen] = v[:, unseen] = 1e4
+    np.testing.assert_allclose(compiled(q, k, v, **where, window=3), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("window", [6, 7, 2**31 - 1])
+def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
+    q, k, v = random_qkv()
+    where = {"query_positions": np.arange(6), "key_positions": np.arange(6), "slopes": SLOPES}
+    np.testing.assert_array_equal(
+        compiled(q, k, v, **where, window=window), compiled(q, k, v, **where)
+    )
 
 
 def test_scores_and_softmax_are_float32_under_bfloat16():

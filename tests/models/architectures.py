@@ -57,6 +57,18 @@ SQUARED_RELU = Architecture(
     biases=False,
     tied_head=False,
 )
+SLIDING_WINDOW = Architecture(
+    vocab_size=40,
+    layers=2,
+    d_model=24,
+    d_ff=48,
+    heads=4,
+    kv_heads=2,
+    positions="rope",
+    window=3,
+    norm="rms",
+    feed_forward="swiglu",
+)
 SWIGLU_WITH_BIASES = Architecture(
     vocab_size=40,
     layers=2,
@@ -74,5 +86,6 @@ ARCHITECTURES = {
     "llama": LLAMA,
     "bloomberg": BLOOMBERG,
     "squared_relu": SQUARED_RELU,
+    "sliding_window": SLIDING_WINDOW,
     "swiglu_with_biases": SWIGLU_WITH_BIASES,
 }

@@ -92,7 +92,10 @@ def _attention(a: Architecture, p: dict, x: np.ndarray) -> np.ndarray:
         scores = query @ key.T / math.sqrt(size)
         if a.positions == "alibi":
             scores = scores - slopes[head] * (np.arange(length)[:, None] - np.arange(length))
-        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        seen = np.tri(length, dtype=bool)
+        if a.window is not None:
+            seen &= ~np.tri(length, k=-a.window, dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         outputs.append(weights / weights.sum(-1, keepdims=True) @ v[:, shared])
     return _linear(p["out"], np.concatenate(outputs, -1))

@@ -54,9 +54,10 @@ def test_logits_against_numpy(name):
     np.testing.assert_allclose(case(name).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_another_kernel_changes_nothing():
-    other = case("bloomberg", kernel=functools.partial(blockwise_attention, block_size=3))
-    np.testing.assert_allclose(other.logits, case("bloomberg").logits, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", ["bloomberg", "sliding_window"])
+def test_another_kernel_changes_nothing(name):
+    other = case(name, kernel=functools.partial(blockwise_attention, block_size=3))
+    np.testing.assert_allclose(other.logits, case(name).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloomberg"])
@@ -68,7 +69,17 @@ def test_a_token_changes_nothing_before_it(name):
     assert (difference[5:] > 1e-4).all()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bloomberg"])
+def test_a_token_is_felt_a_window_further_in_every_layer():
+    """Three keys a query, two layers: a token reaches the four after it and no other."""
+    changed = TOKENS.copy()
+    changed[:, 2] = (changed[:, 2] + 1) % 40
+    windowed = case("sliding_window")
+    difference = np.abs(windowed.forward(changed) - windowed.logits).max((0, 2))
+    assert (difference[2:7] > 1e-4).all()
+    assert (difference[[0, 1, 7, 8]] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloomberg", "sliding_window"])
 def test_decoding_with_a_cache_gives_the_logits_of_the_whole_pass(name):
     """Four tokens at once, then one at a time, in a cache with room to spare."""
     decoder = case(name).decoder
