@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gin
 
-from t5x_style.accounting import count, scientific
+from t5x_style.accounting import FREE_EPOCHS, count, scientific
 from t5x_style.accounting.laws.fitting import Fit, check_points, fit_parametric_law
 from t5x_style.accounting.laws.own import check_law_name, write_law
 from t5x_style.commands.configuration import refuse_unconsumed
@@ -24,8 +24,6 @@ CONFIGURABLES: tuple[str, ...] = ()
 LEAST_SPAN = 10
 # An interval of the exponent of N ~ C^a this wide moves N by a factor of 1.6 in a decade of C.
 WIDEST_EXPONENT = 0.2
-# Muennighoff et al. 2023 (arXiv 2305.16264): up to four epochs are nearly as good as fresh tokens.
-MOST_EPOCHS = 4
 # Two thousand starts agree on Hoffmann's points.
 LEAST_AGREEING = 10
 BLENDED = "blended"
@@ -57,13 +55,13 @@ def fit(
 
     By the method of Hoffmann et al. 2022 as Besiroglu et al. 2024 put it right: the sum of Huber
     terms of the log losses, minimised from 4,500 starts, with bootstrap intervals. The points come
-    from --points or from --runs; --output keeps the law for `plan` and for audits.
+    from --points or from --runs.
 
     Args:
       points: a CSV file whose first line names its columns: params, tokens (or flops) and loss.
       columns: other names of those columns, as {'params': 'Model Size', 'flops': 'Training FLOP'}.
-      runs: directories of runs or of sweeps, or patterns such as 'runs/*' (a list, or separated by
-        commas); of each finished run, the model's parameters, its tokens and its final loss.
+      runs: the directory of a sweep, a pattern such as 'runs/*', or a list of those and of runs; of
+        each finished run, the model's parameters, its tokens and its final loss.
       loss: which loss of the runs: blended, every source's evaluation loss weighted by its share,
         or a key of metrics.jsonl such as loss or eval/legal/loss.
       drop_highest: points of the highest losses to leave out (5 in Besiroglu et al. 2024).
@@ -154,24 +152,26 @@ def _read(
     return points_of_runs(_listed(runs), loss)
 
 
-def _listed(runs: str | Sequence[str]) -> list[str]:
-    return [part for part in runs.split(",") if part] if isinstance(runs, str) else list(runs)
+def _listed(runs: str | Sequence[str]) -> Sequence[str]:
+    # Not split at commas, which the names of a sweep's trials hold.
+    return [runs] if isinstance(runs, str) else runs
 
 
 def _warnings_of_points(points: Sequence[Point]) -> list[str]:
     warnings = []
     for name, of in (("N", "params"), ("D", "tokens")):
-        least, greatest = min(values := [getattr(p, of) for p in points]), max(values)
+        values = [getattr(point, of) for point in points]
+        least, greatest = min(values), max(values)
         if greatest < LEAST_SPAN * least:
             warnings.append(
                 f"{name} goes from {count(least)} to {count(greatest)}, a factor of "
                 f"{greatest / least:.1f}: below {LEAST_SPAN} its exponent is hardly known"
             )
-    repeating = [p for p in points if p.epochs is not None and p.epochs > MOST_EPOCHS]
+    repeating = [p for p in points if p.epochs is not None and p.epochs > FREE_EPOCHS]
     if repeating:
         worst = max(repeating, key=lambda point: point.epochs)
         warnings.append(
-            f"{len(repeating)} runs repeat a source more than {MOST_EPOCHS} times ({worst.name}: "
+            f"{len(repeating)} runs repeat a source more than {FREE_EPOCHS:g} times ({worst.name}: "
             f"{worst.epochs:.1f}): the law takes repeated tokens for new ones"
         )
     return warnings
@@ -185,13 +185,12 @@ def _warnings_of_fit(fitted: Fit) -> list[str]:
             f"the exponent a of N ~ C^a lies between {interval[0]:.2f} and {interval[1]:.2f} (10 % "
             "to 90 %): these points do not say how to divide a budget"
         )
-    for key in ("alpha", "beta"):
-        if fitted.intervals:
-            (low, high), value = fitted.intervals[key], fitted.coefficients()[key]
-            if high - low > value:
-                warnings.append(
-                    f"{key} = {value:.3g} may be anything from {low:.3g} to {high:.3g} (95 %)"
-                )
+    for key in ("alpha", "beta") if fitted.intervals else ():
+        (low, high), value = fitted.intervals[key], fitted.coefficients()[key]
+        if high - low > value:
+            warnings.append(
+                f"{key} = {value:.3g} may be anything from {low:.3g} to {high:.3g} (95 %)"
+            )
     if fitted.agreeing_starts < LEAST_AGREEING:
         warnings.append(
             f"only {fitted.agreeing_starts} of {fitted.starts:,} starts ended in this minimum: "

@@ -104,7 +104,7 @@ def test_runs_are_points(tmp_path):
     assert [left["name"] for left in result["left_out"]] == [f"{tmp_path}/run8"]
     assert "left out" in text
     assert "7 runs repeat a source more than 4 times" in text
-    listed = ",".join(f"{tmp_path}/run{number}" for number in range(8))
+    listed = [f"{tmp_path}/run{number}" for number in range(8)]
     assert run(f"--runs={listed}", "--bootstrap=0")[1]["coefficients"] == result["coefficients"]
 
 

@@ -36,6 +36,8 @@ HUBER_THRESHOLD = 1e-3  # of log losses
 LEAST_POINTS = 6
 # Two sizes fix A / N^alpha up to a constant, and E is that constant.
 LEAST_DISTINCT = 3
+# Below, a term changes by less than 3 % over ten decades; above, it is there at one end alone.
+LEAST_EXPONENT, GREATEST_EXPONENT = 1e-3, 10.0
 
 # The starts of Hoffmann et al. 2022, appendix D.3: alpha, beta; log E; log A, log B.
 EXPONENT_STARTS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -119,7 +121,7 @@ def fit_parametric_law(
 
     Raises:
       UsageError: see check_points; a negative `bootstrap`; points whose best law does not fall with
-        N or with D.
+        N or with D, or only between the two least.
     """
     import numpy as np
 
@@ -136,12 +138,13 @@ def fit_parametric_law(
     found, values = minimise(all_points, starts())
     best = int(values.argmin())
     a, b, e, alpha, beta = found[best].tolist()
-    if min(alpha, beta) <= 0:
-        wrong = ("alpha", alpha, "N") if alpha <= 0 else ("beta", beta, "D")
-        raise UsageError(
-            f"the best fit to these {len(losses)} points has {wrong[0]} = {wrong[1]:.3g}: their "
-            f"loss does not fall with {wrong[2]}; add runs of other sizes or horizons"
-        )
+    for key, exponent, size in (("alpha", alpha, "N"), ("beta", beta, "D")):
+        if not LEAST_EXPONENT < exponent < GREATEST_EXPONENT:
+            falls = "does not fall" if exponent <= LEAST_EXPONENT else "falls at once, then no more"
+            raise UsageError(
+                f"the best fit to these {len(losses)} points has {key} = {exponent:.3g}: their "
+                f"loss {falls} with {size}; add runs with {size} in between or further apart"
+            )
     intervals, exponent_interval = {}, None
     if bootstrap:
         resamples = _bootstrap(

@@ -193,13 +193,15 @@ def test_l_bfgs_of_scipy_finds_no_lower_minimum(noisy_fit):
         scipy_minimize(
             one, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}
         ).fun
-        for start in starts()[::60]
+        for start in starts()[::300]
     )
     assert noisy_fit.objective == pytest.approx(least * HUBER_THRESHOLD, rel=1e-9)
 
 
-def test_each_resample_ends_where_the_whole_grid_does():
-    """The bootstrap starts from the fit alone; here it is held against the grid's starts."""
+def test_each_resample_ends_where_the_starts_of_the_grid_do(monkeypatch):
+    """The bootstrap starts from the fit alone; here it is held against every tenth start."""
+    grid = starts()[::10]
+    monkeypatch.setattr(fitting, "starts", lambda: grid)
     points = made_up_points(24, 0.01)
     drawn = np.random.default_rng(5).multinomial(24, np.full(24, 1 / 24), size=2)
     fitted = fit_parametric_law(*points, name="x", bootstrap=2, seed=5)
@@ -271,7 +273,7 @@ def test_huber_bad(chinchilla_points, law, expected):
 def test_mean_trap(chinchilla_points, chinchilla_fit):
     """The mean of the terms under scipy's default tolerance stops far from the minimum.
 
-    From every fiftieth start: the least of all 4,500 ends is 1.110e-3.
+    From thirty of the starts: the least end of all 4,500 is 1.110e-3.
     """
     points = logs(chinchilla_points)
 
@@ -281,7 +283,7 @@ def test_mean_trap(chinchilla_points, chinchilla_fit):
 
     ends = [
         scipy_minimize(mean, start, jac=True, method="L-BFGS-B").fun * 240
-        for start in starts()[::50]
+        for start in starts()[::150]
     ]
     assert min(ends) > 1.03e-3
     assert chinchilla_fit.objective < 1.02e-3
@@ -322,6 +324,9 @@ def test_losses_that_do_not_fall_are_refused(monkeypatch):
     grid = starts()[::50]
     monkeypatch.setattr(fitting, "starts", lambda: grid)
     params, tokens = [1e6, 1e6, 2e6, 2e6, 4e6, 4e6], [1e8, 2e8, 1e8, 2e8, 4e8, 1e8]
+    once = [(4 if n == 1e6 else 3) + 1e2 * d**-0.3 for n, d in zip(params, tokens, strict=True)]
+    with pytest.raises(UsageError, match="their loss falls at once, then no more with N"):
+        fit_parametric_law(params, tokens, once, name="x", bootstrap=0)
     with pytest.raises(UsageError, match="their loss does not fall with N"):
         fit_parametric_law(params, tokens, [3, 3, 3.5, 3.5, 4, 4], name="x", bootstrap=0)
     with pytest.raises(UsageError, match="bootstrap = -1"):
