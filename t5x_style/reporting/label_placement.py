@@ -1,12 +1,13 @@
 """Where labels go so that none lies on another: plain geometry, in points of the page."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 # How far from its anchor a label may begin, nearest first, and in how many directions.
 _RADII = (4.0, 9.0, 15.0, 22.0, 30.0, 40.0, 52.0, 66.0, 82.0, 100.0, 125.0, 155.0)
-_DIRECTIONS = 24
+_DIRECTIONS = 16
 # A label no farther than this from its anchor needs no line between them.
 _LEADER_FROM = 5.0
 # What a flaw costs, in points of distance that one would go to avoid it.
@@ -93,6 +94,10 @@ class Placed(NamedTuple):
     leader: Segment | None
 
 
+# (index, radius) -> (cost, place) of what that label may choose at that distance.
+Choices = Callable[[int, float], list[tuple[float, Placed]]]
+
+
 def place_labels(
     anchors: Sequence[Box],
     sizes: Sequence[tuple[float, float]],
@@ -121,9 +126,14 @@ def place_labels(
     def neighbours(index: int) -> int:
         return sum(math.dist(centres[index], other) < 60 for other in centres)
 
+    # What a place costs by itself is worked out once, and only as far out as a label looks.
+    @functools.cache
+    def choices(index: int, radius: float) -> list[tuple[float, Placed]]:
+        return _choices(index, radius, anchors, sizes[index], within, lines)
+
     order = sorted(range(len(anchors)), key=lambda index: (index > 0, -neighbours(index), index))
     for _ in range(_ATTEMPTS):
-        found = _attempt(order, anchors, sizes, within, lines)
+        found = _attempt(order, choices)
         if None not in found:
             break
         # Hemmed in by the others: next time they choose after it.
@@ -131,14 +141,8 @@ def place_labels(
     return found
 
 
-def _attempt(
-    order: Sequence[int],
-    anchors: Sequence[Box],
-    sizes: Sequence[tuple[float, float]],
-    within: Box,
-    lines: Sequence[Segment],
-) -> list[Placed | None]:
-    found: list[Placed | None] = [None] * len(anchors)
+def _attempt(order: Sequence[int], choices: Choices) -> list[Placed | None]:
+    found: list[Placed | None] = [None] * len(order)
     for _ in range(_SWEEPS):
         before = list(found)
         for index in order:
@@ -147,50 +151,51 @@ def _attempt(
                 for place, placed in enumerate(found)
                 if placed is not None and place != index
             ]
-            found[index] = _cheapest(index, anchors, sizes[index], within, others, lines)
+            found[index] = _cheapest(index, choices, others)
         if found == before:
             break
     return found
 
 
-def _cheapest(
-    index: int,
-    anchors: Sequence[Box],
-    size: tuple[float, float],
-    within: Box,
-    taken: Sequence[Placed],
-    lines: Sequence[Segment],
-) -> Placed | None:
+def _cheapest(index: int, choices: Choices, taken: Sequence[Placed]) -> Placed | None:
     best, best_cost = None, math.inf
-    for distance, box in _candidates(anchors[index], size):
-        # Candidates come with growing distance, which is the least that one can cost.
-        if distance >= best_cost:
+    for radius in _RADII:
+        # The distance is the least that a place can cost.
+        if radius >= best_cost:
             break
-        placed = Placed(box, _leader(anchors[index], box))
-        if not within.holds(box) or _collides(placed, anchors, taken):
-            continue
-        cost = distance + _flaws(placed, index, anchors, taken, lines)
-        if cost < best_cost:
-            best, best_cost = placed, cost
+        for cost, placed in choices(index, radius):
+            if cost >= best_cost or any(_collide(placed, other) for other in taken):
+                continue
+            cost += _LEADERS_CROSS * sum(_leaders_cross(placed, other) for other in taken)
+            if cost < best_cost:
+                best, best_cost = placed, cost
     return best
 
 
-def _candidates(anchor: Box, size: tuple[float, float]):
-    """(distance, box) of places around an anchor, the nearest first, the right-hand one first."""
+def _choices(
+    index: int,
+    radius: float,
+    anchors: Sequence[Box],
+    size: tuple[float, float],
+    within: Box,
+    lines: Sequence[Segment],
+) -> list[tuple[float, Placed]]:
+    """(cost, place) for a label in all directions, where no other label stands."""
+    anchor = anchors[index]
+    others = [*anchors[:index], *anchors[index + 1 :]]
     (x, y), (width, height) = anchor.middle(), size
-    half_width, half_height = (
-        (anchor.x1 - anchor.x0 + width) / 2,
-        (anchor.y1 - anchor.y0 + height) / 2,
-    )
-    for radius in _RADII:
-        for direction in range(_DIRECTIONS):
-            angle = 2 * math.pi * direction / _DIRECTIONS
-            # The nearest edge of the label, not its middle, is `radius` away from the marker.
-            centre = Point(
-                x + math.cos(angle) * (radius + half_width),
-                y + math.sin(angle) * (radius + half_height),
-            )
-            yield radius, Box.around(centre, width, height)
+    # The nearest edge of the label, not its middle, is `radius` away from the marker.
+    reach_x = radius + (anchor.x1 - anchor.x0 + width) / 2
+    reach_y = radius + (anchor.y1 - anchor.y0 + height) / 2
+    found = []
+    for direction in range(_DIRECTIONS):
+        angle = 2 * math.pi * direction / _DIRECTIONS
+        centre = Point(x + math.cos(angle) * reach_x, y + math.sin(angle) * reach_y)
+        box = Box.around(centre, width, height)
+        if within.holds(box) and not any(box.meets(marker) for marker in anchors):
+            placed = Placed(box, _leader(anchor, box))
+            found.append((radius + _flaws(placed, anchor, others, lines), placed))
+    return found
 
 
 def _leader(anchor: Box, box: Box) -> Segment | None:
@@ -207,40 +212,29 @@ def _gap(one: Box, other: Box) -> float:
     )
 
 
-def _collides(placed: Placed, anchors: Sequence[Box], taken: Sequence[Placed]) -> bool:
-    if any(placed.box.meets(anchor) for anchor in anchors):
-        return True
-    for other in taken:
-        if placed.box.meets(other.box):
-            return True
-        if other.leader is not None and placed.box.cut_by(other.leader):
-            return True
-        if placed.leader is not None and other.box.cut_by(placed.leader):
-            return True
-    return False
-
-
-def _flaws(
-    placed: Placed,
-    index: int,
-    anchors: Sequence[Box],
-    taken: Sequence[Placed],
-    lines: Sequence[Segment],
-) -> float:
-    cost = _LABEL_ON_LINE * sum(placed.box.cut_by(line) for line in lines)
-    leader = placed.leader
-    others = [anchor for place, anchor in enumerate(anchors) if place != index]
+def _flaws(placed: Placed, anchor: Box, others: Sequence[Box], lines: Sequence[Segment]) -> float:
+    box, leader = placed
+    cost = _LABEL_ON_LINE * sum(box.cut_by(line) for line in lines)
     if leader is None:
         # Without a line between them, a label is read as that of the nearest marker.
-        own = _gap(anchors[index], placed.box)
-        return cost + _NEARER_TO_ANOTHER * any(_gap(other, placed.box) <= own for other in others)
+        own = _gap(anchor, box)
+        return cost + _NEARER_TO_ANOTHER * any(_gap(other, box) <= own for other in others)
     cost += _LEADER
     cost += _LEADER_ON_LINE * sum(_cross(leader, line) for line in lines)
-    cost += _LEADER_ON_MARKER * sum(other.cut_by(leader) for other in others)
-    cost += _LEADERS_CROSS * sum(
-        other.leader is not None and _cross(leader, other.leader) for other in taken
+    return cost + _LEADER_ON_MARKER * sum(other.cut_by(leader) for other in others)
+
+
+def _collide(one: Placed, other: Placed) -> bool:
+    """Whether either label lies on the other or on its leader."""
+    return (
+        one.box.meets(other.box)
+        or (other.leader is not None and one.box.cut_by(other.leader))
+        or (one.leader is not None and other.box.cut_by(one.leader))
     )
-    return cost
+
+
+def _leaders_cross(one: Placed, other: Placed) -> bool:
+    return one.leader is not None and other.leader is not None and _cross(one.leader, other.leader)
 
 
 def _cross(one: Segment, other: Segment) -> bool:

@@ -73,7 +73,8 @@ def scaling_figure(
     """Draws a plan between the lines of Kaplan and Chinchilla-1, -2 and -3, and known models.
 
     The axes follow the budget, and known models outside them are left out. Every point stands at
-    C = 6 N D. A known model of the plan's own name is drawn once, as the plan.
+    C = 6 N D. A known model of the plan's own name is drawn once, as the plan. A name for which the
+    crowd leaves no place is left out; the point and the page's table have it all the same.
 
     Args:
       output: path of the figure. Its suffix says what is written: .svg, .png, or .html, a page that
@@ -192,9 +193,10 @@ def _drawn(quantities: Sequence[str], content: _Content):
         # At this resolution matplotlib's dots are the points in which labels are placed.
         figure = Figure(figsize=(width, height), dpi=_POINTS)
         for index, quantity in enumerate(quantities):
-            place = (panel * index + _LEFT, _BOTTOM, _PANEL_WIDTH, _PANEL_HEIGHT)
-            left, bottom, wide, high = place
-            axes = figure.add_axes((left / width, bottom / height, wide / width, high / height))
+            left = (panel * index + _LEFT) / width
+            axes = figure.add_axes(
+                (left, _BOTTOM / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
+            )
             _set_axes(axes, quantity, content)
             _draw_laws(axes, quantity, content)
             _draw_points(axes, quantity, content)
@@ -238,6 +240,7 @@ def _power_of_ten(value: float) -> str:
 
 def _draw_laws(axes, quantity: str, content: _Content) -> None:
     low, high = content.ends()
+    # Two points make a power law, but the band has a corner wherever two laws cross.
     budgets = [low * (high / low) ** (step / 60) for step in range(61)]
     curves = {line: [_optimum(line.law, flops, quantity) for flops in budgets] for line in _LINES}
     chinchilla = list(zip(*(curves[line] for line in _CHINCHILLA), strict=True))
@@ -311,18 +314,20 @@ def _draw_points(axes, quantity: str, content: _Content) -> None:
     markers = [Box.around(spot, _MARKER, _MARKER) for spot in spots]
     markers[0] = Box.around(spots[0], _STAR, _STAR)
     frame = axes.bbox
+    lines = _segments(axes, quantity, content)
     places = place_labels(
         markers,
         [_text_size(*label) for label in labels],
         within=Box(frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2),
-        lines=_segments(axes, quantity, content),
+        lines=lines,
     )
     for (text, size, weight), placed in zip(labels, places, strict=True):
         if placed is None:
             continue
         if placed.leader is not None:
             _leader(axes, placed.leader, _PALE_INK)
-        _text(axes, text, placed.box.middle(), size, weight=weight)
+        on_line = any(placed.box.cut_by(line) for line in lines)
+        _text(axes, text, placed.box.middle(), size, weight=weight, halo=on_line)
 
 
 def _segments(axes, quantity: str, content: _Content) -> list[Segment]:
@@ -357,7 +362,9 @@ def _leader(axes, segment: Segment, colour: str) -> None:
     )
 
 
-def _text(axes, text: str, at: Point, size: float, *, weight="normal", ha="center") -> None:
+def _text(
+    axes, text: str, at: Point, size: float, *, weight="normal", ha="center", halo=False
+) -> None:
     from matplotlib.patheffects import withStroke
 
     axes.text(
@@ -372,8 +379,8 @@ def _text(axes, text: str, at: Point, size: float, *, weight="normal", ha="cente
         color=_INK,
         # A dollar in a name is no formula.
         parse_math=False,
-        # Legible where it must lie on a line.
-        path_effects=[withStroke(linewidth=1.6, foreground="white")],
+        # For legibility on a line. Not everywhere: it takes every letter's outline twice.
+        path_effects=[withStroke(linewidth=1.6, foreground="white")] if halo else [],
         zorder=6,
     )
 
@@ -427,4 +434,10 @@ def _page(content: _Content) -> str:
 
 
 def _numbers(params: float, tokens: float) -> list[str]:
-    return [count(params), count(tokens), f"{tokens / params:.3g}", scientific(6 * params * tokens)]
+    ratio = tokens / params
+    return [
+        count(params),
+        count(tokens),
+        f"{ratio:.1f}" if ratio < 99.95 else f"{ratio:,.0f}",
+        scientific(6 * params * tokens),
+    ]
