@@ -3,7 +3,8 @@
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.chips import Chip
 from t5x_style.accounting.flops import training_flops_per_token
-from t5x_style.accounting.laws import LAWS
+from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
+from t5x_style.accounting.laws.own import check_law_name
 from t5x_style.accounting.parameter_count import total_parameters
 
 _CUMULATIVE = {
@@ -12,6 +13,18 @@ _CUMULATIVE = {
     "model_flops_causal": "causal",
     "hardware_flops": "hardware",
 }
+
+
+def laws_of_audit(own_law: ParametricLaw | None) -> dict[str, Law]:
+    """The laws that a run is held against by name, a user's own fit before the published ones.
+
+    Raises:
+      UsageError: the fit has the name of a law that ships.
+    """
+    if own_law is None:
+        return LAWS
+    check_law_name(own_law.name, "own_law.name")
+    return {own_law.name: own_law, **LAWS}
 
 
 class Auditor:
@@ -23,19 +36,31 @@ class Auditor:
         sequence_length: int,
         remat: str = "none",
         kernel: str = "plain",
+        *,
+        planned_tokens: int | None = None,
+        own_law: ParametricLaw | None = None,
     ):
-        """Raises UsageError for an unknown remat policy or kernel.
+        """Raises UsageError for an unknown remat policy or kernel, or as `laws_of_audit`.
 
         Args:
           sequence_length: S, tokens.
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
+          planned_tokens: where the run will end, for what the rest of its budget buys.
+          own_law: a fit to the user's own runs, to stand beside the published laws.
         """
+        self.laws = laws_of_audit(own_law)
         self.parameters = total_parameters(arch)
         self.flops_per_token = {
             key: training_flops_per_token(arch, sequence_length, convention, remat, kernel)
             for key, convention in _CUMULATIVE.items()
         }
+        self._planned_tokens = planned_tokens
+        self._final_losses: dict[str, float | None] = {}
+        if planned_tokens is not None:
+            self._final_losses = {
+                name: law.loss(self.parameters, planned_tokens) for name, law in self.laws.items()
+            }
 
     def at(self, tokens: int) -> dict[str, float | None]:
         """The audit after `tokens` tokens, under the keys of a training line.
@@ -45,24 +70,33 @@ class Auditor:
           tokens_per_param: D / N.
           chinchilla/<law>/optimal_params, .../optimal_tokens: what the FLOPs so far (6 N D) would
             have served best; .../expected_loss: the law's loss for this run's N and D, nats per
-            token of Chinchilla's data; .../compute_efficiency: see ParametricLaw.efficiency. None
+            token of the law's data; .../compute_efficiency: see ParametricLaw.efficiency. None
             where the law does not say, and before the first token.
+          remaining_tokens, chinchilla/<law>/remaining_gain, if the planned tokens are known: what
+            is left of them, and the law's expected loss now less its expected loss at their end,
+            nats per token.
         """
         line: dict[str, float | None] = {
             key: per_token * tokens for key, per_token in self.flops_per_token.items()
         }
         line["tokens_per_param"] = tokens / self.parameters
         spent = 6.0 * self.parameters * tokens
-        for name, law in LAWS.items():
+        if self._planned_tokens is not None:
+            line["remaining_tokens"] = self._planned_tokens - tokens
+        for name, law in self.laws.items():
             optimal_params, optimal_tokens = law.optimal(spent) if tokens else (None, None)
             line[f"chinchilla/{name}/optimal_params"] = optimal_params
             line[f"chinchilla/{name}/optimal_tokens"] = optimal_tokens
-            line[f"chinchilla/{name}/expected_loss"] = (
-                law.loss(self.parameters, tokens) if tokens else None
-            )
+            expected = law.loss(self.parameters, tokens) if tokens else None
+            line[f"chinchilla/{name}/expected_loss"] = expected
             line[f"chinchilla/{name}/compute_efficiency"] = (
                 law.efficiency(self.parameters, tokens) if tokens else None
             )
+            if self._planned_tokens is not None:
+                final = self._final_losses[name]
+                line[f"chinchilla/{name}/remaining_gain"] = (
+                    None if expected is None or final is None else expected - final
+                )
         return line
 
     def utilisation(

@@ -1,10 +1,10 @@
 """The audit in words: was the compute spent well, and what would have been better?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.auditor import audit
-from t5x_style.accounting.laws import LAWS
+from t5x_style.accounting.auditor import audit, laws_of_audit
+from t5x_style.accounting.laws import Law, ParametricLaw
 from t5x_style.accounting.quantities import count, duration, scientific
 
 _MEANINGS = {
@@ -38,13 +38,27 @@ def verdict(
     return verdict_of_line(line)
 
 
-def verdict_of_line(line: Mapping[str, float | None]) -> list[str]:
-    """The same from a training line of metrics.jsonl: `tokens`, the audit, what else there is."""
+def verdict_of_line(
+    line: Mapping[str, float | None], own_law: ParametricLaw | None = None
+) -> list[str]:
+    """The same from a training line of metrics.jsonl: `tokens`, the audit, what else there is.
+
+    Args:
+      own_law: the user's own fit that the run was held against. It comes first, and the measured
+        loss is compared with its loss alone: that of a published law belongs to another text and
+        another vocabulary.
+    """
     tokens = line["tokens"]
     per_param = line["tokens_per_param"]
     spent = line["model_flops_6nd"]
     if not tokens or not per_param or not spent:
         return ["no tokens yet: nothing to audit"]
+    # A line from before the fit was there does not know of it.
+    laws = {
+        name: law
+        for name, law in laws_of_audit(own_law).items()
+        if f"chinchilla/{name}/optimal_params" in line
+    }
     lines = [
         f"{count(tokens / per_param)} parameters on {count(tokens)} tokens: "
         f"{per_param:.1f} tokens per parameter",
@@ -55,19 +69,12 @@ def verdict_of_line(line: Mapping[str, float | None]) -> list[str]:
             if (value := line.get(key)) is not None
         ),
     ]
-    lines += [_by_law(name, line) for name in LAWS]
-    least, greatest = next(iter(LAWS.values())).fitted_flops
-    if not least <= spent <= greatest:
-        lines.append(
-            f"note: the laws were fitted on {scientific(least)} to {scientific(greatest)} FLOPs; "
-            f"at {scientific(spent)} they extrapolate"
-        )
-    if line.get("loss") is not None:
-        lines.append(
-            f"training loss {line['loss']:.4f} nats per token; a law's loss is that of "
-            "Chinchilla's text and vocabulary, so its efficiency carries over to this run "
-            "sooner than its loss"
-        )
+    lines += [_by_law(law, line) for law in laws.values()]
+    lines += _of_extrapolation(laws.values(), spent)
+    if (loss := line.get("loss")) is not None:
+        lines.append(_of_loss(loss, laws, own_law, line))
+    if remaining := line.get("remaining_tokens"):
+        lines.append(_of_the_rest(tokens, remaining, laws, line))
     seconds = {
         key.removeprefix("seconds/"): value
         for key, value in line.items()
@@ -78,12 +85,11 @@ def verdict_of_line(line: Mapping[str, float | None]) -> list[str]:
     return lines
 
 
-def _by_law(name: str, line: Mapping[str, float | None]) -> str:
+def _by_law(law: Law, line: Mapping[str, float | None]) -> str:
     """What one law says of the run."""
-    law = LAWS[name]
-    params, tokens = (line[f"chinchilla/{name}/optimal_{what}"] for what in ("params", "tokens"))
-    efficiency = line[f"chinchilla/{name}/compute_efficiency"]
-    expected = line[f"chinchilla/{name}/expected_loss"]
+    said = f"chinchilla/{law.name}"
+    params, tokens = line[f"{said}/optimal_params"], line[f"{said}/optimal_tokens"]
+    efficiency, expected = line[f"{said}/compute_efficiency"], line[f"{said}/expected_loss"]
     assert params is not None
     assert tokens is not None
     better = (
@@ -91,11 +97,70 @@ def _by_law(name: str, line: Mapping[str, float | None]) -> str:
         f"({tokens / params:.1f} per parameter)"
     )
     if efficiency is None or expected is None:
-        return f"{name}: {better}"
+        return f"{law.name}: {better}"
     return (
-        f"{name}: compute efficiency {efficiency:.1%}; {better}, "
+        f"{law.name}: compute efficiency {efficiency:.1%}; {better}, "
         f"expected loss {law.loss(params, tokens):.4f} instead of {expected:.4f}"
     )
+
+
+def _of_extrapolation(laws: Iterable[Law], spent: float) -> list[str]:
+    """A note for each range of FLOPs that laws were fitted on and that the run lies outside of."""
+    fitted: dict[tuple[float, float], list[str]] = {}
+    for law in laws:
+        if law.fitted_flops is not None:
+            fitted.setdefault(law.fitted_flops, []).append(law.name)
+    return [
+        f"note: {_listed(names)} {'was' if len(names) == 1 else 'were'} fitted on "
+        f"{scientific(least)} to {scientific(greatest)} FLOPs; at {scientific(spent)} "
+        f"{'it extrapolates' if len(names) == 1 else 'they extrapolate'}"
+        for (least, greatest), names in fitted.items()
+        if not least <= spent <= greatest
+    ]
+
+
+def _of_loss(
+    loss: float,
+    laws: Mapping[str, Law],
+    own_law: ParametricLaw | None,
+    line: Mapping[str, float | None],
+) -> str:
+    """The measured loss beside the expected one, of the laws that it may be compared with."""
+    measured = f"training loss {loss:.4f} nats per token"
+    expected = {
+        name: value
+        for name in laws
+        if (value := line[f"chinchilla/{name}/expected_loss"]) is not None
+    }
+    if own_law is not None and own_law.name in expected:
+        own = expected[own_law.name]
+        side = "above" if loss >= own else "below"
+        return f"{measured}, {abs(loss - own):.4f} {side} the {own:.4f} that {own_law.name} expects"
+    return (
+        f"{measured}; expected: "
+        + ", ".join(f"{value:.4f} by {name}" for name, value in expected.items())
+        + ", but on Chinchilla's text and vocabulary: their efficiency carries over to this run "
+        "sooner than their loss, which only a fit to runs of your own could tell (t5x-style fit, "
+        "then train --own_law)"
+    )
+
+
+def _of_the_rest(
+    tokens: float, remaining: float, laws: Mapping[str, Law], line: Mapping[str, float | None]
+) -> str:
+    """What the part of the planned tokens that is not spent would buy."""
+    planned = tokens + remaining
+    gains = {name: line.get(f"chinchilla/{name}/remaining_gain") for name in laws}
+    return (
+        f"at {tokens / planned:.1%} of the planned {count(planned)} tokens; the remaining "
+        f"{remaining / planned:.1%} would buy, in nats per token, "
+        + ", ".join(f"{gain:.3g} by {name}" for name, gain in gains.items() if gain is not None)
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _of_time(seconds: Mapping[str, float]) -> str:

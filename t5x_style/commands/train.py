@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.accounting import Architecture, count, verdict_of_line
+from t5x_style.accounting.laws.own import read_law
 from t5x_style.commands.configuration import (
     config_differences,
     operative_config,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from t5x_style.data import Corpus
     from t5x_style.optim import AdamW
     from t5x_style.partitioning import Topology
+    from t5x_style.training.early_stopping import EarlyStopping
 
 CONFIGURABLES = (
     "t5x_style.accounting.architecture",
@@ -29,6 +31,7 @@ CONFIGURABLES = (
     "t5x_style.data",
     "t5x_style.optim",
     "t5x_style.partitioning",
+    "t5x_style.training.early_stopping",
 )
 
 # seqio's name for what a decoder learns.
@@ -59,6 +62,8 @@ def train(
     keep_checkpoints: int = 3,
     keep_period: int | None = None,
     initial_checkpoint_path: str | None = None,
+    early_stopping: EarlyStopping | None = None,
+    own_law: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Trains a decoder on a blend, and audits what it cost.
@@ -88,9 +93,13 @@ def train(
       keep_checkpoints: newest checkpoints to keep.
       keep_period: keep every checkpoint whose step is a multiple of this, too.
       initial_checkpoint_path: a run or a checkpoint whose parameters to start from.
+      early_stopping: when validation has ceased to improve, @EarlyStopping(); its best checkpoint
+        is kept beside the newest.
+      own_law: a file that `t5x-style fit` wrote; the run is held against it before all.
       dry_run: print what follows from the configuration and stop.
     """
     refuse_unconsumed()
+    law = None if own_law is None else read_law(own_law)
     from t5x_style.data import ensure_stores
     from t5x_style.optim import BatchPlan
     from t5x_style.training import Run, derived_rows
@@ -130,6 +139,8 @@ def train(
         initial_checkpoint_path=initial_checkpoint_path,
         config_text=config_text,
         config_changes=_changes(model_dir, config_text),
+        early_stopping=early_stopping,
+        own_law=law,
     )
     derived = run.derived()
     print(table(derived_rows(derived), ("derived", "value", "")))
@@ -139,10 +150,15 @@ def train(
         print(f"changed since the last start: {change}")
     result = run_training(run)
     line = result["line"]
-    if result["resumed_from"] == run.plan.steps:
+    if result["resumed_from"] == line["step"]:
         print(f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens")
     seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
-    print("\n".join(verdict_of_line(line | seconds)))
+    if "reason" in result:
+        print(result["reason"])
+    # The line of a finished run may be from before the law was there.
+    print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
+    if "best_step" in result:
+        print(_best(model_dir, result["best_step"]))
     print(f"the run lies in {model_dir}")
     return {"model_dir": model_dir, **result}
 
@@ -151,3 +167,12 @@ def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:
     """How the configuration differs from the one that `model_dir` was last started with."""
     before = pathlib.Path(model_dir) / "config.gin"
     return config_differences(before.read_text(), config_text) if before.is_file() else []
+
+
+def _best(model_dir: str, step: int) -> str:
+    """Where the checkpoint of the best step lies; a rule that is new to a run may find it gone."""
+    from t5x_style.training.checkpoints import checkpoint_steps
+
+    if step in (kept := checkpoint_steps(model_dir)):
+        return f"the best checkpoint is {kept[step]}"
+    return f"the best evaluation was at step {step:,}, whose checkpoint was not kept"

@@ -131,7 +131,9 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
     for name, run in runs.items():
         if "tokens_per_param" not in run.training[-1]:
             continue
-        lines = verdict_of_line({**run.training[-1], **_prefixed(_seconds(run))})
+        lines = verdict_of_line({**run.training[-1], **_prefixed(_seconds(run))}, run.own_law)
+        if run.ending is not None:
+            lines.insert(0, run.ending)
         if len(runs) > 1:
             parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")

@@ -8,19 +8,24 @@ from typing import TextIO
 
 from t5x_style.accounting import count, duration
 
-# The law whose verdict the line carries: the refit of Chinchilla's own points.
+# The law whose verdict the line carries if the user has none: the refit of Chinchilla's own points.
 AUDIT_LAW = "besiroglu"
 
 
 class Progress:
     """Prints training lines as they come: over each other on a terminal, else below each other."""
 
-    def __init__(self, total_tokens: int, stream: TextIO | None = None):
+    def __init__(
+        self, total_tokens: int, stream: TextIO | None = None, *, own_law: str | None = None
+    ):
         """Args:
         total_tokens: where the run will end.
         stream: defaults to standard output.
+        own_law: the name of the user's own fit; its verdict is shown instead of a published
+          law's, and the loss that it expects.
         """
         self._total = total_tokens
+        self._own_law = own_law
         self._stream = stream if stream is not None else sys.stdout
         self._tty = self._stream.isatty()
         self._first: tuple[float, float] | None = None
@@ -53,10 +58,14 @@ class Progress:
     def _text(self, line: Mapping[str, float | None]) -> str:
         tokens = line["tokens"] or 0
         loss = line.get("loss")
+        loss_text = f"loss {'not finite' if loss is None else format(loss, '.4f')}"
+        if self._own_law is not None:
+            expected = line.get(f"chinchilla/{self._own_law}/expected_loss")
+            loss_text += "" if expected is None else f" ({self._own_law} expects {expected:.4f})"
         parts = [
             f"step {line['step']:,}",
             f"{count(tokens)} of {count(self._total)} tokens ({tokens / self._total:.1%})",
-            f"loss {'not finite' if loss is None else format(loss, '.4f')}",
+            loss_text,
         ]
         shares = [
             f"{key.removeprefix('share/')} {value:.2%}"
@@ -65,10 +74,17 @@ class Progress:
         ]
         if shares:
             parts.append(" ".join(shares))
+        law = self._own_law or AUDIT_LAW
         per_param = line.get("tokens_per_param")
-        efficiency = line.get(f"chinchilla/{AUDIT_LAW}/compute_efficiency")
+        efficiency = line.get(f"chinchilla/{law}/compute_efficiency")
         if per_param is not None and efficiency is not None:
-            parts.append(f"{per_param:.1f} a parameter, efficiency {efficiency:.0%} ({AUDIT_LAW})")
+            audit = f"{per_param:.1f} a parameter, efficiency {efficiency:.0%}"
+            gain = line.get(f"chinchilla/{law}/remaining_gain")
+            remaining = line.get("remaining_tokens")
+            if gain is not None and remaining:
+                rest = remaining / (tokens + remaining)
+                audit += f", the remaining {rest:.1%} buys {gain:.3g} nats"
+            parts.append(f"{audit} ({law})")
         speed = line.get("tokens_per_second")
         if speed is not None:
             parts.append(f"{count(speed)} tokens/s")

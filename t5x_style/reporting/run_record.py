@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+from t5x_style.accounting import ParametricLaw
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.reporting.run_writer import (
     EVALUATION_PREFIX,
@@ -37,6 +40,23 @@ class RunRecord:
     plan: dict
     config: str
 
+    @property
+    def own_law(self) -> ParametricLaw | None:
+        """The user's own fit that the run was last held against."""
+        stored = self.plan.get("own_law")
+        if stored is None:
+            return None
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
+        }
+        return ParametricLaw(**fields)
+
+    @property
+    def ending(self) -> str | None:
+        """Why the run ended before its planned tokens; None if it did not."""
+        last = self.events[-1] if self.events else {}
+        return last.get("reason") if last.get("event") == "finished" else None
+
 
 def read_run(model_dir: str | os.PathLike) -> RunRecord:
     """Reads a run, finished, running or killed.
@@ -52,10 +72,10 @@ def read_run(model_dir: str | os.PathLike) -> RunRecord:
     if not (path / METRICS_FILE).exists():
         raise UsageError(f"{path} holds no {METRICS_FILE}: it is not the directory of a run")
     lines = read_lines(path / METRICS_FILE)
-    evaluations = [line for line in lines if _is_evaluation(line)]
+    evaluations = [line for line in lines if is_evaluation(line)]
     return RunRecord(
         model_dir=path,
-        training=[line for line in lines if not _is_evaluation(line)],
+        training=[line for line in lines if not is_evaluation(line)],
         evaluations=evaluations,
         events=read_lines(path / EVENTS_FILE),
         plan=_read_plan(path / PLAN_FILE),
@@ -63,7 +83,8 @@ def read_run(model_dir: str | os.PathLike) -> RunRecord:
     )
 
 
-def _is_evaluation(line: dict) -> bool:
+def is_evaluation(line: Mapping[str, object]) -> bool:
+    """Whether a line of metrics.jsonl tells of an evaluation and not of a training step."""
     return any(key.startswith(EVALUATION_PREFIX) for key in line)
 
 

@@ -5,9 +5,10 @@ A checkpoint is `MODEL_DIR/checkpoint_<step>/` with two items: `state`, the shar
 is restored (shapes, dtypes, shardings) is always said by us. No pickle anywhere.
 """
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,18 +19,37 @@ from t5x_style.partitioning.sharding import leaf_name
 PREFIX = "checkpoint"
 
 
+@dataclasses.dataclass
+class _Keep:
+    """Which checkpoints stay, as Orbax asks for it after every save (a PreservationPolicy)."""
+
+    newest: int
+    period: int | None
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each of the checkpoints, oldest first; the context holds nothing."""
+        newest = {each.step for each in checkpoints[-self.newest :]}
+        return [
+            each.step in newest
+            or each.step == self.best_step
+            or (self.period is not None and each.step % self.period == 0)
+            for each in checkpoints
+        ]
+
+
 class Checkpointer:
-    """Saves asynchronously and keeps the last `keep` and every `keep_period`-th step."""
+    """Saves asynchronously; keeps the last `keep`, every `keep_period`-th step and the best."""
 
     def __init__(self, model_dir: str, *, keep: int, keep_period: int | None):
         import orbax.checkpoint as ocp
 
+        self._keep = _Keep(keep, keep_period)
         self._manager = ocp.CheckpointManager(
             pathlib.Path(model_dir).absolute(),
             options=ocp.CheckpointManagerOptions(
                 step_prefix=PREFIX,
-                max_to_keep=keep,
-                keep_period=keep_period,
+                preservation_policy=self._keep,
                 enable_async_checkpointing=True,
             ),
         )
@@ -38,10 +58,17 @@ class Checkpointer:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, run: Mapping[str, Any]) -> None:
-        """Begin to save; returns when the arrays may be overwritten."""
+    def save(
+        self, step: int, state: Any, run: Mapping[str, Any], best_step: int | None = None
+    ) -> None:
+        """Begin to save; returns when the arrays may be overwritten.
+
+        Args:
+          best_step: the step whose checkpoint is to be kept, however old it is.
+        """
         import orbax.checkpoint as ocp
 
+        self._keep.best_step = best_step
         self._manager.save(
             step,
             args=ocp.args.Composite(

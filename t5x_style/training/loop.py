@@ -33,7 +33,7 @@ def train(run: Run) -> dict[str, Any]:
 
     Returns:
       `line`, the last training line; `evaluation`, the last evaluation line; `seconds` by cause;
-      `resumed_from`, the step of the checkpoint it began at, or None.
+      `resumed_from`, the step of the checkpoint it began at, or None; what `Run.end` tells.
 
     Raises:
       UsageError: the folder holds another run, or the mesh does not fit; before any work.
@@ -57,10 +57,11 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
     Returns and raises as `train`.
     """
     plan, ledger, writer = run.plan, session.ledger, session.writer
-    progress = Progress(plan.tokens)
+    progress = Progress(plan.tokens, own_law=run.own_law.name if run.own_law else None)
     resumed_from = session.step if session.resumed else None
     lines = _Lines(run, session, progress)
     evaluation: dict[str, float] = {}
+    standing = run.standing(session.evaluations)
     step, state = session.step, session.state
 
     def read(at: int) -> Batch:
@@ -69,12 +70,20 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
         return jax.device_put(packed_batch(*rows), session.batch_sharding)
 
     def evaluate() -> dict[str, float]:
+        nonlocal standing
         with ledger.time("evaluate"):
             line = session.evaluator(state["parameters"])
         if line:
-            writer.metrics({"step": step, "tokens": plan.tokens_before(step), **line})
+            tokens = plan.tokens_before(step)
+            session.evaluations.append({"step": step, "tokens": tokens, **line})
+            writer.metrics(session.evaluations[-1])
             scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
             progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
+            standing = run.standing(session.evaluations)
+            if standing and standing.advise:
+                advice = f"early stopping advises to stop now: {standing.reason}"
+                writer.event("warned", step=step, tokens=tokens, reason=advice)
+                progress.note(advice)
         return line
 
     def save() -> None:
@@ -84,11 +93,17 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
             writer.flush()
             tokens = plan.tokens_before(step)
             record = {"tokens": tokens, "ledger": ledger.state()}
-            session.checkpointer.save(step, state, record)
-            writer.event("saved", step=step, tokens=tokens)
+            best_step = standing.best_step if standing else None
+            session.checkpointer.save(step, state, record, best_step)
+            best = {}
+            if standing and standing.best_step == step:
+                best = {"best_score": standing.best_score}
+            writer.event("saved", step=step, tokens=tokens, **best)
 
     if not session.resumed:
         evaluation = evaluate()
+        if standing:
+            save()
     batch = read(step)
     in_flight: collections.deque[jax.Array] = collections.deque()
     lines.restart_clock(step)
@@ -108,9 +123,10 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
                 if len(in_flight) > STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
             last = step == plan.steps
-            if step % run.log_period == 0 or last:
-                lines.pend(step, metrics)
             evaluate_now = step % run.eval_period == 0 or last
+            # An evaluation may end the run, which ends with a line.
+            if step % run.log_period == 0 or last or (evaluate_now and run.early_stopping):
+                lines.pend(step, metrics)
             save_now = step % run.checkpoint_period == 0 or last or bool(stop)
             if not (evaluate_now or save_now):
                 continue
@@ -121,9 +137,15 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
                 lines.refuse_not_finite(step, metrics)
             if evaluate_now:
                 evaluation = evaluate()
+                if standing and standing.best_step == step:
+                    save_now = True
+                if standing and standing.stop:
+                    save_now = last = True
             if save_now:
                 save()
-            if stop and not last:
+            if last:
+                break
+            if stop:
                 session.checkpointer.wait()
                 tokens = plan.tokens_before(step)
                 reason = f"signal {signal.Signals(stop[0]).name}"
@@ -132,13 +154,15 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
             lines.restart_clock(step)
 
     session.checkpointer.wait()
-    writer.event("finished", step=step, tokens=plan.tokens, seconds=ledger.seconds)
+    end, tokens = run.end(standing, step), plan.tokens_before(step)
+    writer.event("finished", step=step, tokens=tokens, seconds=ledger.seconds, **end)
     progress.close()
     return {
         "line": lines.last,
         "evaluation": evaluation,
         "seconds": ledger.seconds,
         "resumed_from": resumed_from,
+        **end,
     }
 
 

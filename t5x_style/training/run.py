@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.accounting import (
-    LAWS,
     Architecture,
     Auditor,
     Chip,
+    ParametricLaw,
     chip,
     count,
     non_embedding_parameters,
@@ -21,6 +21,7 @@ from t5x_style.data import BatchReader, Stores
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.optim import AdamW, BatchPlan
 from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.training.early_stopping import EarlyStopping, Standing
 from t5x_style.training.model_state import COMPUTE_DTYPES
 
 PLAN_FILE = "plan.json"
@@ -32,9 +33,9 @@ class Run:
     """Everything that a training run needs, resolved and checked, before anything is allocated.
 
     Attributes are the parameters of the `train` verb, with `plan` in place of the batch size and
-    the horizon, `stores` in place of the corpus, and for the files that the run leaves
-    `config_text`, the consumed configuration, and `config_changes`, how it differs from the one
-    that the run was last started with.
+    the horizon, `stores` in place of the corpus, `own_law` read, and for the files that the run
+    leaves `config_text`, the consumed configuration, and `config_changes`, how it differs from the
+    one that the run was last started with.
     """
 
     model_dir: str
@@ -57,6 +58,8 @@ class Run:
     initial_checkpoint_path: str | None
     config_text: str
     config_changes: Sequence[Mapping[str, str]] = ()
+    early_stopping: EarlyStopping | None = None
+    own_law: ParametricLaw | None = None
 
     def __post_init__(self):
         if self.compute_dtype not in COMPUTE_DTYPES:
@@ -100,6 +103,8 @@ class Run:
         self.optimizer.schedule.check(self.plan.tokens)
         if self.topology.chip is not None:
             chip(self.topology.chip)
+        # Both refuse what they cannot be made from.
+        _ = self.watched, self.auditor
 
     @functools.cached_property
     def reader(self) -> BatchReader:
@@ -119,7 +124,39 @@ class Run:
             self.plan.sequence_length,
             self.topology.remat,
             self.topology.kernel,
+            planned_tokens=self.plan.tokens,
+            own_law=self.own_law,
         )
+
+    @functools.cached_property
+    def watched(self) -> dict[str, float]:
+        """{source: weight} in the score of the early stopping; empty without one."""
+        if self.early_stopping is None:
+            return {}
+        return self.early_stopping.weights(self.stores.shares, list(self.stores.validation))
+
+    def standing(self, evaluations: Sequence[Mapping]) -> Standing | None:
+        """How the run stands after these evaluation lines; None without an early stopping."""
+        if self.early_stopping is None:
+            return None
+        return self.early_stopping.standing(evaluations, self.watched)
+
+    def end(self, standing: Standing | None, step: int) -> dict[str, Any]:
+        """What is told of the end of a run at `step`, as far as there is something to tell.
+
+        Returns:
+          `reason`, why it ended before its planned tokens; `best_step`, that of the lowest score of
+          its early stopping.
+        """
+        if standing is None:
+            return {}
+        end: dict[str, Any] = {"best_step": standing.best_step}
+        if step < self.plan.steps:
+            share = self.plan.tokens_before(step) / self.plan.tokens
+            end["reason"] = (
+                f"early stopping at {share:.1%} of the planned tokens: {standing.reason}"
+            )
+        return end
 
     @functools.cached_property
     def chip(self) -> Chip | None:
@@ -183,6 +220,10 @@ class Run:
                 "hash": self.stores.tokenizer.hash,
                 "vocab_size": self.stores.tokenizer.vocab_size,
             },
+            "early_stopping": None
+            if self.early_stopping is None
+            else {**dataclasses.asdict(self.early_stopping), "weights": self.watched},
+            "own_law": None if self.own_law is None else dataclasses.asdict(self.own_law),
             "laws": {
                 law: {
                     key: audit[f"chinchilla/{law}/{key}"]
@@ -193,7 +234,7 @@ class Run:
                         "compute_efficiency",
                     )
                 }
-                for law in LAWS
+                for law in self.auditor.laws
             },
         }
 
@@ -244,6 +285,17 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
                 f"{source['share']:.2%}",
                 f"{source['tokens']:,} tokens of {source['unique_tokens']:,}: "
                 f"{source['epochs']:.2f} epochs",
+            )
+        )
+    rule = derived["early_stopping"]
+    if rule is not None:
+        watched = ", ".join(f"{name} {weight:.1%}" for name, weight in rule["weights"].items())
+        rows.append(
+            (
+                "early stopping",
+                rule["mode"],
+                f"when {rule['measure'].replace('_', ' ')} of {watched} has not fallen by more "
+                f"than {rule['min_delta']:g} in {count(rule['patience_tokens'])} tokens",
             )
         )
     for law, target in derived["laws"].items():

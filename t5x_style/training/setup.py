@@ -17,6 +17,7 @@ from t5x_style.data import evaluation_set
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import batch_sharding, check_sharded
 from t5x_style.reporting import RunWriter
+from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
 from t5x_style.training.checkpoints import (
     Checkpointer,
@@ -47,6 +48,7 @@ class Session:
       steps: compiled train step by batch size. Calling one with any other shape is an error, so
         nothing is ever compiled again unseen.
       evaluator: the compiled evaluation.
+      evaluations: the evaluation lines so far, those of earlier lives included.
       batch_sharding: how a batch is placed.
       ledger, writer, checkpointer: where seconds, lines and states go.
     """
@@ -56,6 +58,7 @@ class Session:
     resumed: bool
     steps: Mapping[int, Any]
     evaluator: Evaluator
+    evaluations: list[dict[str, Any]]
     batch_sharding: NamedSharding
     mesh: Mesh
     ledger: Ledger
@@ -123,6 +126,11 @@ def open_session(run: Run) -> Session:
 
         # What the run leaves.
         writer = RunWriter(run.model_dir, resume_step=resume_step)
+        evaluations = [
+            line
+            for line in read_lines(pathlib.Path(run.model_dir) / METRICS_FILE)
+            if is_evaluation(line)
+        ]
         ledger.add("lost", writer.lost_seconds)
         write_whole(run.model_dir, PLAN_FILE, json.dumps(derived, indent=1) + "\n")
         write_whole(run.model_dir, CONFIG_FILE, run.config_text)
@@ -187,6 +195,7 @@ def open_session(run: Run) -> Session:
         resume_step is not None,
         steps,
         evaluator,
+        evaluations,
         sharding,
         mesh,
         ledger,
@@ -197,18 +206,28 @@ def open_session(run: Run) -> Session:
 
 def finished_run(run: Run) -> dict[str, Any] | None:
     """What `loop.train` returned at the end of this run, read from its files; None if it is not
-    at its end.
+    at its end: neither that of the plan nor one that its early stopping makes.
 
     Raises:
       UsageError: `model_dir` holds another run.
     """
-    if max(checkpoint_steps(run.model_dir), default=None) != run.plan.steps:
+    step = max(checkpoint_steps(run.model_dir), default=None)
+    if step is None or step > run.plan.steps:
+        return None
+    if step < run.plan.steps and run.early_stopping is None:
         return None
     refuse_another_run(read_plan(run.model_dir)["identity"], run.identity(), run.model_dir)
     folder = pathlib.Path(run.model_dir)
-    lines = read_lines(folder / METRICS_FILE)
-    training = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if "loss" not in line]
+    lines = [line for line in read_lines(folder / METRICS_FILE) if line["step"] <= step]
+    evaluations = [line for line in lines if is_evaluation(line)]
+    training = [line for line in lines if not is_evaluation(line)]
+    standing = run.standing(evaluations)
+    # Where early stopping ends a run, a training line, the evaluation and a checkpoint are of one
+    # step. A run that should have ended already (the rule is new to it) goes on to its next
+    # evaluation.
+    stopped = standing is not None and standing.stop and standing.step == step
+    if step < run.plan.steps and not (stopped and training and training[-1]["step"] == step):
+        return None
     seconds = {
         key.removeprefix("seconds/"): value
         for key, value in training[-1].items()
@@ -218,17 +237,20 @@ def finished_run(run: Run) -> dict[str, Any] | None:
         event
         for event in read_lines(folder / EVENTS_FILE)
         # A run that was lengthened has the word of its shorter self, too.
-        if event["event"] == "finished" and event["step"] == run.plan.steps
+        if event["event"] == "finished" and event["step"] == step
     ]
+    end = run.end(standing, step)
     if not ends:
         # A kill came between the last checkpoint and the last word.
-        with RunWriter(run.model_dir, resume_step=run.plan.steps) as writer:
-            writer.event("finished", step=run.plan.steps, tokens=run.plan.tokens, seconds=seconds)
+        with RunWriter(run.model_dir, resume_step=step) as writer:
+            tokens = training[-1]["tokens"]
+            writer.event("finished", step=step, tokens=tokens, seconds=seconds, **end)
     return {
         "line": training[-1],
         "evaluation": evaluations[-1] if evaluations else {},
         "seconds": ends[-1]["seconds"] if ends else seconds,
-        "resumed_from": run.plan.steps,
+        "resumed_from": step,
+        **end,
     }
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import time
 
 import pytest
@@ -11,9 +12,12 @@ from t5x_style.accounting import (
     chip,
     training_flops_per_token,
 )
+from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.errors import UsageError
 
 BLOOMBERG = bloomberggpt.ARCHITECTURE
 TOKENS = 568_747_622_400
+PLANNED = 708_900_000_000
 
 
 def test_the_keys_are_those_that_users_scripts_read():
@@ -34,6 +38,68 @@ def test_the_keys_are_those_that_users_scripts_read():
             )
         ),
     }
+
+
+OWN = ParametricLaw(
+    name="mine",
+    irreducible=1.5,
+    params_scale=400.0,
+    tokens_scale=2000.0,
+    params_exponent=0.35,
+    tokens_exponent=0.35,
+    source="made up",
+    fitted_flops=(1e12, 1e15),
+)
+
+
+def test_a_law_of_ones_own_and_the_planned_tokens_bring_their_keys():
+    line = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED, own_law=OWN).at(TOKENS)
+    assert set(line) - set(audit(BLOOMBERG, 2048, TOKENS)) == {
+        "remaining_tokens",
+        *(
+            f"chinchilla/{law}/remaining_gain"
+            for law in ("approach_1", "approach_2", "hoffmann", "besiroglu")
+        ),
+        *(
+            f"chinchilla/mine/{what}"
+            for what in (
+                "optimal_params",
+                "optimal_tokens",
+                "expected_loss",
+                "compute_efficiency",
+                "remaining_gain",
+            )
+        ),
+    }
+    assert line["chinchilla/mine/expected_loss"] == OWN.loss(50_558_868_480, TOKENS)
+
+
+def test_a_law_of_ones_own_cannot_take_a_published_name():
+    with pytest.raises(UsageError, match="besiroglu"):
+        Auditor(BLOOMBERG, 2048, own_law=dataclasses.replace(OWN, name="besiroglu"))
+
+
+def test_what_bloomberggpt_left_of_its_tokens():
+    """19.77 % of 708.9 billion (Wu et al. 2023, table 1); only B / D^beta falls on the way."""
+    auditor = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED)
+    line = auditor.at(TOKENS)
+    assert line["remaining_tokens"] / PLANNED == pytest.approx(0.1977, abs=1e-4)
+    for law, scale, exponent in (
+        ("besiroglu", 2085.43, 0.3658),
+        ("hoffmann", 410.722827, 0.2849083),
+    ):
+        gain = scale * (TOKENS**-exponent - PLANNED**-exponent)
+        assert line[f"chinchilla/{law}/remaining_gain"] == pytest.approx(gain, rel=1e-9)
+    assert line["chinchilla/approach_1/remaining_gain"] is None
+
+
+def test_at_the_end_nothing_is_left_and_before_the_first_token_no_law_speaks():
+    auditor = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED)
+    end, start = auditor.at(PLANNED), auditor.at(0)
+    assert end["remaining_tokens"] == 0
+    assert end["chinchilla/hoffmann/remaining_gain"] == 0
+    assert start["remaining_tokens"] == PLANNED
+    assert start["chinchilla/hoffmann/remaining_gain"] is None
 
 
 def test_the_audit_of_bloomberggpt():
@@ -93,7 +159,7 @@ def test_an_unknown_chip_has_no_utilisation():
 
 
 def test_an_audit_costs_a_log_line_next_to_nothing():
-    auditor = Auditor(BLOOMBERG, 2048, "full")
+    auditor = Auditor(BLOOMBERG, 2048, "full", planned_tokens=PLANNED, own_law=OWN)
     times = []
     for tokens in range(1, 2000):
         start = time.perf_counter()

@@ -1,4 +1,18 @@
-from t5x_style.accounting import Architecture, audit, bloomberggpt, verdict, verdict_of_line
+import dataclasses
+
+from t5x_style.accounting import (
+    Architecture,
+    Auditor,
+    audit,
+    bloomberggpt,
+    verdict,
+    verdict_of_line,
+)
+from t5x_style.accounting.laws import ParametricLaw
+
+SMALL = Architecture(4096, 4, 128, 344, 4)
+# 6 N D of SMALL on ten million tokens is 8e13.
+OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
 
 
 def test_the_verdict_on_bloomberggpt():
@@ -27,7 +41,11 @@ def test_seconds_and_loss_are_told_where_they_are_known():
         arch, 128, 10_000_000, seconds={"step": 90.0, "save": 10.0, "lost": 0.0}, loss=3
     )
     assert "1 min 40 s in all: step 90.0%, save 10.0%" in lines
-    assert any("training loss 3.0000" in line for line in lines)
+    (measured,) = [line for line in lines if line.startswith("training loss")]
+    assert measured.startswith("training loss 3.0000 nats per token; expected: ")
+    assert "by hoffmann" in measured
+    assert "Chinchilla's text and vocabulary" in measured
+    assert "--own_law" in measured
     assert not any("in all" in line for line in verdict(arch, 128, 10_000_000))
 
 
@@ -41,3 +59,49 @@ def test_the_line_alone_gives_the_same_verdict():
     arch = Architecture(4096, 4, 128, 344, 4)
     line = {"tokens": 10_000_000, "seconds/step": 5.0, "loss": 3.0, **audit(arch, 128, 10_000_000)}
     assert verdict_of_line(line) == verdict(arch, 128, 10_000_000, seconds={"step": 5.0}, loss=3.0)
+
+
+def test_a_law_of_ones_own_comes_first_and_is_what_the_loss_is_held_against():
+    line = {"tokens": 10_000_000, "loss": 3.0}
+    line |= Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
+    lines = verdict_of_line(line, OWN)
+    assert lines[2].startswith("mine: compute efficiency ")
+    expected = OWN.loss(line["tokens"] / line["tokens_per_param"], 10_000_000)
+    (measured,) = [text for text in lines if text.startswith("training loss")]
+    assert measured == (
+        f"training loss 3.0000 nats per token, {abs(3 - expected):.4f} "
+        f"{'above' if expected < 3 else 'below'} the {expected:.4f} that mine expects"
+    )
+    # It was fitted on such runs; the others were not.
+    (note,) = [text for text in lines if text.startswith("note:")]
+    assert note.startswith("note: approach_1, approach_2, hoffmann and besiroglu were fitted on")
+
+
+def test_a_law_of_ones_own_extrapolates_too_unless_nobody_knows():
+    line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
+    small = dataclasses.replace(OWN, fitted_flops=(1e9, 1e10))
+    told = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
+    assert told in "\n".join(verdict_of_line(line, small))
+    unknown = dataclasses.replace(OWN, fitted_flops=None)
+    assert "mine was fitted" not in "\n".join(verdict_of_line(line, unknown))
+
+
+def test_a_line_from_before_the_law_was_there():
+    line = {"tokens": 10_000_000, "loss": 3.0, **audit(SMALL, 128, 10_000_000)}
+    assert verdict_of_line(line, OWN) == verdict_of_line(line)
+
+
+def test_what_the_rest_of_bloomberggpts_tokens_would_have_bought():
+    tokens, planned = 568_747_622_400, 708_900_000_000
+    auditor = Auditor(bloomberggpt.ARCHITECTURE, 2048, planned_tokens=planned)
+    (rest,) = [
+        text
+        for text in verdict_of_line({"tokens": tokens, **auditor.at(tokens)})
+        if "remaining" in text
+    ]
+    assert rest == (
+        "at 80.2% of the planned 709B tokens; the remaining 19.8% would buy, in nats per token, "
+        "0.0112 by hoffmann, 0.00809 by besiroglu"
+    )
+    done = verdict_of_line({"tokens": planned, **auditor.at(planned)})
+    assert not any("remaining" in text for text in done)

@@ -1,10 +1,13 @@
+import dataclasses
 import html.parser
+import json
 import re
 
 import pytest
 
+from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
-from t5x_style.reporting import RunWriter, write_report
+from t5x_style.reporting import RunWriter, read_run, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -125,3 +128,30 @@ def test_there_must_be_something_to_report(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UsageError, match="no training line yet"):
         write_report([tmp_path], tmp_path / "page.html")
+
+
+def test_a_run_that_stopped_early_and_a_law_of_ones_own(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "run", steps=100)
+    law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
+    (model_dir / "plan.json").write_text(json.dumps({"own_law": dataclasses.asdict(law)}))
+    last = read_run(model_dir).training[-1]
+    tokens, parameters = last["tokens"], last["tokens"] / last["tokens_per_param"]
+    with RunWriter(model_dir, resume_step=100) as writer:
+        own = {
+            "optimal_params": 1e5,
+            "optimal_tokens": 1e6,
+            "expected_loss": law.loss(parameters, tokens),
+            "compute_efficiency": 0.5,
+        }
+        writer.metrics(
+            {
+                **last,
+                "remaining_tokens": tokens,
+                **{f"chinchilla/mine/{key}": value for key, value in own.items()},
+            }
+        )
+        writer.event("finished", step=100, tokens=tokens, reason="early stopping at 50.0% of it")
+    page = page_of([model_dir], tmp_path / "page.html")
+    assert "early stopping at 50.0% of it" in page.text
+    assert "mine: compute efficiency 50.0%" in page.text
+    assert f"the {own['expected_loss']:.4f} that mine expects" in page.text

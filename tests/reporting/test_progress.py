@@ -81,3 +81,38 @@ def test_a_loss_that_is_no_number():
     stream = io.StringIO()
     Progress(19_660_800, stream).show({**LINE, "loss": None})
     assert "loss not finite" in stream.getvalue()
+
+
+AUDITED = {
+    **LINE,
+    "tokens_per_param": 4.9,
+    "remaining_tokens": 17_694_720,
+    "chinchilla/besiroglu/compute_efficiency": 0.72,
+    "chinchilla/besiroglu/remaining_gain": 0.01134,
+    "chinchilla/mine/expected_loss": 5.2,
+    "chinchilla/mine/compute_efficiency": 0.81,
+    "chinchilla/mine/remaining_gain": 0.2,
+}
+
+
+def test_the_audit_and_what_the_remaining_tokens_buy():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show(AUDITED)
+    assert (
+        "| 4.9 a parameter, efficiency 72%, the remaining 90.0% buys 0.0113 nats (besiroglu) |"
+    ) in stream.getvalue()
+    assert "loss 5.1235 |" in stream.getvalue()
+
+
+def test_at_the_end_nothing_is_left_to_buy():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**AUDITED, "tokens": 19_660_800, "remaining_tokens": 0})
+    assert "| 4.9 a parameter, efficiency 72% (besiroglu) |" in stream.getvalue()
+
+
+def test_a_law_of_ones_own_speaks_instead():
+    stream = io.StringIO()
+    Progress(19_660_800, stream, own_law="mine").show(AUDITED)
+    assert "| loss 5.1235 (mine expects 5.2000) |" in stream.getvalue()
+    assert "efficiency 81%, the remaining 90.0% buys 0.2 nats (mine)" in stream.getvalue()
+    assert "besiroglu" not in stream.getvalue()

@@ -1,0 +1,172 @@
+"""Whether to stop before the planned end, because validation text has ceased to be learnt.
+
+BloombergGPT ended so: broken off at step 146,000, it is the checkpoint of step 139,200, at 80 % of
+its 708.9 billion tokens (Wu et al. 2023). The decision follows from the evaluation lines of
+metrics.jsonl alone: a run that was killed and started again decides what it would have decided.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import gin
+
+from t5x_style.accounting import count
+from t5x_style.errors import UsageError, did_you_mean
+
+MEASURES = ("bits_per_byte", "loss")
+MODES = ("advise", "stop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a run stands at its latest evaluation.
+
+    Attributes:
+      step: of that evaluation.
+      best_step, best_score: of the lowest score, the first if there are several.
+      since_step, since_tokens: of the last score that was a gain (see EarlyStopping.min_delta).
+      reason: why to stop, in words; None while there is patience.
+      advise: whether to tell it now: the mode is 'advise', and there was patience one evaluation
+        before.
+      stop: whether the run ends here.
+    """
+
+    step: int
+    best_step: int
+    best_score: float
+    since_step: int
+    since_tokens: int
+    reason: str | None = None
+    advise: bool = False
+    stop: bool = False
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """Patience with a validation score that does not fall, and what to do at its end.
+
+    The score is the mean of the sources' measures, weighted by their shares of the blend: of all
+    sources that have a validation split, or of those named (of one, if one is named).
+
+    Attributes:
+      patience_tokens: tokens that may go by without a gain.
+      min_delta: a score counts as a gain if it is lower by more than this than the last that
+        counted. Many small steps therefore add up to a gain; noise does not.
+      sources: names of the sources that are watched; None for all.
+      measure: 'bits_per_byte' or 'loss' (nats per token).
+      mode: 'advise' tells once per plateau and goes on; 'stop' saves and ends the run.
+
+    Raises:
+      UsageError: a value that is none of these.
+    """
+
+    patience_tokens: int
+    min_delta: float = 0.0
+    sources: Sequence[str] | None = None
+    measure: str = "bits_per_byte"
+    mode: str = "advise"
+
+    def __post_init__(self):
+        for name, allowed in (("measure", MEASURES), ("mode", MODES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(
+                    f"EarlyStopping.{name} = {value!r} is not one of {', '.join(allowed)}"
+                    f"{did_you_mean(value, allowed)}"
+                )
+        if self.patience_tokens < 1:
+            raise UsageError(
+                f"EarlyStopping.patience_tokens = {self.patience_tokens}: must be 1 or more"
+            )
+        if not 0 <= self.min_delta < math.inf:
+            raise UsageError(f"EarlyStopping.min_delta = {self.min_delta}: must be 0 or more")
+        if self.sources is not None and len(set(self.sources)) != len(self.sources):
+            raise UsageError(f"EarlyStopping.sources = {list(self.sources)} names a source twice")
+
+    def weights(self, shares: Mapping[str, float], validation: Sequence[str]) -> dict[str, float]:
+        """{source: weight} of the sources that are watched; the weights add up to one.
+
+        Args:
+          shares: of the blend.
+          validation: the sources that have a validation split.
+
+        Raises:
+          UsageError: a source that has none is to be watched, or no source at all.
+        """
+        watched = validation if self.sources is None else self.sources
+        for name in watched:
+            if name not in validation:
+                raise UsageError(
+                    f"EarlyStopping.sources: {name!r} has no validation split; those with one: "
+                    f"{', '.join(validation) or 'none'}{did_you_mean(name, validation)}"
+                )
+        if not watched:
+            raise UsageError(
+                "EarlyStopping watches nothing: no source has a validation split"
+                if self.sources is None
+                else "EarlyStopping.sources = []: name a source, or None for all"
+            )
+        total = sum(shares[name] for name in watched)
+        return {name: shares[name] / total for name in watched}
+
+    def standing(
+        self, evaluations: Sequence[Mapping], weights: Mapping[str, float]
+    ) -> Standing | None:
+        """How the run stands after these evaluation lines, in order of step; None before the first.
+
+        A score that is no number is no gain. Lines that were measured on more or less text than the
+        last one (`eval_tokens` was changed) are not compared with it.
+        """
+        sizes = [f"eval/{name}/tokens" for name in weights]
+        comparable = [
+            line
+            for line in evaluations
+            if all(size in line and line[size] == evaluations[-1].get(size) for size in sizes)
+        ]
+        standing = None
+        counted = math.inf  # the last score that was a gain
+        for line in comparable:
+            step, tokens, score = line["step"], line["tokens"], self._score(line, weights)
+            if standing is None:
+                counted = score
+                standing = Standing(step, step, score, step, tokens)
+                continue
+            since = (standing.since_step, standing.since_tokens)
+            if score < counted - self.min_delta:
+                counted, since = score, (step, tokens)
+            best_score, best_step = min((standing.best_score, standing.best_step), (score, step))
+            reason = None
+            if tokens - since[1] >= self.patience_tokens:
+                reason = (
+                    f"{self._watched(weights)} has not fallen by more than {self.min_delta:g} in "
+                    f"the {count(tokens - since[1])} tokens since step {since[0]:,}; best "
+                    f"{best_score:.4f} at step {best_step:,}, now {score:.4f}"
+                )
+            standing = Standing(
+                step,
+                best_step,
+                best_score,
+                *since,
+                reason,
+                advise=self.mode == "advise" and reason is not None and standing.reason is None,
+                stop=self.mode == "stop" and reason is not None,
+            )
+        return standing
+
+    def _watched(self, weights: Mapping[str, float]) -> str:
+        """The score in words: `bits per byte of legal 51.0%, general 49.0%`."""
+        sources = (
+            ", ".join(f"{name} {weight:.1%}" for name, weight in weights.items())
+            if len(weights) > 1
+            else next(iter(weights))
+        )
+        return f"{self.measure.replace('_', ' ')} of {sources}"
+
+    def _score(self, line: Mapping, weights: Mapping[str, float]) -> float:
+        """The weighted mean; infinite where a value is no number (null in metrics.jsonl)."""
+        values = [line[f"eval/{name}/{self.measure}"] for name in weights]
+        if any(value is None or not math.isfinite(value) for value in values):
+            return math.inf
+        return sum(weight * value for weight, value in zip(weights.values(), values, strict=True))

@@ -1,0 +1,86 @@
+"""What a run derives before step 0, and that its lines say the same at the end."""
+
+import dataclasses
+import json
+
+import pytest
+
+from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.errors import UsageError
+from t5x_style.optim import BatchPlan
+from t5x_style.reporting import read_run
+from t5x_style.training import EarlyStopping, derived_rows, train
+from tests.training.runs import make_run
+
+OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e8, 1e12))
+FLOPS = ("model_flops_6nd", "model_flops_full", "model_flops_causal", "hardware_flops")
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """A run with a law of its own, in batch-size phases: its folder, and what train returned."""
+    model_dir = tmp_path_factory.mktemp("audited")
+    plan = BatchPlan.of([(4, 256), (8, None)], 16, train_steps=12)
+    return model_dir, train(make_run(model_dir, plan=plan, own_law=OWN))
+
+
+def test_planned_flops_are_those_at_the_end(audited):
+    model_dir, result = audited
+    plan = json.loads((model_dir / "plan.json").read_text())
+    for convention in FLOPS:
+        planned = plan["flops_per_token"][convention] * plan["horizon"]["tokens"]
+        assert result["line"][convention] == pytest.approx(planned, rel=1e-12)
+    for law, targets in plan["laws"].items():
+        for key, value in targets.items():
+            assert result["line"][f"chinchilla/{law}/{key}"] == value
+
+
+def test_every_line_holds_the_run_against_each_law(audited):
+    lines = read_run(audited[0]).training
+    assert [line["remaining_tokens"] for line in lines] == [1280 - line["tokens"] for line in lines]
+    for law in ("mine", "hoffmann", "besiroglu"):
+        gains = [line[f"chinchilla/{law}/remaining_gain"] for line in lines]
+        expected = [line[f"chinchilla/{law}/expected_loss"] for line in lines]
+        assert gains == pytest.approx([loss - expected[-1] for loss in expected])
+        assert gains[-1] == 0
+    assert {line["chinchilla/approach_1/remaining_gain"] for line in lines} == {None}
+
+
+def test_the_plan_alone_knows_the_law_of_ones_own(audited, tmp_path):
+    model_dir, _ = audited
+    assert read_run(model_dir).own_law == OWN
+    # Another law is no other run, and a finished run is not begun again for it.
+    other = dataclasses.replace(OWN, name="theirs")
+    assert train(make_run(model_dir, steps=12, own_law=other))["resumed_from"] == 12
+
+
+def test_going_on_with_another_law(tmp_path):
+    train(make_run(tmp_path, steps=5, own_law=OWN))
+    other = dataclasses.replace(OWN, name="theirs")
+    line = train(make_run(tmp_path, steps=10, own_law=other))["line"]
+    assert line["chinchilla/theirs/expected_loss"] == OWN.loss(
+        line["tokens"] / line["tokens_per_param"], line["tokens"]
+    )
+    assert "chinchilla/mine/expected_loss" not in line
+    assert read_run(tmp_path).own_law == other
+
+
+def test_early_stopping_stands_in_the_table(tmp_path):
+    rule = EarlyStopping(patience_tokens=100_000, min_delta=0.01, sources=["general"])
+    derived = make_run(tmp_path, early_stopping=rule).derived()
+    assert derived["early_stopping"]["weights"] == {"general": 1.0}
+    (row,) = [row for row in derived_rows(derived) if row[0] == "early stopping"]
+    assert row == (
+        "early stopping",
+        "advise",
+        "when bits per byte of general 100.0% has not fallen by more than 0.01 in 100K tokens",
+    )
+    assert make_run(tmp_path).derived()["early_stopping"] is None
+
+
+def test_what_cannot_be_watched_or_named_is_refused(tmp_path):
+    rule = EarlyStopping(patience_tokens=100, sources=["generl"])
+    with pytest.raises(UsageError, match="did you mean 'general'"):
+        make_run(tmp_path, early_stopping=rule)
+    with pytest.raises(UsageError, match="a law that ships"):
+        make_run(tmp_path, own_law=dataclasses.replace(OWN, name="hoffmann"))
