@@ -16,20 +16,27 @@ from t5x_style.accounting.laws.chinchilla import (
     Law,
     ParametricLaw,
 )
+from t5x_style.accounting.laws.fitting import Fit, fit_parametric_law
 from t5x_style.accounting.laws.kaplan import KAPLAN
+from t5x_style.accounting.laws.own import check_law_name, read_law, write_law
 
 __all__ = [
     "APPROACH_3",
     "HOFFMANN_PRINTED",
     "KAPLAN",
     "LAWS",
+    "Fit",
     "FrontierLaw",
     "Law",
     "ParametricLaw",
     "batch_and_learning_rate",
+    "check_law_name",
     "data_constrained",
+    "fit_parametric_law",
     "inference",
     "kaplan",
     "mixing",
+    "read_law",
     "vocabulary",
+    "write_law",
 ]
