@@ -10,6 +10,7 @@ from pathlib import Path
 
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.reporting import RunRecord, read_run
+from t5x_style.reporting.run_writer import METRICS_FILE
 
 ROLES = ("params", "tokens", "flops", "loss")
 # What --loss may be beside a key of a metrics line: each source's evaluation loss, by its share.
@@ -165,11 +166,16 @@ def _directories(runs: Sequence[str]) -> list[tuple[str, str | None]]:
     """Run directories, each once, in the order named, and why one has no run that is at its end."""
     found: dict[str, str | None] = {}
     for name in runs:
-        # What else a pattern meets beside the runs, such as their logs, is no mistake.
-        matches = sorted(glob.glob(name)) if any(sign in name for sign in "*?[") else [name]
-        folders = [match for match in matches if Path(match).is_dir()]
-        if not folders:
-            raise UsageError(f"--runs={name}: no directory there")
+        folders = [name]
+        if any(sign in name for sign in "*?["):
+            # What else a pattern meets beside runs, such as their logs, is no mistake.
+            folders = [
+                match
+                for match in sorted(glob.glob(name))
+                if any((Path(match) / file).is_file() for file in (SWEEP_FILE, METRICS_FILE))
+            ]
+            if not folders:
+                raise UsageError(f"--runs={name}: no run and no sweep there")
         for folder in folders:
             sweep = Path(folder) / SWEEP_FILE
             found |= _trials(sweep) if sweep.is_file() else {folder: None}
@@ -205,16 +211,19 @@ def _final_loss(run: RunRecord, loss: str) -> float:
 
 
 def _last_value(run: RunRecord, key: str) -> float:
-    lines = [*run.training, *run.evaluations]
-    at_end = [line for line in lines if line["tokens"] >= run.plan["horizon"]["tokens"]]
-    values = [line[key] for line in at_end if line.get(key) is not None]
-    if not values:
-        keys = sorted({name for line in at_end for name in line if name.endswith("loss")})
+    losses = {
+        name: value
+        for line in (*run.training, *run.evaluations)
+        if line["tokens"] >= run.plan["horizon"]["tokens"]
+        for name, value in line.items()
+        if "loss" in name.split("/") and value is not None
+    }
+    if key not in losses:
         raise UsageError(
-            f"{run.model_dir} has no {key!r} at its end{did_you_mean(key, keys)}"
-            f" (--loss takes one of {', '.join([BLENDED, *keys])})"
+            f"{run.model_dir} has no {key!r} at its end{did_you_mean(key, losses)}"
+            f" (--loss takes one of {', '.join([BLENDED, *losses])})"
         )
-    return values[-1]
+    return losses[key]
 
 
 def _refuse_incomparable(first: RunRecord, run: RunRecord) -> None:

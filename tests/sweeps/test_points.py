@@ -135,6 +135,7 @@ def test_of_runs_of_one_size_the_best_one_counts(make_run):
 def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
     runs = [make_run(f"sweep/width={n}", params=n) for n in (10, 20)]
     (tmp_path / "sweep" / "width=10.log").write_text("")
+    (tmp_path / "sweep" / "width=stores").mkdir()
     assert [p.name for p in points_of_runs([str(tmp_path / "sweep" / "width=*")])[0]] == runs
     trials = [{"name": f"width={n}", "status": "finished"} for n in (10, 20)]
     trials.append({"name": "width=30", "status": "failed"})
@@ -159,10 +160,12 @@ def test_runs_without_what_was_asked_for_are_refused(make_run, tmp_path):
     run = make_run("a")
     with pytest.raises(UsageError, match=r"'eval/legl/loss'.*did you mean 'eval/legal/loss'"):
         points_of_runs([run], "eval/legl/loss")
-    with pytest.raises(UsageError, match="no directory there"):
+    with pytest.raises(UsageError, match="'tokens' at its end"):
+        points_of_runs([run], "tokens")
+    with pytest.raises(UsageError, match="no run and no sweep there"):
         points_of_runs([str(tmp_path / "nosuch*")])
-    with pytest.raises(UsageError, match="no directory there"):
-        points_of_runs([str(tmp_path / "b")])
+    with pytest.raises(UsageError, match="no run directory"):
+        points_of_runs([str(tmp_path / "nosuch")])
     (tmp_path / "a" / "plan.json").unlink()
     with pytest.raises(UsageError, match=r"holds no plan\.json"):
         points_of_runs([run])

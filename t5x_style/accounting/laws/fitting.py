@@ -197,8 +197,8 @@ def check_points(params: Sequence[float], tokens: Sequence[float], losses: Seque
                 raise UsageError(f"point {number}: {name} = {value!r} is not a positive number")
     if len(losses) < LEAST_POINTS:
         raise UsageError(
-            f"{len(losses)} points: five coefficients need at least {LEAST_POINTS}, and intervals "
-            "that say something need dozens"
+            f"too few points, {len(losses)}: five coefficients need at least {LEAST_POINTS}, and "
+            "intervals that say something need dozens"
         )
     for name in ("params", "tokens"):
         distinct = sorted(set(columns[name]))

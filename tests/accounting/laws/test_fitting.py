@@ -305,8 +305,8 @@ def with_value(column: int, value: float):
         (with_value(1, float("nan")), "point 3: tokens = nan is not a positive number"),
         (with_value(2, float("inf")), "point 3: loss = inf is not a positive number"),
         (with_value(2, 0.0), r"point 3: loss = 0\.0"),
-        ([values[:5] for values in GOOD], "5 points: five coefficients need at least 6"),
-        (([], [], []), "0 points"),
+        ([values[:5] for values in GOOD], "too few points, 5: five coefficients need at least 6"),
+        (([], [], []), "too few points, 0"),
         ((GOOD[0][:7], GOOD[1], GOOD[2]), "7 of params, 8 of tokens, 8 of loss"),
         (
             ([1e9] * 8, GOOD[1], GOOD[2]),
