@@ -1,4 +1,6 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and the loss in the unit that tokenizers cannot move."""
+
+import math
 
 
 def count(value: float) -> str:
@@ -30,3 +32,13 @@ def duration(seconds: float) -> str:
 def scientific(value: float) -> str:
     """A number of FLOPs: 1.73e23."""
     return f"{value:.2e}".replace("e+", "e")
+
+
+def bits_per_byte(nats: float, size: float) -> float:
+    """A summed loss over the text that it was about: comparable between tokenizers.
+
+    Args:
+      nats: summed over the text's tokens.
+      size: of the text, in bytes (in characters, it is bits per character).
+    """
+    return nats / (size * math.log(2))

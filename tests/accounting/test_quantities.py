@@ -1,6 +1,7 @@
 import pytest
 
 from t5x_style.accounting import count, duration, scientific
+from t5x_style.accounting.quantities import bits_per_byte
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,8 @@ def test_duration(seconds, text):
 
 def test_scientific():
     assert scientific(1.72531e23) == "1.73e23"
+
+
+def test_bpb():
+    """2.10 nats a token at 4.895 ASCII characters a token."""
+    assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)

@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "bloomberggpt": bloomberggpt.ARCHITECTURE,
     "llama_3_8b": LLAMA,
     "llama_3.2_1b": Architecture(128_256, 16, 2048, 8192, 32, kv_heads=8),
-    "mistral_7b": dataclasses.replace(LLAMA, vocab_size=32_000, window=4096),
+    "mistral, a window of 512": dataclasses.replace(LLAMA, vocab_size=32_000, window=512),
     "qwen3_0.6b": Architecture(
         151_936, 28, 1024, 3072, 16, kv_heads=8, head_dim=128, qk_norm=True
     ),

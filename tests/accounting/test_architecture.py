@@ -1,0 +1,10 @@
+import pytest
+
+from t5x_style.accounting import Architecture
+from t5x_style.errors import UsageError
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_a_window_without_a_key_is_refused(window):
+    with pytest.raises(UsageError, match=f"window = {window}: a query sees itself"):
+        Architecture(40, 2, 24, 48, 4, window=window)
