@@ -204,3 +204,41 @@ def test_mistakes_end_before_any_work(flag, told, finished, here):
     assert status == 2, errors
     assert told in errors
     assert not (finished[0] / "bad").exists()
+
+
+def test_a_plan_becomes_the_run_that_it_promised(trained):
+    """FLOPs planned and FLOPs in the ledger of the run, within 0.1 %; the file needs no edit."""
+    (trained / "mixture.gin").write_text(
+        "include 'gin_configs/mixtures/legal_general.gin'\n"
+        "TOKENIZER = 'vocabulary.model'\nCACHE_DIR = 'stores'\n"
+        "legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}\n"
+        "general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}\n"
+        "train.eval_tokens = 2000\n"
+    )
+    described = json.loads(run(trained, "cache", "--gin_file=mixture.gin", "--json").stdout)
+    stores = [store for store in described["stores"] if store["split"] == "train"]
+    sizes = {store["source"]: store["tokens"] for store in stores}
+    planned = json.loads(
+        run(
+            trained, "plan", "--flops=4e10", "--law=hoffmann", "--vocab_size=512", "--json",
+            "--sequence_length=32", f"--unique_tokens={sizes}", "--max_epochs=20",
+            "--shares={'legal': 0.51, 'general': 0.49}", "--write=plan.gin",
+        ).stdout
+    )  # fmt: skip
+    done = json.loads(
+        run(
+            trained, "train", "--gin_file=mixture.gin", "--gin_file=plan.gin",
+            "--gin_file=gin_configs/topologies/cpu.gin", "--gin.COMPUTE_DTYPE='float32'",
+            "--gin.MODEL_DIR='planned'", "--json",
+        ).stdout
+    )  # fmt: skip
+    line = done["line"]
+    assert line["tokens"] == planned["recipe"]["tokens"]
+    assert line["model_flops_6nd"] == pytest.approx(planned["chosen"]["flops"], rel=1e-3)
+    assert line["model_flops_full"] == pytest.approx(planned["training_flops"]["full"], rel=1e-3)
+    assert line["chinchilla/hoffmann/expected_loss"] == pytest.approx(
+        planned["audit"]["chinchilla/hoffmann/expected_loss"]
+    )
+    for name, source in planned["sources"].items():
+        assert line[f"tokens/{name}"] == pytest.approx(source["tokens"], abs=32)
+        assert line[f"epochs/{name}"] == pytest.approx(source["epochs"], rel=0.01)

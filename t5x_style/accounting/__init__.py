@@ -11,6 +11,7 @@ from t5x_style.accounting.flops import (
     training_flops_per_token,
 )
 from t5x_style.accounting.laws import LAWS, FrontierLaw, Law, ParametricLaw
+from t5x_style.accounting.laws.own import read_law
 from t5x_style.accounting.ledger import Ledger
 from t5x_style.accounting.parameter_count import (
     non_embedding_parameters,
@@ -20,10 +21,18 @@ from t5x_style.accounting.parameter_count import (
 from t5x_style.accounting.planner import (
     FREE_EPOCHS,
     Allocation,
-    allocations,
+    Budget,
+    Plan,
+    Sources,
     blend,
+    budget_of,
     chip_flops,
-    token_cap,
+    laws_with,
+    make_plan,
+    optima,
+    recommending_law,
+    sources_of,
+    within_data,
 )
 from t5x_style.accounting.quantities import count, duration, scientific
 from t5x_style.accounting.verdicts import verdict, verdict_of_line
@@ -37,27 +46,36 @@ __all__ = [
     "Allocation",
     "Architecture",
     "Auditor",
+    "Budget",
     "Chip",
     "FrontierLaw",
     "Law",
     "Ledger",
     "ParametricLaw",
-    "allocations",
+    "Plan",
+    "Sources",
     "audit",
     "blend",
     "bloomberggpt",
+    "budget_of",
     "chip",
     "chip_flops",
     "chip_of_device_kind",
     "count",
     "duration",
     "forward_flops_per_token",
+    "laws_with",
+    "make_plan",
     "non_embedding_parameters",
+    "optima",
     "parameters",
+    "read_law",
+    "recommending_law",
     "scientific",
-    "token_cap",
+    "sources_of",
     "total_parameters",
     "training_flops_per_token",
     "verdict",
     "verdict_of_line",
+    "within_data",
 ]

@@ -30,7 +30,9 @@ SEQUENCE_LENGTH = 2048
 REMAT = "full"
 # (batch in sequences, steps): section 3.3, the batch warm-up and the rest up to step 139,200.
 PHASES = ((1024, 7_200), (2048, 132_000))
-AVAILABLE_TOKENS = 708.9e9
+# The totals that table 1 prints.
+UNIQUE_TOKENS = {"finpile": 363.5e9, "public": 345.4e9}
+AVAILABLE_TOKENS = sum(UNIQUE_TOKENS.values())
 GPUS = 512
 GPU = CHIPS["a100_40gb"]
 SECONDS_PER_FULL_STEP = 32.5

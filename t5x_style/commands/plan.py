@@ -1,31 +1,36 @@
-"""`t5x-style plan`: from a budget and its data to the model to train."""
+"""`t5x-style plan`: from a budget and its data to a run that a team could sign."""
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import gin
 
 from t5x_style.accounting import (
-    LAWS,
+    CONVENTIONS,
     Architecture,
-    allocations,
+    Plan,
     audit,
-    blend,
     bloomberggpt,
-    chip_flops,
-    count,
-    duration,
+    budget_of,
     forward_flops_per_token,
+    laws_with,
+    make_plan,
     parameters,
-    scientific,
-    total_parameters,
-    verdict,
+    read_law,
+    recommending_law,
+    sources_of,
+    training_flops_per_token,
 )
-from t5x_style.accounting import chip as chip_named
+from t5x_style.accounting.planner.meshes import Candidate
 from t5x_style.commands.configuration import refuse_unconsumed
+from t5x_style.commands.plan_file import check_target, write_plan
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.reporting import table
+from t5x_style.reporting.accounts_text import accounts_text
+from t5x_style.reporting.plan_text import plan_text
+from t5x_style.reporting.scaling_figure import check_suffix, scaling_figure
 
 CONFIGURABLES = ("t5x_style.accounting.architecture",)
 
@@ -39,33 +44,62 @@ def plan(
     chip: str | None = None,
     chips: int | None = None,
     days: float | None = None,
-    mfu: float = 0.4,
+    chip_hours: float | None = None,
+    money: float | None = None,
+    price_per_chip_hour: float | None = None,
+    cpu_minutes: float | None = None,
+    mfu: float | None = None,
     unique_tokens: Mapping[str, float] | None = None,
-    shares: Mapping[str, float] | None = None,
-    max_epochs: float = 4.0,
+    shares: Mapping[str, float] | str | None = None,
+    domain: str | None = None,
+    max_epochs: float | Mapping[str, float] = 4.0,
+    past_forty_epochs: bool = False,
+    served_tokens: float | None = None,
+    law: str | None = None,
+    own_law: str | None = None,
     architecture: Architecture | None = None,
+    vocab_size: int | None = None,
+    style: str = "llama",
     sequence_length: int = 2048,
+    write: str | None = None,
+    figure: str | None = None,
     preset: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Turns a compute budget into a model size and a number of tokens, by each scaling law.
+    """Turns a budget and its data into a run: model, tokens, blend, recipe, mesh, time and cost.
 
-    The budget is either --flops (C = 6 N D) or --chip, --chips and --days. Where the data runs out
-    before a law's optimum, the best choice within the data is shown under it.
+    The budget is one of --flops, --days (with --chip and --chips), --chip_hours (with --chip),
+    --money (with --chip and --price_per_chip_hour) and --cpu_minutes. Every scaling law says what
+    it would do with it; one of them is followed, within what the data allows.
 
     Args:
       flops: the budget in model FLOPs by 6ND.
       chip: a chip of the table (v5e, v5p, h100 ...).
       chips: how many of them.
-      days: for how long; with --flops it is worked out instead.
-      mfu: share of the chips' dense bfloat16 peak that the run keeps up, by 6ND.
+      days: for how long.
+      chip_hours: chips x hours, as GPU hours are granted.
+      money: what may be spent on chips, in any currency.
+      price_per_chip_hour: in the same currency.
+      cpu_minutes: this machine's CPU for so long; its speed is measured now.
+      mfu: share of the chips' dense bfloat16 peak that the run keeps up, by 6ND; 0.4 unless
+        given, and 0.25 of the measured speed of a CPU.
       unique_tokens: tokens of each source once through, as {'legal': 2e9, 'general': 3e9}.
-      shares: share of each source in the blend; by size if not given.
-      max_epochs: passes over the scarcest source at most.
-      architecture: a model to hold against the laws, as @Architecture().
-      sequence_length: tokens per row, for the attention FLOPs of that model.
+      shares: share of each source in the blend, summing to 1; by size if not given; 'choose' to
+        have them chosen for the domain.
+      domain: the source that the model is for.
+      max_epochs: passes over a source at most, one number or {'source': number}.
+      past_forty_epochs: a cap of more than 40 is meant.
+      served_tokens: tokens that the model will read and write in service.
+      law: the law to follow; besiroglu, or the own law if one is given.
+      own_law: JSON that t5x-style fit wrote: a law of the user's own runs.
+      architecture: a model that is settled, as @Architecture(); otherwise one is built.
+      vocab_size: of the tokenizer that there is; otherwise Tao's law chooses.
+      style: of the model that is built, llama or bloomberggpt.
+      sequence_length: tokens per sequence.
+      write: gin file to write, for t5x-style train.
+      figure: picture to draw (.svg, .png or .html): N and D against FLOPs, by each law.
       preset: bloomberggpt prints the accounts of that run instead.
-      dry_run: changes nothing here: a plan is all that this verb makes.
+      dry_run: write no file.
     """
     refuse_unconsumed()
     if preset is not None:
@@ -74,210 +108,153 @@ def plan(
                 f"--preset={preset}: no such preset (there is {', '.join(PRESETS)})"
                 f"{did_you_mean(preset, PRESETS)}"
             )
-        return _bloomberggpt()
-    return _plan(
-        _budget(flops, chip, chips, days, mfu),
+        return _bloomberggpt(figure, dry_run)
+    own = None if own_law is None else read_law(own_law)
+    followed = recommending_law(law or (own.name if own else "besiroglu"), own)
+    budget = budget_of(
+        flops=flops,
+        chip_name=chip,
+        chips=chips,
+        days=days,
+        chip_hours=chip_hours,
+        money=money,
+        price_per_chip_hour=price_per_chip_hour,
+        cpu_minutes=cpu_minutes,
+        mfu=mfu,
+    )
+    sources = sources_of(
         unique_tokens,
         shares,
         max_epochs,
-        architecture,
-        sequence_length,
+        domain=domain,
+        wanted_tokens=followed.optimal(budget.flops)[1],
+        past_forty_epochs=past_forty_epochs,
     )
-
-
-def _budget(
-    flops: float | None, chip: str | None, chips: int | None, days: float | None, mfu: float
-) -> dict[str, Any]:
-    """The budget with whichever of FLOPs and days was left out; days is None without chips."""
-
-    for name, value in (("flops", flops), ("chips", chips), ("days", days), ("mfu", mfu)):
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name}={value}: must be above 0")
-    if (chip is None) != (chips is None):
-        raise UsageError("--chip and --chips go together: which chip, and how many of them")
-    if flops is not None and days is not None:
-        raise UsageError("--flops and --days are given both: one follows from the other")
-    if flops is None and (chip is None or days is None):
-        raise UsageError(
-            "a plan needs a budget: --flops=1e21, or --chip=v5e --chips=256 --days=7 (or "
-            "--preset=bloomberggpt)"
-        )
-    budget: dict[str, Any] = {"flops": flops, "chip": chip, "chips": chips, "days": days}
-    if chip is not None and chips is not None:
-        per_day = chip_flops(chip_named(chip), chips, 86400.0, mfu)
-        budget |= {"mfu_6nd": mfu}
-        if days is not None:
-            budget["flops"] = per_day * days
-        else:
-            budget["days"] = budget["flops"] / per_day
-    return budget
-
-
-def _plan(
-    budget: dict[str, Any],
-    unique_tokens: Mapping[str, float] | None,
-    shares: Mapping[str, float] | None,
-    max_epochs: float,
-    architecture: Architecture | None,
-    sequence_length: int,
-) -> dict[str, Any]:
-
-    rows = allocations(budget["flops"], unique_tokens, shares, max_epochs)
-    print(f"budget: {scientific(budget['flops'])} model FLOPs (6 N D)", end="")
-    if budget["chip"] is not None:
-        print(
-            f" = {duration(budget['days'] * 86400)} on {budget['chips']:,} x {budget['chip']}"
-            f" at {budget['mfu_6nd']:.1%} MFU by 6ND",
-            end="",
-        )
-    print()
-    result: dict[str, Any] = {"budget": budget}
-    if unique_tokens:
-        result["shares"] = blend(unique_tokens, shares)
-        print(
-            table(
-                [
-                    (source, count(unique_tokens[source]), f"{share:.2%}")
-                    for source, share in result["shares"].items()
-                ],
-                ("source", "unique tokens", "share"),
-            )
-        )
-    print()
-    print(
-        table(
-            [
-                (
-                    row.law,
-                    count(row.params),
-                    count(row.tokens),
-                    row.tokens / row.params,
-                    None if row.loss is None else f"{row.loss:.4f}",
-                    None if row.efficiency is None else f"{row.efficiency:.1%}",
-                    *(f"{epochs:.2f}" for epochs in row.epochs.values()),
-                    "optimum"
-                    if row.scarce_source is None
-                    else f"{row.scarce_source} ends at {max_epochs:g} epochs",
-                )
-                for row in rows
-            ],
-            (
-                "law",
-                "parameters",
-                "tokens",
-                "tokens/param",
-                "loss",
-                "efficiency",
-                *(f"epochs {source}" for source in rows[0].epochs),
-                "",
-            ),
-        )
+    if write is not None:
+        check_target(write)
+    if figure is not None:
+        check_suffix(figure)
+    made = make_plan(
+        budget,
+        sources,
+        law=followed,
+        laws=laws_with(own),
+        domain=domain,
+        served_tokens=served_tokens,
+        architecture=architecture,
+        vocab_size=vocab_size,
+        style=style,
+        sequence_length=sequence_length,
     )
-    result["allocations"] = [dataclasses.asdict(row) for row in rows]
-    if architecture is not None:
-        total = total_parameters(architecture)
-        tokens = budget["flops"] / (6 * total)
-        result["architecture"] = {"parameters": parameters(architecture), "tokens": tokens}
-        print()
-        result["architecture"] |= _against_the_laws(architecture, sequence_length, tokens)
-    print()
-    for law in LAWS.values():
-        print(f"{law.name}: {law.source}")
-    return result
+    print(plan_text(made))
+    if write is not None and not dry_run:
+        write_plan(made, write, shlex.join(["t5x-style", *sys.argv[1:]]))
+        print(f"\nwritten: {write}")
+    if figure is not None and not dry_run:
+        _draw(figure, budget.flops, made.chosen.params, made.chosen.tokens, "this plan")
+    return plan_dict(made)
 
 
-def _against_the_laws(
-    architecture: Architecture, sequence_length: int, tokens: float
-) -> dict[str, Any]:
-    """Prints one model's terms and verdict for a number of tokens; returns its audit."""
-
-    terms = parameters(architecture)
-    print(table([*terms.items(), ("total", sum(terms.values()))], ("term", "parameters")))
-    print()
-    forward = forward_flops_per_token(architecture, sequence_length)
-    print(
-        table(
-            [
-                (term, int(value))
-                for term, value in (*forward.items(), ("sum", sum(forward.values())))
-            ],
-            (f"forward, S = {sequence_length}", "FLOPs/token"),
-        )
-    )
-    print()
-    for line in verdict(architecture, sequence_length, round(tokens)):
-        print(line)
-    return {"audit": audit(architecture, sequence_length, round(tokens))}
-
-
-def _bloomberggpt() -> dict[str, Any]:
-
-    accounts = bloomberggpt.accounts()
-    print("BloombergGPT (Wu et al. 2023) from its shape and schedule alone")
-    print()
-    terms = accounts["parameters"]
-    print(table([*terms.items(), ("total", accounts["total_parameters"])], ("term", "parameters")))
-    print()
-    print(
-        f"{accounts['tokens']:,} tokens in 139,200 steps: {accounts['epochs']:.2%} of the "
-        f"{count(bloomberggpt.AVAILABLE_TOKENS)} there were"
-    )
-    print()
-    meanings = {
-        "6nd": "6N: what the laws call C",
-        "full": "3 x the forward matrix products: PaLM, Megatron",
-        "causal": "attention below the diagonal",
-        "hardware": "with what full remat recomputes in JAX",
-        "8n": "6N + 2N recomputed: the paper's rate",
-        "8n_full_batches": "every step at the full batch: the paper's 2.36e23",
-    }
-    print(
-        table(
-            [
-                (
-                    convention,
-                    int(figures["per_token"]),
-                    scientific(figures["total"]),
-                    f"{figures['flops_per_second_per_gpu'] / 1e12:.2f}",
-                    f"{figures['share_of_peak']:.1%}",
-                    meanings[convention],
-                )
-                for convention, figures in accounts["flops"].items()
-            ],
-            ("convention", "FLOPs/token", "total", "TFLOP/s/GPU", "of peak", ""),
-        )
-    )
-    print()
-    budget = bloomberggpt.BUDGET_FLOPS
-    rows = allocations(budget)
-    print(f"planned budget: 0.75 x 1.3M GPU hours at 100 TFLOP/s = {scientific(budget)} FLOPs")
-    print(
-        table(
-            [
-                (
-                    row.law,
-                    f"{row.params / 1e9:.3f}B",
-                    f"{row.tokens / 1e9:.3f}B",
-                    row.tokens / row.params,
-                    None if row.loss is None else f"{row.loss:.4f}",
-                )
-                for row in rows
-            ],
-            ("law", "parameters", "tokens", "tokens/param", "loss"),
-        )
-    )
-    print()
-
-    print("what was spent")
-    for line in verdict(
-        bloomberggpt.ARCHITECTURE,
-        bloomberggpt.SEQUENCE_LENGTH,
-        accounts["tokens"],
-        remat=bloomberggpt.REMAT,
-    ):
-        print(line)
+def plan_dict(made: Plan) -> dict[str, Any]:
+    """A plan as JSON holds it."""
+    arch, chosen, recipe = made.architecture, made.chosen, made.recipe
+    budget = made.budget
     return {
-        **accounts,
-        "budget": {"flops": budget},
-        "allocations": [dataclasses.asdict(row) for row in rows],
+        "budget": dataclasses.asdict(budget)
+        | {
+            "chip_hours": budget.chip_hours(budget.flops),
+            "days": budget.days(budget.flops),
+            "cost": budget.cost(budget.flops),
+        },
+        "law": made.law.name,
+        "optima": {row.law: dataclasses.asdict(row) for row in made.optima},
+        "within_data": {row.law: dataclasses.asdict(row) for row in made.within_data},
+        "recommended": dataclasses.asdict(made.recommended),
+        "cap_costs": [
+            dataclasses.asdict(cost) | {"money": budget.cost(cost.flops)} for cost in made.cap_costs
+        ],
+        "bloomberggpt_rule": None
+        if made.bloomberggpt is None
+        else dataclasses.asdict(made.bloomberggpt),
+        "served": None if made.served is None else dataclasses.asdict(made.served),
+        "vocabulary": made.vocabulary,
+        "architecture": dataclasses.asdict(arch),
+        "parameters": parameters(arch),
+        "forward_flops_per_token": forward_flops_per_token(arch, recipe.sequence_length),
+        "training_flops": {
+            convention: recipe.tokens
+            * training_flops_per_token(arch, recipe.sequence_length, convention)
+            for convention in CONVENTIONS
+        },
+        "chosen": dataclasses.asdict(chosen) | {"flops": made.flops},
+        "sources": {
+            name: {
+                "unique_tokens": made.sources.unique_tokens[name],
+                "share": share,
+                "tokens": made.sources.tokens(chosen.tokens)[name],
+                "epochs": made.sources.epochs(chosen.tokens)[name],
+                "max_epochs": made.sources.max_epochs[name],
+                "effective_tokens": made.sources.effective_of(name, chosen.tokens),
+            }
+            for name, share in made.sources.shares.items()
+        },
+        "recipe": dataclasses.asdict(recipe),
+        "meshes": None
+        if made.meshes is None
+        else [_layout(candidate) for candidate in made.meshes],
+        "checkpoints": {
+            "bytes": made.checkpoint_bytes,
+            "period": made.checkpoint_period,
+            "number": -(-recipe.steps // made.checkpoint_period),
+        },
+        "sensitivity": [dataclasses.asdict(row) for row in made.sensitivity],
+        "audit": audit(arch, recipe.sequence_length, recipe.tokens),
+        "warnings": made.warnings,
     }
+
+
+def _layout(candidate: Candidate) -> dict[str, Any]:
+    """A mesh, what it holds and how fast it is expected to be."""
+    roof = candidate.roofline
+    seconds = {
+        "expected": roof.seconds,
+        "hidden": roof.hidden_seconds,
+        "exposed": roof.exposed_seconds,
+    }
+    return {
+        "mesh": dataclasses.asdict(candidate.mesh),
+        "remat": candidate.remat,
+        "microbatches": candidate.microbatches,
+        "bytes_per_chip": candidate.bytes_per_chip,
+        "step_seconds": seconds,
+        "bound": roof.bound,
+        "mfu": {
+            convention: {name: roof.mfu(convention, value) for name, value in seconds.items()}
+            for convention in roof.model_flops
+        },
+    }
+
+
+def _bloomberggpt(figure: str | None, dry_run: bool) -> dict[str, Any]:
+    """The accounts of the run, and what this planner makes of its budget and data."""
+    if figure is not None:
+        check_suffix(figure)
+    accounts = bloomberggpt.accounts()
+    made = make_plan(
+        budget_of(flops=bloomberggpt.BUDGET_FLOPS),
+        sources_of(bloomberggpt.UNIQUE_TOKENS, None, 1.0),
+        architecture=bloomberggpt.ARCHITECTURE,
+        sequence_length=bloomberggpt.SEQUENCE_LENGTH,
+    )
+    print(accounts_text(accounts))
+    print("\nWhat this planner makes of its budget and data, every token at most once\n")
+    print(plan_text(made))
+    if figure is not None and not dry_run:
+        total, tokens = accounts["total_parameters"], accounts["tokens"]
+        _draw(figure, bloomberggpt.BUDGET_FLOPS, total, tokens, "BloombergGPT")
+    return {**accounts, "plan": plan_dict(made)}
+
+
+def _draw(figure: str, flops: float, params: float, tokens: float, name: str) -> None:
+    scaling_figure(figure, flops=flops, plan_params=params, plan_tokens=tokens, plan_name=name)
+    print(f"\ndrawn: {figure}")

@@ -8,8 +8,8 @@ from t5x_style.models.layers import Norm, alibi_slopes, rope
 from tests.models.reference import turned
 
 
-def test_alibi_slopes_of_bloomberggpt():
-    """Golden numbers of 40 heads: past the 32 of a power of two, the odd steps of the 64."""
+def test_alibi_40():
+    """BloombergGPT's 40 heads: past the 32 of a power of two, the odd steps of the 64."""
     slopes = alibi_slopes(40)
     assert slopes.dtype == np.float32
     assert len(slopes) == 40

@@ -1,37 +1,146 @@
-"""From a budget and its data to the model that each law would train."""
+"""What there is to spend, in whichever way a team has it, as model FLOPs."""
 
 import dataclasses
-from collections.abc import Mapping
+import time
 
-from t5x_style.accounting.chips import Chip
-from t5x_style.accounting.laws import LAWS
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.accounting.chips import Chip, chip
+from t5x_style.errors import UsageError
 
-# Up to four passes over text teach nearly as much as fresh text (Muennighoff et al. 2023).
-FREE_EPOCHS = 4.0
+# Share of the dense bfloat16 peak, by 6 N D, that a plan counts on unless told: BloombergGPT kept
+# 24.5 % on A100s, MaxText's tables stand at 40 to 60 % on TPUs.
+EXPECTED_MFU = 0.4
+# Of what large matrix products reach on a CPU; the narrow products of a small model reach less.
+EXPECTED_CPU_MFU = 0.25
+THIS_CPU = "this_cpu"
+
+SECONDS_PER_DAY = 86400.0
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Allocation:
-    """What a law makes of a budget.
+class Budget:
+    """A budget and what it is made of; what was not said and does not follow is None.
 
     Attributes:
-      law: its name.
-      params: N.
-      tokens: D; 6 N D is the budget.
-      loss: the law's, nats per token; None where it gives none.
-      efficiency: compute efficiency; None likewise.
-      scarce_source: the source that ran out and so held D down; None at the law's own optimum.
-      epochs: passes over each source.
+      flops: C = 6 N D, model FLOPs.
+      form: which of the forms it was given in: 'flops', 'days', 'chip_hours', 'money' or
+        'cpu_minutes'.
+      chip: name in the table of chips, or 'this_cpu'.
+      chips: how many.
+      peak_flops: of one chip, FLOP/s; measured for 'this_cpu'.
+      mfu: model FLOPs by 6 N D over the peak, expected.
+      price_per_chip_hour: in the user's own currency.
     """
 
-    law: str
-    params: float
-    tokens: float
-    loss: float | None
-    efficiency: float | None
-    scarce_source: str | None
-    epochs: dict[str, float]
+    flops: float
+    form: str
+    chip: str | None = None
+    chips: int | None = None
+    peak_flops: float | None = None
+    mfu: float | None = None
+    price_per_chip_hour: float | None = None
+
+    def chip_hours(self, flops: float) -> float | None:
+        """Chip hours that `flops` take at the expected MFU; None without a chip."""
+        if self.peak_flops is None or self.mfu is None:
+            return None
+        return flops / (self.peak_flops * self.mfu * SECONDS_PER_HOUR)
+
+    def days(self, flops: float) -> float | None:
+        """Days that `flops` take on all chips; None without a number of chips."""
+        hours = self.chip_hours(flops)
+        return None if hours is None or self.chips is None else hours / self.chips / 24
+
+    def cost(self, flops: float) -> float | None:
+        """Money that `flops` cost; None without a price."""
+        hours = self.chip_hours(flops)
+        if hours is None or self.price_per_chip_hour is None:
+            return None
+        return hours * self.price_per_chip_hour
+
+
+def budget_of(
+    *,
+    flops: float | None = None,
+    chip_name: str | None = None,
+    chips: int | None = None,
+    days: float | None = None,
+    chip_hours: float | None = None,
+    money: float | None = None,
+    price_per_chip_hour: float | None = None,
+    cpu_minutes: float | None = None,
+    mfu: float | None = None,
+) -> Budget:
+    """The budget from one of its five forms.
+
+    Args:
+      flops: model FLOPs; chip_name, chips and price are then for days and cost alone.
+      chip_name, chips, days: chips for a time.
+      chip_name, chip_hours: as GPU hours are granted.
+      chip_name, money, price_per_chip_hour: as clouds sell them.
+      cpu_minutes: this machine's CPU, measured now.
+      mfu: None means EXPECTED_MFU, or EXPECTED_CPU_MFU for this CPU.
+
+    Raises:
+      UsageError: none or several forms, a part that is missing, or a number that cannot be.
+    """
+    numbers = {
+        "flops": flops,
+        "chips": chips,
+        "days": days,
+        "chip_hours": chip_hours,
+        "money": money,
+        "price_per_chip_hour": price_per_chip_hour,
+        "cpu_minutes": cpu_minutes,
+        "mfu": mfu,
+    }
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name}={value}: must be above 0")
+    if mfu is not None and mfu > 1:
+        raise UsageError(f"--mfu={mfu}: a share of the peak, so at most 1 (40 % is 0.4)")
+    forms = ("flops", "days", "chip_hours", "money", "cpu_minutes")
+    given = [form for form in forms if numbers[form] is not None]
+    if not given:
+        raise UsageError(
+            "a plan needs a budget: --flops=1e21, or --chip=v5e --chips=256 --days=7, or "
+            "--chip=h100 --chip_hours=20000, or --chip=v5p --money=50000 "
+            "--price_per_chip_hour=4.2, or --cpu_minutes=10 (or --preset=bloomberggpt)"
+        )
+    if len(given) > 1:
+        flags = " and ".join(f"--{form}" for form in given)
+        raise UsageError(f"{flags} are given together: each is a budget of its own, keep one")
+    (form,) = given
+    if form == "cpu_minutes":
+        for name in ("chip", "chips"):
+            if {"chip": chip_name, "chips": chips}[name] is not None:
+                raise UsageError(
+                    f"--cpu_minutes means this machine, --{name} another: keep one of them"
+                )
+        peak = measured_cpu_flops()
+        share = mfu or EXPECTED_CPU_MFU
+        spent = peak * share * cpu_minutes * 60
+        return Budget(spent, form, THIS_CPU, 1, peak, share, price_per_chip_hour)
+    if chip_name is None:
+        for name in ("chips", "days", "chip_hours", "money", "price_per_chip_hour"):
+            if numbers[name] is not None:
+                raise UsageError(f"--{name}={numbers[name]} needs --chip: hours of which chip?")
+        assert flops is not None
+        return Budget(flops, form)
+    known = chip(chip_name)
+    share = mfu or EXPECTED_MFU
+    rate = known.peak_bf16_flops * share
+    if form == "days":
+        if chips is None:
+            raise UsageError(f"--days={days} needs --chips: how many of {chip_name}?")
+        flops = chip_flops(known, chips, days * SECONDS_PER_DAY, share)
+    elif form == "chip_hours":
+        flops = rate * chip_hours * SECONDS_PER_HOUR
+    elif form == "money":
+        if price_per_chip_hour is None:
+            raise UsageError(f"--money={money} needs --price_per_chip_hour: what does one cost?")
+        flops = rate * money / price_per_chip_hour * SECONDS_PER_HOUR
+    return Budget(flops, form, chip_name, chips, known.peak_bf16_flops, share, price_per_chip_hour)
 
 
 def chip_flops(chip: Chip, chips: int, seconds: float, mfu: float) -> float:
@@ -42,92 +151,23 @@ def chip_flops(chip: Chip, chips: int, seconds: float, mfu: float) -> float:
     return chips * chip.peak_bf16_flops * seconds * mfu
 
 
-def blend(
-    unique_tokens: Mapping[str, float], shares: Mapping[str, float] | None
-) -> dict[str, float]:
-    """Share of each source, summing to 1: `shares` scaled, or by size where None.
-
-    Raises:
-      UsageError: for shares and sources that do not match, or sizes and shares not above 0.
-    """
-    if shares is None:
-        shares = unique_tokens
-    for name in shares:
-        if name not in unique_tokens:
-            raise UsageError(
-                f"shares name {name!r}, unique_tokens do not{did_you_mean(name, unique_tokens)}"
-            )
-    for name in unique_tokens:
-        if name not in shares:
-            raise UsageError(
-                f"unique_tokens name {name!r}, shares do not{did_you_mean(name, shares)}"
-            )
-    for kind, values in (("unique_tokens", unique_tokens), ("shares", shares)):
-        for name, value in values.items():
-            if not value > 0:
-                raise UsageError(f"{kind} of {name!r} = {value!r}: must be above 0")
-    total = sum(shares.values())
-    return {name: value / total for name, value in shares.items()}
-
-
-def token_cap(
-    unique_tokens: Mapping[str, float], shares: Mapping[str, float], max_epochs: float
-) -> tuple[float, str]:
-    """(D, source): the most tokens before a source has been seen `max_epochs` times, and which."""
-    caps = {name: max_epochs * unique_tokens[name] / share for name, share in shares.items()}
-    scarce = min(caps, key=lambda name: caps[name])
-    return caps[scarce], scarce
-
-
-def allocations(
-    flops: float,
-    unique_tokens: Mapping[str, float] | None = None,
-    shares: Mapping[str, float] | None = None,
-    max_epochs: float = FREE_EPOCHS,
-) -> list[Allocation]:
-    """The optimum of each law for a budget, and where the data falls short of it, the best within.
-
-    The loss falls with N at any D, so a budget whose tokens are capped goes into a larger model:
-    N = C / (6 D). No value is put on repeated tokens here; they count as fresh up to the cap.
+def measured_cpu_flops(seconds: float = 0.25) -> float:
+    """float32 FLOP/s of this machine's CPU in large matrix products: its best rate, all cores.
 
     Args:
-      flops: C = 6 N D.
-      unique_tokens: tokens of each source, once through; None leaves the data unbounded.
-      shares: see `blend`.
-      max_epochs: passes over the scarcest source at most.
+      seconds: for how long to measure.
     """
-    if not flops > 0:
-        raise UsageError(f"a budget of {flops!r} FLOPs: must be above 0")
-    if unique_tokens is None and shares is not None:
-        raise UsageError("shares need unique_tokens: how much of each source is there?")
-    sizes = dict(unique_tokens or {})
-    blended = blend(sizes, shares) if sizes else {}
-    found = []
-    for name, law in LAWS.items():
-        params, tokens = law.optimal(flops)
-        found.append(_allocation(name, params, tokens, None, sizes, blended))
-        if sizes:
-            cap, scarce = token_cap(sizes, blended, max_epochs)
-            if tokens > cap:
-                found.append(_allocation(name, flops / (6 * cap), cap, scarce, sizes, blended))
-    return found
+    # 0.1 s of import, for this form of a budget alone.
+    import numpy as np
 
-
-def _allocation(
-    name: str,
-    params: float,
-    tokens: float,
-    scarce_source: str | None,
-    unique_tokens: Mapping[str, float],
-    shares: Mapping[str, float],
-) -> Allocation:
-    law = LAWS[name]
-    return Allocation(
-        law=name,
-        params=params,
-        tokens=tokens,
-        loss=law.loss(params, tokens),
-        efficiency=law.efficiency(params, tokens),
-        scarce_source=scarce_source,
-        epochs={source: tokens * share / unique_tokens[source] for source, share in shares.items()},
-    )
+    size = 1024
+    left = np.random.default_rng(0).random((size, size), np.float32)
+    out = np.empty_like(left)
+    np.matmul(left, left, out=out)  # the first call starts the threads
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        np.matmul(left, left, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,247 @@
+"""The plan: from a budget, its data and its chips to a run that a team could sign."""
+
+import dataclasses
+import math
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.chips import chip
+from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
+from t5x_style.accounting.laws.kaplan import critical_batch_tokens
+from t5x_style.accounting.parameter_count import total_parameters
+from t5x_style.accounting.planner.allocation import (
+    Allocation,
+    CapCost,
+    at,
+    bloomberggpt_rule,
+    cap_costs,
+    optima,
+    within,
+    within_data,
+)
+from t5x_style.accounting.planner.budget import THIS_CPU, Budget
+from t5x_style.accounting.planner.memory import checkpoint_bytes
+from t5x_style.accounting.planner.meshes import Candidate, fitting_meshes
+from t5x_style.accounting.planner.recipe import Recipe, recipe_of
+from t5x_style.accounting.planner.sensitivity import Sensitivity, sensitivity
+from t5x_style.accounting.planner.service import ServedModel, cheapest_to_serve
+from t5x_style.accounting.planner.shape import buildable_shape
+from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources
+from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
+from t5x_style.accounting.quantities import count, scientific
+from t5x_style.errors import UsageError, did_you_mean
+
+DEFAULT_LAW = "besiroglu"
+
+# How the step of a planned run is laid out beside its mesh (see `partitioning.Topology`).
+KERNEL = "blockwise"
+LOSS_CHUNK_TOKENS = 4096
+
+# A checkpoint for each hundredth of the run: a fault costs half of that on average. In a short run
+# saving would take longer than the steps between, so those are at least a hundred.
+CHECKPOINTS_PER_RUN = 100
+LEAST_CHECKPOINT_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `make_plan` answers.
+
+    Attributes:
+      budget, sources: as asked.
+      law: the one that the recommendation follows.
+      optima: every law's own, with text without end.
+      within_data: the best within the data by each law whose optimum lacks it.
+      recommended: the best N and D within the data by `law`, before anything is rounded.
+      cap_costs: what each source's limit costs, and all together (last); empty without sources.
+      bloomberggpt: what BloombergGPT's rule would choose; None without sources.
+      served: the model of the same loss that costs least with the tokens to be served; None
+        where none are.
+      vocabulary: approach -> V by Tao's law for this model; empty where the model was given.
+      architecture: the buildable model.
+      recipe: batch, horizon, learning rate.
+      chosen: N, D, loss and efficiency of the run that is written.
+      meshes: those that fit, the fastest first; None where the chips are not known.
+      checkpoint_bytes: of one checkpoint.
+      checkpoint_period: steps between two.
+      sensitivity: the recommendation if the budget, the domain or the MFU were otherwise.
+      warnings: what a team should know before it signs.
+    """
+
+    budget: Budget
+    sources: Sources
+    law: ParametricLaw
+    optima: list[Allocation]
+    within_data: list[Allocation]
+    recommended: Allocation
+    cap_costs: list[CapCost]
+    bloomberggpt: Allocation | None
+    served: ServedModel | None
+    vocabulary: dict[str, int]
+    architecture: Architecture
+    recipe: Recipe
+    chosen: Allocation
+    meshes: list[Candidate] | None
+    checkpoint_bytes: int
+    checkpoint_period: int
+    sensitivity: list[Sensitivity]
+    warnings: list[str]
+
+    @property
+    def flops(self) -> float:
+        """6 N D of the run that is written."""
+        return 6.0 * self.chosen.params * self.chosen.tokens
+
+
+def recommending_law(name: str, own_law: ParametricLaw | None = None) -> ParametricLaw:
+    """The law that a recommendation follows. Raises UsageError for one that gives no loss."""
+    laws = laws_with(own_law)
+    usable = {key: law for key, law in laws.items() if isinstance(law, ParametricLaw)}
+    if name not in usable:
+        why = "gives no loss to weigh" if name in laws else "is not known"
+        raise UsageError(
+            f"law = {name!r} {why}: one of {', '.join(usable)}{did_you_mean(name, usable)}"
+        )
+    return usable[name]
+
+
+def laws_with(own_law: ParametricLaw | None) -> dict[str, Law]:
+    """The laws of every audit, and a user's own behind them."""
+    return LAWS if own_law is None else {**LAWS, own_law.name: own_law}
+
+
+def make_plan(
+    budget: Budget,
+    sources: Sources,
+    *,
+    law: ParametricLaw | None = None,
+    laws: dict[str, Law] = LAWS,
+    domain: str | None = None,
+    served_tokens: float | None = None,
+    architecture: Architecture | None = None,
+    vocab_size: int | None = None,
+    style: str = "llama",
+    sequence_length: int = 2048,
+) -> Plan:
+    """The whole plan.
+
+    Args:
+      budget, sources: see `budget_of` and `sources_of`.
+      law: the one to follow, DEFAULT_LAW unless given; laws: those to show.
+      domain: the source whose size the sensitivity varies; None means the scarcest.
+      served_tokens: tokens that the model will read and write in service.
+      architecture: a model that is settled; None builds one for the recommended N.
+      vocab_size: of the tokenizer that there is; None takes Tao's law.
+      style: see `buildable_shape`.
+      sequence_length: S, tokens.
+
+    Raises:
+      UsageError: a number that cannot be, a model that cannot be built, or one that no mesh of the
+        chips holds.
+    """
+    for name, value in (("served_tokens", served_tokens), ("sequence_length", sequence_length)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} = {value!r}: must be above 0")
+    law = law or recommending_law(DEFAULT_LAW)
+    flops = budget.flops
+    recommended = within(flops, law, sources)
+    vocabulary: dict[str, int] = {}
+    if architecture is None:
+        if vocab_size is None:
+            vocab_size, vocabulary = chosen_vocabulary(recommended.params)
+        architecture = buildable_shape(recommended.params, vocab_size=vocab_size, style=style)
+    params = total_parameters(architecture)
+    accelerator, devices = None, 1
+    if budget.chips is not None and budget.chip != THIS_CPU:
+        accelerator = chip(budget.chip)
+        devices = budget.chips * accelerator.devices_per_chip
+    cap, scarce = sources.cap()
+    tokens = min(flops / (6 * params), cap)
+    loss = law.loss(params, sources.effective(tokens))
+    recipe = recipe_of(architecture, tokens, sequence_length, loss, devices)
+    chosen = at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
+    meshes = None
+    if accelerator is not None:
+        meshes = fitting_meshes(
+            architecture,
+            accelerator,
+            budget.chips,
+            recipe.batch_sequences,
+            sequence_length,
+            kernel=KERNEL,
+            loss_chunk_tokens=LOSS_CHUNK_TOKENS,
+        )
+    domain = domain or recommended.scarce_source or sources.cap(epochs=1.0)[1]
+    return Plan(
+        budget=budget,
+        sources=sources,
+        law=law,
+        optima=optima(flops, laws),
+        within_data=within_data(flops, sources, laws),
+        recommended=recommended,
+        cap_costs=cap_costs(flops, law, sources) if sources.shares else [],
+        bloomberggpt=bloomberggpt_rule(flops, law, sources) if sources.shares else None,
+        served=None
+        if served_tokens is None
+        else cheapest_to_serve(chosen, law, sources, served_tokens),
+        vocabulary=vocabulary,
+        architecture=architecture,
+        recipe=recipe,
+        chosen=chosen,
+        meshes=meshes,
+        checkpoint_bytes=checkpoint_bytes(architecture),
+        checkpoint_period=min(
+            recipe.steps,
+            max(LEAST_CHECKPOINT_STEPS, math.ceil(recipe.steps / CHECKPOINTS_PER_RUN)),
+        ),
+        sensitivity=sensitivity(budget, sources, law, domain),
+        warnings=_warnings(budget, sources, law, recipe, chosen, meshes),
+    )
+
+
+def _warnings(
+    budget: Budget,
+    sources: Sources,
+    law: ParametricLaw,
+    recipe: Recipe,
+    chosen: Allocation,
+    meshes: list[Candidate] | None,
+) -> list[str]:
+    """What a team should know before it signs."""
+    found = []
+    if law.fitted_flops is not None:
+        least, greatest = law.fitted_flops
+        if not least <= budget.flops <= greatest:
+            found.append(
+                f"{law.name} was fitted on {scientific(least)} to {scientific(greatest)} FLOPs; "
+                f"at {scientific(budget.flops)} it extrapolates"
+            )
+    for name, epochs in sources.epochs(chosen.tokens).items():
+        if epochs > FREE_EPOCHS:
+            found.append(
+                f"{name} is read {epochs:.1f} times: past {FREE_EPOCHS:g} passes each teaches "
+                f"less; {count(epochs * sources.unique_tokens[name])} tokens of it are worth "
+                f"{count(sources.effective_of(name, chosen.tokens))} fresh ones"
+            )
+    spent = 6 * chosen.params * chosen.tokens
+    if spent < 0.98 * budget.flops:
+        found.append(
+            f"the run takes {spent / budget.flops:.1%} of the budget: "
+            + (
+                f"{chosen.scarce_source} ends before it"
+                if chosen.scarce_source
+                else "whole steps of a batch leave the rest"
+            )
+        )
+    batch = recipe.batch_sequences * recipe.sequence_length
+    if batch > critical_batch_tokens(chosen.loss):
+        found.append(
+            f"a batch of {count(batch)} tokens is above the critical batch of "
+            f"{count(critical_batch_tokens(chosen.loss))} (Kaplan et al. 2020): more of it buys "
+            "little"
+        )
+    if meshes is not None and (reached := meshes[0].roofline.mfu("6nd")) < budget.mfu:
+        found.append(
+            f"an MFU of {budget.mfu:.0%} by 6ND was counted on; the roofline expects {reached:.0%} "
+            f"of the best mesh, which {meshes[0].roofline.bound} holds back"
+        )
+    return found

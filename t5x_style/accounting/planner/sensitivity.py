@@ -1,0 +1,72 @@
+"""What the recommendation would be if the budget, the domain or the chips were otherwise."""
+
+import dataclasses
+
+from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.accounting.planner.allocation import within
+from t5x_style.accounting.planner.budget import Budget
+from t5x_style.accounting.planner.sources import Sources
+
+FACTORS = (0.5, 1.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """One supposition and what would be recommended under it.
+
+    Attributes:
+      what: 'as planned', or what is supposed to be otherwise.
+      factor: times what was asked.
+      flops: the budget; params, tokens, loss, efficiency: see Allocation.
+      days, cost: of the whole budget; None where they do not follow.
+    """
+
+    what: str
+    factor: float
+    flops: float
+    params: float
+    tokens: float
+    loss: float
+    efficiency: float
+    days: float | None
+    cost: float | None
+
+
+def sensitivity(
+    budget: Budget, sources: Sources, law: ParametricLaw, domain: str | None
+) -> list[Sensitivity]:
+    """The plan as it is, and at 50 % more and less of budget, domain tokens and MFU.
+
+    Another MFU changes the FLOPs of a budget in time or money, and the time and the money of a
+    budget in FLOPs.
+
+    Args:
+      domain: the source whose unique tokens vary; None where there is no source.
+    """
+    cases = [("as planned", 1.0, budget, sources)]
+    for factor in FACTORS:
+        larger = dataclasses.replace(budget, flops=factor * budget.flops)
+        cases.append(("budget", factor, larger, sources))
+    for factor in FACTORS if domain is not None else ():
+        cases.append((f"tokens of {domain}", factor, budget, sources.scaled(domain, factor)))
+    for factor in FACTORS if budget.mfu is not None else ():
+        flops = budget.flops if budget.form == "flops" else factor * budget.flops
+        faster = dataclasses.replace(budget, flops=flops, mfu=factor * budget.mfu)
+        cases.append(("MFU", factor, faster, sources))
+    rows = []
+    for what, factor, supposed, data in cases:
+        best = within(supposed.flops, law, data)
+        rows.append(
+            Sensitivity(
+                what,
+                factor,
+                supposed.flops,
+                best.params,
+                best.tokens,
+                best.loss,
+                best.efficiency,
+                supposed.days(supposed.flops),
+                supposed.cost(supposed.flops),
+            )
+        )
+    return rows

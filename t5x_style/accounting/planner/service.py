@@ -1,0 +1,64 @@
+"""The model that costs least over training and service, within the data."""
+
+import dataclasses
+
+from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.accounting.laws.inference import lifetime_flops
+from t5x_style.accounting.planner.allocation import Allocation, at, least_at
+from t5x_style.accounting.planner.sources import Sources
+
+# Where the text has no end: a model trained for so many times longer is not considered.
+LONGEST = 1e3
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """A smaller model of the same loss.
+
+    Attributes:
+      served_tokens: D_inf, read and written in service.
+      allocation: its N and D.
+      training_flops: 6 N D.
+      lifetime_flops: and 2 N for each served token.
+      saving: share of the lifetime FLOPs of the plan that it does without; 0 where the plan
+        itself is the cheapest.
+    """
+
+    served_tokens: float
+    allocation: Allocation
+    training_flops: float
+    lifetime_flops: float
+    saving: float
+
+
+def cheapest_to_serve(
+    plan: Allocation, law: ParametricLaw, sources: Sources, served_tokens: float
+) -> ServedModel:
+    """The model of the plan's loss with the least lifetime FLOPs (Sardana et al. 2024,
+    arXiv 2401.00448), trained at least as long as the plan and within the caps of its sources.
+
+    Args:
+      plan: whose loss is to be reached.
+      served_tokens: D_inf.
+    """
+
+    def params_for(tokens: float) -> float:
+        """N with L(N, D) = the plan's loss."""
+        left = plan.loss - law.irreducible
+        left -= law.tokens_scale * sources.effective(tokens) ** -law.tokens_exponent
+        return (law.params_scale / left) ** (1 / law.params_exponent)
+
+    def cost(tokens: float) -> float:
+        return lifetime_flops(params_for(tokens), tokens, served_tokens)
+
+    longest = max(plan.tokens, min(sources.cap()[0], LONGEST * plan.tokens))
+    tokens = least_at(cost, plan.tokens, longest)
+    params = params_for(tokens)
+    as_planned = lifetime_flops(plan.params, plan.tokens, served_tokens)
+    return ServedModel(
+        served_tokens,
+        at(law, params, tokens, sources),
+        6 * params * tokens,
+        cost(tokens),
+        1 - cost(tokens) / as_planned,
+    )

@@ -1,0 +1,42 @@
+"""The vocabulary of a model that is yet to be shaped."""
+
+from t5x_style.accounting.laws.vocabulary import optimal_vocabulary
+from t5x_style.accounting.planner.shape import levine_width
+
+# The approach that is followed: the one fitted to runs alone, without a derived starting point.
+FOLLOWED = "isoflops"
+# A TPU's lanes: vocabularies are padded to a multiple of them anyway.
+LANES = 128
+# Bytes and a few hundred pieces: below, a vocabulary is none.
+LEAST_VOCABULARY = 512
+
+
+def chosen_vocabulary(params: float) -> tuple[int, dict[str, int]]:
+    """(V, approach -> V) by Tao's law for a model of N parameters in all; V is rounded to lanes.
+
+    The law speaks of the parameters outside the vocabulary and of the width, which depend on V in
+    turn: the fixed point is iterated, with the width that Levine's rule gives 12 L D^2 parameters.
+    """
+    vocab_size, seen = LEAST_VOCABULARY, set()
+    while vocab_size not in seen:
+        seen.add(vocab_size)
+        others = params
+        for _ in range(20):
+            width = _width(others)
+            # A vocabulary never takes more than 70 % of a model here, or no layer is left.
+            others = max(params - vocab_size * width, 0.3 * params)
+        found = optimal_vocabulary(others, round(width))
+        vocab_size = max(LEAST_VOCABULARY, LANES * round(found[FOLLOWED] / LANES))
+    return vocab_size, found
+
+
+def _width(non_vocab_params: float) -> float:
+    """D with 12 L D^2 parameters at the depth L that Levine et al. 2020 give this width."""
+    low, high = 0.01, 500.0
+    while high / low > 1 + 1e-9:
+        middle = (low * high) ** 0.5
+        if 12 * middle * levine_width(middle) ** 2 < non_vocab_params:
+            low = middle
+        else:
+            high = middle
+    return levine_width(low)
