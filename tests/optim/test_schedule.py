@@ -12,7 +12,7 @@ STEPS = 172_615
 @pytest.mark.parametrize(
     ("step", "learning_rate"), [(900, 3e-5), (7_200, 5.98670e-5), (115_500, 1.95760e-5)]
 )
-def test_cosine_of_bloomberggpt(step, learning_rate):
+def test_lr_cosine(step, learning_rate):
     schedule = Schedule(6e-5, shape="cosine", warmup_tokens=1800, final_fraction=0.1)
     got = schedule.learning_rate(np.float32(step), STEPS)
     assert float(got) == pytest.approx(learning_rate, rel=1e-4)
