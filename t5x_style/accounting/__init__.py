@@ -2,7 +2,7 @@
 
 from t5x_style.accounting import bloomberggpt
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.auditor import Auditor, audit
+from t5x_style.accounting.auditor import Auditor, audit, laws_of_audit
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
@@ -27,7 +27,6 @@ from t5x_style.accounting.planner import (
     blend,
     budget_of,
     chip_flops,
-    laws_with,
     make_plan,
     optima,
     recommending_law,
@@ -64,7 +63,7 @@ __all__ = [
     "count",
     "duration",
     "forward_flops_per_token",
-    "laws_with",
+    "laws_of_audit",
     "make_plan",
     "non_embedding_parameters",
     "optima",

@@ -2,7 +2,7 @@
 
 from t5x_style.accounting.planner.allocation import Allocation, optima, within_data
 from t5x_style.accounting.planner.budget import Budget, budget_of, chip_flops
-from t5x_style.accounting.planner.plan import Plan, laws_with, make_plan, recommending_law
+from t5x_style.accounting.planner.plan import Plan, make_plan, recommending_law
 from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources, blend, sources_of
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "blend",
     "budget_of",
     "chip_flops",
-    "laws_with",
     "make_plan",
     "optima",
     "recommending_law",

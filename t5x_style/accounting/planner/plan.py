@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.auditor import laws_of_audit
 from t5x_style.accounting.chips import chip
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
 from t5x_style.accounting.laws.kaplan import critical_batch_tokens
@@ -94,7 +95,7 @@ class Plan:
 
 def recommending_law(name: str, own_law: ParametricLaw | None = None) -> ParametricLaw:
     """The law that a recommendation follows. Raises UsageError for one that gives no loss."""
-    laws = laws_with(own_law)
+    laws = laws_of_audit(own_law)
     usable = {key: law for key, law in laws.items() if isinstance(law, ParametricLaw)}
     if name not in usable:
         why = "gives no loss to weigh" if name in laws else "is not known"
@@ -102,11 +103,6 @@ def recommending_law(name: str, own_law: ParametricLaw | None = None) -> Paramet
             f"law = {name!r} {why}: one of {', '.join(usable)}{did_you_mean(name, usable)}"
         )
     return usable[name]
-
-
-def laws_with(own_law: ParametricLaw | None) -> dict[str, Law]:
-    """The laws of every audit, and a user's own behind them."""
-    return LAWS if own_law is None else {**LAWS, own_law.name: own_law}
 
 
 def make_plan(
