@@ -229,7 +229,9 @@ def _warnings(
             )
         )
     batch = recipe.batch_sequences * recipe.sequence_length
-    if batch > critical_batch_tokens(chosen.loss):
+    # Far below the runs that it was fitted on the loss is too high to read a batch from.
+    told = law.fitted_flops is None or budget.flops >= law.fitted_flops[0]
+    if told and batch > critical_batch_tokens(chosen.loss):
         found.append(
             f"a batch of {count(batch)} tokens is above the critical batch of "
             f"{count(critical_batch_tokens(chosen.loss))} (Kaplan et al. 2020): more of it buys "

@@ -1,6 +1,7 @@
 """How a run of N parameters on D tokens is trained, each number with the rule that gave it."""
 
 import dataclasses
+import math
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.flops import forward_flops_per_token
@@ -105,10 +106,13 @@ def recipe_of(
 
 
 def _sequences(wanted: float, devices: int) -> int:
-    """A whole number of sequences that the devices divide, or a power of two below them."""
-    if wanted >= devices:
-        return devices * max(1, round(wanted / devices))
-    power = 1
-    while power * 2 <= wanted:
-        power *= 2
-    return power
+    """A whole number of sequences that the devices divide, or a power of two below them.
+
+    The rows of a device are rounded to an eighth at most, to many twos: a step must be cut into
+    passes where the memory does not hold it in one.
+    """
+    if wanted < devices:
+        return 2 ** max(0, math.floor(math.log2(max(wanted, 1))))
+    rows = wanted / devices
+    step = 2 ** max(0, math.floor(math.log2(rows / 4)))
+    return devices * step * max(1, round(rows / step))

@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5x_style.accounting import bloomberggpt
+from t5x_style.accounting.planner.recipe import _sequences, recipe_of
+
+ARCH, LENGTH = bloomberggpt.ARCHITECTURE, 2048
+
+
+def test_bloomberggpts_recipe_by_todays_rules():
+    """Golden steplaw_bbg, N without the embedding: 1.70e-4 and 2.99M tokens for its 569B."""
+    recipe = recipe_of(ARCH, 569e9, LENGTH, loss=2.01, devices=512)
+    assert recipe.learning_rate == pytest.approx(1.7e-4, rel=0.03)
+    batch = recipe.batch_sequences * LENGTH
+    assert batch == pytest.approx(2.99e6, rel=0.15)
+    assert recipe.batch_sequences % 512 == 0
+    # 2,000 steps, as Llama and DeepSeek; BloombergGPT warmed up for 1,800.
+    assert recipe.warmup_tokens == 2000 * batch
+    assert recipe.tokens == recipe.steps * batch
+    assert 569e9 - batch < recipe.tokens <= 569e9
+    assert set(recipe.rules) == {"batch", "learning rate", "warm-up", "horizon"}
+
+
+def test_a_short_run_warms_up_for_a_twentieth_of_it():
+    recipe = recipe_of(ARCH, 1e8, LENGTH, loss=4.0)
+    assert recipe.warmup_tokens <= 0.05 * recipe.tokens
+
+
+def test_a_run_is_at_least_one_step():
+    recipe = recipe_of(ARCH, 10.0, LENGTH, loss=9.0)
+    assert (recipe.steps, recipe.batch_sequences, recipe.tokens) == (1, 1, LENGTH)
+
+
+@given(st.floats(0.01, 1e6), st.integers(1, 4096))
+def test_batches_are_near_what_is_wanted_and_divide(wanted, devices):
+    batch = _sequences(wanted, devices)
+    if wanted < devices:
+        assert batch & (batch - 1) == 0
+        assert batch == 1 or wanted / 2 < batch <= wanted
+        return
+    assert batch % devices == 0
+    rows = batch // devices
+    assert rows == pytest.approx(wanted / devices, rel=0.34 if rows < 4 else 0.126)
+    # A step of rows can be halved at least until fewer than eight are left.
+    while rows % 2 == 0:
+        rows //= 2
+    assert rows < 8
