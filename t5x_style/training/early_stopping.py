@@ -169,4 +169,7 @@ class EarlyStopping:
         values = [line[f"eval/{name}/{self.measure}"] for name in weights]
         if any(value is None or not math.isfinite(value) for value in values):
             return math.inf
-        return sum(weight * value for weight, value in zip(weights.values(), values, strict=True))
+        # Exact, so that the order in which a configuration names the sources does not matter.
+        return math.fsum(
+            weight * value for weight, value in zip(weights.values(), values, strict=True)
+        )

@@ -1,0 +1,33 @@
+"""Which checkpoints stay; that a state comes back whole is in test_resume.py."""
+
+import jax.numpy as jnp
+import pytest
+
+from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_period", "best", "kept"),
+    [
+        (2, None, {}, {6, 7}),
+        (1, 3, {}, {0, 3, 6, 7}),
+        # The best is 1 up to step 4, then 5: the old one may go, the new one stays.
+        (1, None, {**dict.fromkeys((1, 2, 3, 4), 1), **dict.fromkeys((5, 6, 7), 5)}, {5, 7}),
+        (2, 4, dict.fromkeys(range(1, 8), 1), {0, 1, 4, 6, 7}),
+    ],
+)
+def test_the_newest_every_nth_and_the_best_are_kept(tmp_path, keep, keep_period, best, kept):
+    checkpointer = Checkpointer(str(tmp_path), keep=keep, keep_period=keep_period)
+    for step in range(8):
+        checkpointer.save(step, {"step": jnp.int32(step)}, {"tokens": step}, best.get(step))
+    checkpointer.close()
+    assert set(checkpoint_steps(str(tmp_path))) == kept
+
+
+def test_the_best_of_an_earlier_life_is_kept(tmp_path):
+    for steps in (range(3), range(3, 6)):
+        checkpointer = Checkpointer(str(tmp_path), keep=1, keep_period=None)
+        for step in steps:
+            checkpointer.save(step, {"step": jnp.int32(step)}, {"tokens": step}, 0)
+        checkpointer.close()
+    assert set(checkpoint_steps(str(tmp_path))) == {0, 5}
