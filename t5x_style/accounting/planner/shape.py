@@ -19,7 +19,7 @@ TOLERANCE = 0.03
 
 # Llama 3.2 1B (width 2048) has heads of 64, the 3B (width 3072) heads of 128; both tie their head,
 # the 8B of Llama 3 does not. All share 8 key-value heads (Grattafiori et al. 2024).
-_GROUPED_FROM = 3072
+_LARGE_FROM = 3072
 _UNTIED_FROM = 4e9
 _KV_HEADS = 8
 
@@ -85,8 +85,8 @@ def buildable_shape(
 
     The width is a multiple of `lanes` wherever the size admits it; small models (up to some tens of
     millions of parameters) take finer steps, down to 8. The feed-forward is a multiple of the same
-    step x tensor; heads and key-value heads are multiples of `tensor`, and of 8 from a width of 512
-    (bloomberggpt) or 3072 (llama).
+    step x tensor; heads and key-value heads are multiples of `tensor`, and of 8 from a width of
+    3072.
 
     Args:
       params: N, embedding and head included.
@@ -196,10 +196,10 @@ def _shape(wanted: _Wanted, width: int, layers: int, step: int) -> Architecture 
     if width < _SMALL_BELOW:
         several = [size for size in _SMALL_HEADS if size * _SMALL_HEAD_COUNT <= width]
         head_dim = _head_dim(width, (*several, _SMALL_HEADS[-1]), wanted.tensor)
+    elif width < _LARGE_FROM:
+        head_dim = _head_dim(width, (64,), wanted.tensor)
     elif bloomberg:
         head_dim = _head_dim(width, _ALIBI_HEADS, eight)
-    elif width < _GROUPED_FROM:
-        head_dim = _head_dim(width, (64,), wanted.tensor)
     else:
         head_dim = _head_dim(width, (128,), eight)
         kv_heads = math.lcm(wanted.tensor, _KV_HEADS)
