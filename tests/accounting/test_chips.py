@@ -52,3 +52,49 @@ def test_two_devices_share_a_chip_only_where_they_do():
 def test_a_misspelt_chip_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'a100_80gb'"):
         chip("a100_80")
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes_per_second"),
+    [
+        ("v5e", 400),
+        ("v5p", 1200),
+        ("v6e", 800),
+        ("tpu7x", 1200),
+        ("a100_40gb", 600),
+        ("a100_80gb", 600),
+        ("h100", 900),
+        ("h100_pcie", 600),
+        ("h200", 900),
+        ("b200", 1800),
+    ],
+)
+def test_links_add_up_to_what_vendors_print_for_a_chip_in_both_directions(
+    name, gigabytes_per_second
+):
+    one = chip(name)
+    assert 2 * one.links * one.link_bandwidth == gigabytes_per_second * 1e9
+
+
+def test_a_torus_has_two_links_an_axis():
+    axes = {"torus_2d": 2, "torus_3d": 3}
+    for one in CHIPS.values():
+        if one.interconnect in axes:
+            assert one.links == 2 * axes[one.interconnect], one.name
+        else:
+            assert one.interconnect == "nvlink", one.name
+
+
+def test_links_join_a_pod_or_a_node():
+    """The pods of Cloud TPU (16 x 16; 16 x 16 x 16; 16 x 20 x 28) and NVIDIA's nodes of eight."""
+    assert chip("v5e").link_domain == chip("v6e").link_domain == 16 * 16
+    assert chip("v4").link_domain == 16**3
+    assert chip("v5p").link_domain == 16 * 20 * 28
+    assert {CHIPS[name].link_domain for name in ("a100_40gb", "h100", "h200", "b200")} == {8}
+
+
+def test_bandwidths_fall_with_distance_and_every_figure_has_a_source():
+    for one in CHIPS.values():
+        assert one.hbm_bandwidth > one.links * one.link_bandwidth > one.network_bandwidth, one.name
+        assert "link" in one.source.lower(), one.name
+        assert "network" in one.source, one.name

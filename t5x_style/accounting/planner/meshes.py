@@ -179,12 +179,9 @@ def _meshes(devices: int, sequence_length: int) -> Iterator[Mesh]:
 
 
 def _microbatches(mesh: Mesh, batch_sequences: int) -> Iterator[int]:
-    """1, 2, 4, ... while every device keeps whole rows."""
+    """Passes that leave every device whole rows, fewest first."""
     rows = batch_sequences // (mesh.data * mesh.fsdp)
-    passes = 1
-    while rows % passes == 0 and passes <= MOST_MICROBATCHES:
-        yield passes
-        passes *= 2
+    yield from (passes for passes in range(1, MOST_MICROBATCHES + 1) if rows % passes == 0)
 
 
 def _name(mesh: Mesh) -> str:
