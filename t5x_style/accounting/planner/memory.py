@@ -2,7 +2,7 @@
 
 What is there for the whole step (parameters, optimizer) is exact. What comes and goes is counted by
 the arrays that the backward pass needs; the compiler fuses some of them away and copies others, so
-it is an estimate (the tests hold it against compiled steps).
+it is an estimate. The tests hold it against compiled steps, within 20 %; nothing here is fitted.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ class Mesh:
 
     @property
     def devices(self) -> int:
+        """JAX devices that the mesh takes."""
         return self.data * self.fsdp * self.tensor * self.sequence
 
 
@@ -76,6 +77,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes at the fullest moment of the step: less than the sum of the parts."""
         return self.parameters + self.optimizer + self.temporary
 
 
@@ -117,8 +119,8 @@ def kept_bytes_per_layer(
 
     These are the arrays that the scan over the layers stacks:
       full: the layer's input.
-      save_dots: that, and the result of every weight matrix but the feed-forward's last (in a
-        parallel block, but attention's last too): their sums are not needed again.
+      save_dots: that, and the result of every weight matrix but the feed-forward's last, which no
+        gradient reads (nor attention's last, in a parallel block).
       none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
         values and the attended values; float32 exponentials and weights of the scores [T, N, S]
         (plain kernel alone); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
@@ -132,7 +134,6 @@ def kept_bytes_per_layer(
     if remat == "full":
         return tokens * c * width
     columns, keys = attention_widths(arch)
-    heads, kv_heads = arch.heads, keys * arch.heads // columns
     norms = 1 if arch.parallel_block else 2
     if remat == "save_dots":
         inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
@@ -140,9 +141,9 @@ def kept_bytes_per_layer(
     split = c * (2 * columns + 2 * keys)
     split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
     if kernel == "plain":
-        split += heads * (sequence_length * (4 + c) + 8)
+        split += arch.heads * (sequence_length * (4 + c) + 8)
     if arch.qk_norm:
-        split += 12 * (columns + keys) + 8 * (heads + kv_heads)
+        split += 12 * (columns + keys) + 8 * (arch.heads + arch.kv_heads)
     return tokens * (norms * (12 * width + 8 + c * width) + split // tensor)
 
 
@@ -195,6 +196,7 @@ def step_memory(
         arch, tokens, sequence_length, "none", "blockwise", mesh.tensor, compute_dtype
     )
     if mesh.sequence > 1:
+        # Keys and values of the whole sequence.
         _, keys = attention_widths(arch)
         layer += 2 * c * rows * sequence_length * keys // mesh.tensor
     queries = tokens if kernel == "plain" else min(tokens, rows * _BLOCK)

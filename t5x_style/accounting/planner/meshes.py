@@ -21,7 +21,7 @@ LONG_SEQUENCE = 16_384
 # Steps that differ by less are the same to a model of costs.
 _INDISTINCT = 0.02
 # Past this many passes a step is mostly gathers.
-MOST_MICROBATCHES = 64
+_MOST_MICROBATCHES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Candidate:
 
     @property
     def bytes_per_chip(self) -> dict[str, int]:
-        """Each part of `Memory` and its total, on all devices of a chip. Parts come and go: the
-        total is that of the fullest moment, less than their sum."""
+        """Each part of `Memory` and its total (of the fullest moment), on all devices of a chip."""
         parts = {**dataclasses.asdict(self.memory), "total": self.memory.total}
         return {name: size * self.devices_per_chip for name, size in parts.items()}
 
@@ -68,7 +67,7 @@ def divides(arch: Architecture, mesh: Mesh, batch_sequences: int, sequence_lengt
         batch_sequences % (mesh.data * mesh.fsdp)
         or sequence_length % mesh.sequence
         or arch.heads % mesh.tensor
-        or (arch.kv_heads or arch.heads) % mesh.tensor
+        or arch.kv_heads % mesh.tensor
         or arch.d_ff % both
         or arch.vocab_size % mesh.tensor
         or arch.d_model % mesh.fsdp
@@ -152,12 +151,12 @@ def fitting_meshes(
                 break
     if not found:
         assert least is not None
-        needed, mesh = (least[0] * chip.devices_per_chip / 1e9, least[1])
+        size, mesh = least
         raise UsageError(
             f"{total_parameters(arch):,} parameters do not fit on {chips} x {chip.name}: the "
-            f"leanest mesh ({_name(mesh)}) needs {needed:.1f} GB of a chip, and "
-            f"{MEMORY_SHARE:.0%} of one are {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; take "
-            "more chips, chips with more memory, a smaller model or a shorter sequence"
+            f"leanest mesh ({_name(mesh)}) takes {size * chip.devices_per_chip / 1e9:.1f} GB of a "
+            f"chip, and {MEMORY_SHARE:.0%} of it is {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; "
+            "take more chips, chips with more memory, a smaller model or a shorter sequence"
         )
     return sorted(found, key=_rank)
 
@@ -181,7 +180,7 @@ def _meshes(devices: int, sequence_length: int) -> Iterator[Mesh]:
 def _microbatches(mesh: Mesh, batch_sequences: int) -> Iterator[int]:
     """Passes that leave every device whole rows, fewest first."""
     rows = batch_sequences // (mesh.data * mesh.fsdp)
-    yield from (passes for passes in range(1, MOST_MICROBATCHES + 1) if rows % passes == 0)
+    yield from (passes for passes in range(1, _MOST_MICROBATCHES + 1) if rows % passes == 0)
 
 
 def _name(mesh: Mesh) -> str:

@@ -1,8 +1,8 @@
 """Expected seconds of a training step from FLOPs, memory traffic and bytes over the links.
 
 A model of costs, not a measurement: what is assumed stands in the constants below. It leaves out
-latency, stragglers, the input, checkpoints and whatever the compiler does badly, so a real step
-takes longer.
+latency, stragglers, axes that share a link, the input, checkpoints and whatever the compiler does
+badly, so a real step takes longer.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ ATTENTION_EFFICIENCY = 0.40
 # Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
 LINK_EFFICIENCY = 0.90
 # A torus of 256 chips is 16 x 16: a group of up to 16 chips is a ring along one axis, of up to 256
-# one along two, and so on; each axis has a link in both directions.
+# one along two, and so on; each axis has a link in both directions. Slices that are cut smaller and
+# do not wrap around have half of that.
 TORUS_SIDE = 16
 # XLA's TPU compiler makes a sum and a slice of a scatter over every chip of a slice, which carries
 # twice the bytes: a mesh with data=2 beats one that is all fsdp.
@@ -121,8 +122,8 @@ class Roofline:
 
     def mfu(self, convention: str, seconds: float | None = None) -> float:
         """Share of the peak by '6nd' or 'causal', at the expected step or at `seconds`."""
-        flops = self.model_flops[convention]
-        return flops / ((seconds or self.seconds) * self.peak_flops)
+        taken = self.seconds if seconds is None else seconds
+        return self.model_flops[convention] / (taken * self.peak_flops)
 
 
 def roofline(
@@ -174,8 +175,8 @@ def roofline(
         / (chip.hbm_bandwidth / chip.devices_per_chip),
         fsdp=microbatches
         * _ring_seconds(chip, gathered + scattered, mesh.fsdp, stride=mesh.tensor * mesh.sequence),
-        # The sum over replicas is a scatter and a gather of each device's gradients; over
-        # `sequence`, which lies innermost, it costs less, and is put with it.
+        # A sum is a scatter and a gather, of the gradients that a device has after fsdp's scatter.
+        # `sequence`, which lies innermost, sums the same ones and is counted with `data`.
         data=microbatches
         * 2
         * _ring_seconds(

@@ -1,6 +1,7 @@
 """From a wanted number of parameters to a decoder that a mesh and a TPU's lanes divide."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -11,7 +12,8 @@ from t5x_style.errors import UsageError, did_you_mean
 STYLES = {
     "llama": "rope, rms norm, swiglu of about 8/3 D, no biases; grouped queries and heads of 128 "
     "from a width of 3072, a tied head below 4e9 parameters",
-    "bloomberggpt": "alibi, layer norm, gelu of 4 D, biases, tied head, a norm after the embedding",
+    "bloomberggpt": "alibi, layer norm, gelu of 4 D (near it below a width of 512), biases, a tied "
+    "head, a norm after the embedding; heads of 192, 96 or 64",
 }
 
 # How far from the wanted number of parameters a shape may lie.
@@ -137,8 +139,8 @@ def buildable_shape(
         )
     nearest = min((*shapes, smallest), key=lambda shape: _missed(shape, params))
     raise UsageError(
-        f"params = {params:,.0f} with vocab_size = {vocab_size:,}: nearly all of it would be "
-        f"embedding, and no width meets it within {TOLERANCE:.0%}; the nearest {style} model has "
+        f"params = {params:,.0f} with vocab_size = {vocab_size:,} and tensor = {tensor}: each step "
+        f"of the width adds more than {2 * TOLERANCE:.0%}; the nearest {style} model has "
         f"{total_parameters(nearest):,} parameters"
     )
 
@@ -167,10 +169,14 @@ def _depth_cost(shape: Architecture) -> float:
 def _shapes(wanted: _Wanted, step: int, below: int | None) -> Iterator[Architecture]:
     """Every width in steps (narrower than `below`), with the depths that bring it near the size."""
     width = 0
+    # Heads are a multiple of `tensor`, so its odd factors are in every width.
+    odd = wanted.tensor // (wanted.tensor & -wanted.tensor)
     while True:
         # Steps of a 32nd at most: a finer one changes the shape less than the depth does.
-        width += step * 2 ** max(0, math.floor(math.log2(max(width, 1) / (32 * step))))
-        if below is not None and width >= below:
+        width += step * odd * 2 ** max(0, math.floor(math.log2(max(width, 1) / (32 * step * odd))))
+        # Two layers have two matrices [D, D] each at least.
+        least = wanted.vocabulary * width + 4 * width**2
+        if (below is not None and width >= below) or least > 2 * wanted.params:
             return
         two = _shape(wanted, width, _LEAST_LAYERS, step)
         if two is None:
@@ -255,6 +261,5 @@ def _rounded(value: float, multiple: int) -> int:
 
 def _smallest(wanted: _Wanted) -> Architecture:
     step = _FINE_STEPS[-1]
-    widths = range(step, step * wanted.tensor + 1, step)
-    shapes = (_shape(wanted, width, _LEAST_LAYERS, step) for width in widths)
+    shapes = (_shape(wanted, width, _LEAST_LAYERS, step) for width in itertools.count(step, step))
     return next(shape for shape in shapes if shape is not None)

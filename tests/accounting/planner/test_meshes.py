@@ -116,7 +116,7 @@ def test_512_chips_take_well_under_a_second():
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_what_it_needs():
-    with pytest.raises(UsageError, match=r"do not fit on 4 x v5e: .* needs .* GB of a chip"):
+    with pytest.raises(UsageError, match=r"do not fit on 4 x v5e: .* takes .* GB of a chip"):
         fitting_meshes(LLAMA_8B, chip("v5e"), 4, 64, 8192)
 
 

@@ -105,6 +105,13 @@ def test_a_size_between_two_widths_that_are_all_embedding_is_refused_with_the_ne
     assert total_parameters(buildable_shape(3_159_672, vocab_size=131_072)) == 3_159_672
 
 
+def test_a_tensor_axis_that_few_widths_divide_ends_in_a_shape_or_a_refusal():
+    shape = buildable_shape(5e12, vocab_size=2048, tensor=125)
+    assert shape.heads % 125 == 0
+    with pytest.raises(UsageError, match="smallest llama model"):
+        buildable_shape(1e9, vocab_size=2048, tensor=125)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
