@@ -33,7 +33,7 @@ from t5x_style.accounting.planner import (
     sources_of,
     within_data,
 )
-from t5x_style.accounting.quantities import count, duration, scientific
+from t5x_style.accounting.quantities import bits_per_byte, count, duration, scientific
 from t5x_style.accounting.verdicts import verdict, verdict_of_line
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "Plan",
     "Sources",
     "audit",
+    "bits_per_byte",
     "blend",
     "bloomberggpt",
     "budget_of",

@@ -1,5 +1,7 @@
 """The audit of a run: what it cost by each convention, and how well that was spent."""
 
+from collections.abc import Callable
+
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.chips import Chip
 from t5x_style.accounting.flops import training_flops_per_token
@@ -39,6 +41,7 @@ class Auditor:
         *,
         planned_tokens: int | None = None,
         own_law: ParametricLaw | None = None,
+        effective_tokens: Callable[[float], float] | None = None,
     ):
         """Raises UsageError for an unknown remat policy or kernel, or as `laws_of_audit`.
 
@@ -48,6 +51,8 @@ class Auditor:
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
+          effective_tokens: what a run of so many tokens is worth in fresh ones
+            (`Sources.effective`); None where nothing repeats.
         """
         self.laws = laws_of_audit(own_law)
         self.parameters = total_parameters(arch)
@@ -55,12 +60,11 @@ class Auditor:
             key: training_flops_per_token(arch, sequence_length, convention, remat, kernel)
             for key, convention in _CUMULATIVE.items()
         }
+        self._effective_tokens = effective_tokens
         self._planned_tokens = planned_tokens
         self._final_losses: dict[str, float | None] = {}
         if planned_tokens is not None:
-            self._final_losses = {
-                name: law.loss(self.parameters, planned_tokens) for name, law in self.laws.items()
-            }
+            self._final_losses = self._expected_losses(self._worth(planned_tokens))
 
     def at(self, tokens: int) -> dict[str, float | None]:
         """The audit after `tokens` tokens, under the keys of a training line.
@@ -68,10 +72,11 @@ class Auditor:
         Returns:
           model_flops_6nd, model_flops_full, model_flops_causal, hardware_flops: FLOPs so far.
           tokens_per_param: D / N.
+          effective_tokens: D' that D is worth, if it is known how the sources repeat.
           chinchilla/<law>/optimal_params, .../optimal_tokens: what the FLOPs so far (6 N D) would
-            have served best; .../expected_loss: the law's loss for this run's N and D, nats per
-            token of the law's data; .../compute_efficiency: see ParametricLaw.efficiency. None
-            where the law does not say, and before the first token.
+            have served best; .../expected_loss: the law's loss for N and D', nats per token of the
+            law's data; .../compute_efficiency: C' / C, C' the least budget that reaches this loss
+            with fresh text, C = 6 N D. None where the law does not say, and before the first token.
           remaining_tokens, chinchilla/<law>/remaining_gain, if the planned tokens are known: what
             is left of them, and the law's expected loss now less its expected loss at their end,
             nats per token.
@@ -81,16 +86,22 @@ class Auditor:
         }
         line["tokens_per_param"] = tokens / self.parameters
         spent = 6.0 * self.parameters * tokens
+        worth = self._worth(tokens)
+        if self._effective_tokens is not None:
+            line["effective_tokens"] = worth
         if self._planned_tokens is not None:
             line["remaining_tokens"] = self._planned_tokens - tokens
+        losses = self._expected_losses(worth) if tokens else dict.fromkeys(self.laws)
         for name, law in self.laws.items():
             optimal_params, optimal_tokens = law.optimal(spent) if tokens else (None, None)
             line[f"chinchilla/{name}/optimal_params"] = optimal_params
             line[f"chinchilla/{name}/optimal_tokens"] = optimal_tokens
-            expected = law.loss(self.parameters, tokens) if tokens else None
+            expected = losses[name]
             line[f"chinchilla/{name}/expected_loss"] = expected
             line[f"chinchilla/{name}/compute_efficiency"] = (
-                law.efficiency(self.parameters, tokens) if tokens else None
+                law.flops_for(expected) / spent
+                if isinstance(law, ParametricLaw) and expected is not None
+                else None
             )
             if self._planned_tokens is not None:
                 final = self._final_losses[name]
@@ -98,6 +109,14 @@ class Auditor:
                     None if expected is None or final is None else expected - final
                 )
         return line
+
+    def _worth(self, tokens: float) -> float:
+        return tokens if self._effective_tokens is None else self._effective_tokens(tokens)
+
+    def _expected_losses(self, effective_tokens: float) -> dict[str, float | None]:
+        return {
+            name: law.loss(self.parameters, effective_tokens) for name, law in self.laws.items()
+        }
 
     def utilisation(
         self, tokens_per_second: float, chips: int, chip: Chip | None
@@ -121,7 +140,16 @@ class Auditor:
 
 
 def audit(
-    arch: Architecture, sequence_length: int, tokens: int, remat: str = "none"
+    arch: Architecture,
+    sequence_length: int,
+    tokens: int,
+    remat: str = "none",
+    *,
+    own_law: ParametricLaw | None = None,
+    effective_tokens: Callable[[float], float] | None = None,
 ) -> dict[str, float | None]:
     """`Auditor.at` for a single question."""
-    return Auditor(arch, sequence_length, remat).at(tokens)
+    auditor = Auditor(
+        arch, sequence_length, remat, own_law=own_law, effective_tokens=effective_tokens
+    )
+    return auditor.at(tokens)

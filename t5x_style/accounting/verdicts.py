@@ -60,7 +60,7 @@ def verdict_of_line(
         if f"chinchilla/{name}/optimal_params" in line
     }
     lines = [
-        f"{count(tokens / per_param)} parameters on {count(tokens)} tokens: "
+        f"{count(tokens / per_param)} parameters on {count(tokens)} tokens{_worth(line)}: "
         f"{per_param:.1f} tokens per parameter",
         "FLOPs: "
         + ", ".join(
@@ -83,6 +83,14 @@ def verdict_of_line(
     if seconds:
         lines.append(_of_time(seconds))
     return lines
+
+
+def _worth(line: Mapping[str, float | None]) -> str:
+    """What the tokens are worth, where some were read again."""
+    effective = line.get("effective_tokens")
+    if effective is None or effective > 0.999 * line["tokens"]:
+        return ""
+    return f" (as much as {count(effective)} fresh ones)"
 
 
 def _by_law(law: Law, line: Mapping[str, float | None]) -> str:

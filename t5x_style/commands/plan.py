@@ -208,7 +208,12 @@ def plan_dict(made: Plan) -> dict[str, Any]:
             "number": -(-recipe.steps // made.checkpoint_period),
         },
         "sensitivity": [dataclasses.asdict(row) for row in made.sensitivity],
-        "audit": audit(arch, recipe.sequence_length, recipe.tokens),
+        "audit": audit(
+            arch,
+            recipe.sequence_length,
+            recipe.tokens,
+            effective_tokens=made.sources.effective,
+        ),
         "warnings": made.warnings,
     }
 

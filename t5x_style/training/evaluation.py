@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t5x_style.accounting import bits_per_byte
 from t5x_style.data import EvaluationSet
 from t5x_style.partitioning import batch_sharding
 from t5x_style.training.model_state import BoundModel
@@ -60,7 +61,7 @@ class Evaluator:
             loss = nats / tokens
             line[f"eval/{source}/loss"] = loss
             line[f"eval/{source}/perplexity"] = math.exp(min(loss, 700.0))
-            line[f"eval/{source}/bits_per_byte"] = nats / (rows.bytes * math.log(2))
+            line[f"eval/{source}/bits_per_byte"] = bits_per_byte(nats, rows.bytes)
             line[f"eval/{source}/tokens"] = tokens
         return line
 

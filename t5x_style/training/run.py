@@ -12,6 +12,7 @@ from t5x_style.accounting import (
     Auditor,
     Chip,
     ParametricLaw,
+    Sources,
     chip,
     count,
     non_embedding_parameters,
@@ -126,7 +127,14 @@ class Run:
             self.topology.kernel,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
+            effective_tokens=self._sources.effective,
         )
+
+    @functools.cached_property
+    def _sources(self) -> Sources:
+        """The blend as the accounts see it."""
+        sizes = {name: store.num_tokens for name, store in self.stores.train.items()}
+        return Sources(sizes, self.stores.shares, dict.fromkeys(sizes, self.max_epochs))
 
     @functools.cached_property
     def watched(self) -> dict[str, float]:

@@ -10,6 +10,8 @@ from t5x_style.accounting import (
     audit,
     bloomberggpt,
     chip,
+    sources_of,
+    total_parameters,
     training_flops_per_token,
 )
 from t5x_style.accounting.laws import ParametricLaw
@@ -166,3 +168,25 @@ def test_an_audit_costs_a_log_line_next_to_nothing():
         auditor.at(tokens)
         times.append(time.perf_counter() - start)
     assert sorted(times)[len(times) // 10] < 50e-6
+
+
+def test_repeated_tokens_are_audited_at_their_worth():
+    """Sixteen epochs are worth 0.661404 of as many fresh tokens (golden dc_epochs)."""
+    unique = 1e9
+    sources = sources_of({"legal": unique}, None, 40)
+    fresh = Auditor(BLOOMBERG, 2048).at(int(16 * unique))
+    repeated = Auditor(
+        BLOOMBERG, 2048, planned_tokens=int(16 * unique), effective_tokens=sources.effective
+    ).at(int(16 * unique))
+    assert repeated["effective_tokens"] == pytest.approx(16 * unique * 0.661404, rel=1e-6)
+    law = LAWS["besiroglu"]
+    params = total_parameters(BLOOMBERG)
+    expected = law.loss(params, 16 * unique * 0.661404)
+    assert repeated["chinchilla/besiroglu/expected_loss"] == pytest.approx(expected, rel=1e-6)
+    # A budget of C' with fresh text reaches the same loss.
+    least = repeated["chinchilla/besiroglu/compute_efficiency"] * repeated["model_flops_6nd"]
+    assert law.loss(*law.optimal(least)) == pytest.approx(expected, rel=1e-6)
+    assert repeated["chinchilla/besiroglu/remaining_gain"] == 0
+    # The FLOPs are spent all the same.
+    assert repeated["model_flops_full"] == fresh["model_flops_full"]
+    assert "effective_tokens" not in fresh

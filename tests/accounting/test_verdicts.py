@@ -105,3 +105,12 @@ def test_what_the_rest_of_bloomberggpts_tokens_would_have_bought():
     )
     done = verdict_of_line({"tokens": planned, **auditor.at(planned)})
     assert not any("remaining" in text for text in done)
+
+
+def test_repeated_tokens_are_told_at_their_worth():
+    tokens = 568_747_622_400
+    line = {"tokens": tokens, **audit(bloomberggpt.ARCHITECTURE, 2048, tokens)}
+    assert "fresh" not in verdict_of_line(line)[0]
+    assert "fresh" not in verdict_of_line({**line, "effective_tokens": tokens})[0]
+    told = verdict_of_line({**line, "effective_tokens": 400e9})[0]
+    assert "on 569B tokens (as much as 400B fresh ones): 11.2 tokens per parameter" in told
