@@ -69,7 +69,7 @@ def lines_svg(
             frameon=False,
             borderaxespad=0,
         )
-    return _svg(figure, name)
+    return embedded_svg(figure, name)
 
 
 def bars_svg(name: str, values: Mapping[str, float], labels: Mapping[str, str]) -> str:
@@ -83,7 +83,7 @@ def bars_svg(name: str, values: Mapping[str, float], labels: Mapping[str, str]) 
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.grid(False)
-    return _svg(figure, name)
+    return embedded_svg(figure, name)
 
 
 def _figure(height: float):
@@ -99,7 +99,8 @@ def _figure(height: float):
     return figure, axes
 
 
-def _svg(figure, name: str) -> str:
+def embedded_svg(figure, name: str) -> str:
+    """A matplotlib figure as an SVG element whose ids, made from `name`, meet no other's."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from t5x_style.accounting import CONVENTIONS, count, duration, scientific, verdict_of_line
 from t5x_style.errors import UsageError
 from t5x_style.reporting.charts import bars_svg, lines_svg
+from t5x_style.reporting.page import captioned, html_table, page
 from t5x_style.reporting.run_record import RunRecord, read_run
 
 _FLOPS_KEYS = {
@@ -19,23 +20,6 @@ _FLOPS_KEYS = {
 }
 _UTILISATIONS = ("mfu_full", "mfu_causal", "hfu")
 _SECONDS = "seconds/"
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 1120px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
-          gap: 1.2rem; }
-figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-svg { width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e4e4e4; text-align: left;
-         vertical-align: top; }
-td.number, th.number { text-align: right; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }
-.note { color: #555; }
-"""
 
 
 def write_report(
@@ -71,16 +55,9 @@ def write_report(
         _flops(runs),
         *(_details(name, run) for name, run in runs.items()),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
-    )
     path = pathlib.Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page(title, sections), encoding="utf-8")
     return path
 
 
@@ -123,7 +100,7 @@ def _summary(runs: Mapping[str, RunRecord]) -> str:
                 run.events[-1]["event"] if run.events else None,
             ]
         )
-    return _table(headers, rows)
+    return html_table(headers, rows)
 
 
 def _verdicts(runs: Mapping[str, RunRecord]) -> str:
@@ -234,7 +211,7 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
                     marker="o" if measure.evaluations else None,
                 )
                 title = f"{measure.title}: {label}" if label else measure.title
-                figures.append(_figure(title, svg))
+                figures.append(captioned(title, svg))
     for index, (name, run) in enumerate(runs.items()):
         seconds = {cause: value for cause, value in _seconds(run).items() if value > 0}
         if seconds:
@@ -245,13 +222,8 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
             }
             svg = bars_svg(f"seconds{index}", seconds, labels)
             title = "Where the time went" + (f": {name}" if len(runs) > 1 else "")
-            figures.append(_figure(title, svg))
+            figures.append(captioned(title, svg))
     return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>"
-
-
-def _figure(title: str, svg: str) -> str:
-    labelled = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{labelled}</figure>"
 
 
 def _curves(
@@ -284,7 +256,7 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
             rows.append([key, *(_number(value, ".1%") for value in values), "latest"])
     if not rows:
         return ""
-    return "<h2>FLOPs by convention</h2>\n" + _table(["convention", *runs, ""], rows)
+    return "<h2>FLOPs by convention</h2>\n" + html_table(["convention", *runs, ""], rows)
 
 
 def _details(name: str, run: RunRecord) -> str:
@@ -304,10 +276,10 @@ def _details(name: str, run: RunRecord) -> str:
             ]
             for event in run.events
         ]
-        parts.append(_folded("What happened", _table(["event", "step", "tokens", ""], rows)))
+        parts.append(_folded("What happened", html_table(["event", "step", "tokens", ""], rows)))
     if run.plan:
         rows = [[key, str(value)] for key, value in _flattened(run.plan)]
-        parts.append(_folded("What was derived before step 0", _table(["name", "value"], rows)))
+        parts.append(_folded("What was derived before step 0", html_table(["name", "value"], rows)))
     if run.config:
         parts.append(_folded("Configuration", f"<pre>{html.escape(run.config)}</pre>"))
     return "\n".join(parts) if len(parts) > 1 else ""
@@ -315,17 +287,6 @@ def _details(name: str, run: RunRecord) -> str:
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>\n{body}\n</details>"
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
-    def cell(tag: str, text: str | None) -> str:
-        text = "-" if text is None else text
-        kind = ' class="number"' if tag == "td" and text[:1].isdigit() else ""
-        return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
-
-    head = "".join(cell("th", header) for header in headers)
-    body = "\n".join("<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
 
 
 def _seconds(run: RunRecord) -> dict[str, float]:

@@ -15,11 +15,10 @@ from t5x_style.accounting import count, scientific
 from t5x_style.accounting.laws.chinchilla import APPROACH_3, LAWS, Law
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.reporting.charts import COLOURS, _svg
-from t5x_style.reporting.html_report import _STYLE, _table
-from t5x_style.reporting.html_report import _figure as _captioned
+from t5x_style.reporting.charts import COLOURS, embedded_svg
 from t5x_style.reporting.known_models import KnownModel, known_models
 from t5x_style.reporting.label_placement import Box, Point, Segment, place_labels, spread
+from t5x_style.reporting.page import captioned, html_table, page
 
 SUFFIXES = (".svg", ".png", ".html")
 
@@ -399,9 +398,9 @@ def _page(content: _Content) -> str:
     flops, plan = content.flops, content.plan
     title = f"{plan.name}: {count(plan.params)} parameters, {count(plan.tokens)} tokens"
     graphs = [
-        _captioned(
+        captioned(
             f"{quantity.capitalize()} against FLOPs",
-            _svg(_drawn((quantity,), content), f"scaling-{quantity}"),
+            embedded_svg(_drawn((quantity,), content), f"scaling-{quantity}"),
         )
         for quantity in _QUANTITIES
     ]
@@ -420,17 +419,11 @@ def _page(content: _Content) -> str:
         # One below the other: side by side their labels would be too small to read.
         '<div style="max-width: 820px">\n' + "\n".join(graphs) + "\n</div>",
         "<h2>The plan, and what each law makes of the budget</h2>",
-        _table([*headers, "source"], [plan_row, *law_rows]),
+        html_table([*headers, "source"], [plan_row, *law_rows]),
     ]
     if model_rows:
-        sections += ["<h2>Models drawn</h2>", _table([*headers, "year", "source"], model_rows)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
+        sections += ["<h2>Models drawn</h2>", html_table([*headers, "year", "source"], model_rows)]
+    return page(title, sections)
 
 
 def _numbers(params: float, tokens: float) -> list[str]:
