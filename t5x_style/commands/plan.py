@@ -202,6 +202,12 @@ def plan_dict(made: Plan) -> dict[str, Any]:
         "meshes": None
         if made.meshes is None
         else [_layout(candidate) for candidate in made.meshes],
+        "remat_memory": None
+        if made.remat_memory is None
+        else {
+            remat: dataclasses.asdict(memory) | {"total": memory.total}
+            for remat, memory in made.remat_memory.items()
+        },
         "checkpoints": {
             "bytes": made.checkpoint_bytes,
             "period": made.checkpoint_period,

@@ -14,6 +14,7 @@ from t5x_style.accounting import (
     scientific,
     total_parameters,
 )
+from t5x_style.accounting.planner.budget import THIS_CPU
 from t5x_style.accounting.planner.meshes import Candidate
 from t5x_style.reporting.text import table
 
@@ -227,33 +228,29 @@ def _recipe(plan: Plan) -> str:
 
 
 def _chips(plan: Plan) -> str:
-    if plan.meshes is None:
-        if plan.budget.chip in (None, "this_cpu"):
+    if plan.meshes is None or plan.remat_memory is None:
+        if plan.budget.chip in (None, THIS_CPU):
             return ""
         return f"meshes: give --chips to see which of {plan.budget.chip} hold this model"
     rows = []
     for layout in plan.meshes[:MOST_MESHES]:
-        parts, roof = layout.bytes_per_chip, layout.roofline
-        seconds = layout.step_seconds * plan.recipe.steps
+        roof = layout.roofline
+        days = layout.step_seconds * plan.recipe.steps / 86400
         cost = None
         if plan.budget.price_per_chip_hour is not None:
-            hours = seconds / 3600 * plan.budget.chips
-            cost = f"{hours * plan.budget.price_per_chip_hour:,.0f}"
+            cost = f"{days * 24 * plan.budget.chips * plan.budget.price_per_chip_hour:,.0f}"
         rows.append(
             (
                 _mesh_name(layout),
                 layout.remat,
                 str(layout.microbatches),
-                *(
-                    _bytes(parts[name])
-                    for name in ("parameters", "optimizer", "gradients", "activations", "total")
-                ),
+                _bytes(layout.bytes_per_chip["total"]),
                 duration(layout.step_seconds),
                 f"{roof.mfu('6nd'):.0%}",
                 f"{roof.mfu('6nd', roof.hidden_seconds):.0%}"
                 f" / {roof.mfu('6nd', roof.exposed_seconds):.0%}",
                 roof.bound,
-                duration(seconds),
+                duration(days * 86400),
                 cost,
             )
         )
@@ -261,10 +258,6 @@ def _chips(plan: Plan) -> str:
         "mesh",
         "remat",
         "passes",
-        "params",
-        "optimizer",
-        "gradients",
-        "activations",
         "a chip",
         "step",
         "MFU by 6ND",
@@ -273,7 +266,31 @@ def _chips(plan: Plan) -> str:
         "run",
         "cost",
     )
-    return table(rows, headers)
+    return f"{table(rows, headers)}\n\n{_memory(plan)}"
+
+
+def _memory(plan: Plan) -> str:
+    best = plan.meshes[0]
+    rows = [
+        (
+            remat,
+            *(
+                _bytes(part * best.devices_per_chip)
+                for part in (
+                    memory.parameters,
+                    memory.optimizer,
+                    memory.gradients,
+                    memory.activations,
+                    memory.total,
+                )
+            ),
+        )
+        for remat, memory in plan.remat_memory.items()
+    ]
+    name = f"bytes a chip, {_mesh_name(best)}, {best.microbatches} passes"
+    return table(
+        rows, (name, "parameters", "optimizer", "gradients", "activations", "at the fullest moment")
+    )
 
 
 def _mesh_name(layout: Candidate) -> str:

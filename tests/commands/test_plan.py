@@ -77,6 +77,11 @@ def test_every_section_of_a_full_plan_is_there():
         assert word in text, word
     best = result["meshes"][0]
     assert best["bytes_per_chip"]["total"] < 95e9
+    memory = result["remat_memory"]
+    assert set(memory) == {"none", "save_dots", "full"}
+    assert memory["none"]["activations"] > memory["save_dots"]["activations"]
+    assert memory["save_dots"]["activations"] > memory["full"]["activations"]
+    assert memory[best["remat"]]["total"] == best["bytes_per_chip"]["total"]
     assert result["recipe"]["batch_sequences"] % 64 == 0
     assert result["checkpoints"]["bytes"] == 12 * sum(result["parameters"].values())
 

@@ -6,6 +6,7 @@ import math
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.auditor import laws_of_audit
 from t5x_style.accounting.chips import chip
+from t5x_style.accounting.flops import REMAT_RECOMPUTES
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
 from t5x_style.accounting.laws.kaplan import critical_batch_tokens
 from t5x_style.accounting.parameter_count import total_parameters
@@ -20,7 +21,7 @@ from t5x_style.accounting.planner.allocation import (
     within_data,
 )
 from t5x_style.accounting.planner.budget import THIS_CPU, Budget
-from t5x_style.accounting.planner.memory import checkpoint_bytes
+from t5x_style.accounting.planner.memory import Memory, checkpoint_bytes, step_memory
 from t5x_style.accounting.planner.meshes import Candidate, fitting_meshes
 from t5x_style.accounting.planner.recipe import Recipe, recipe_of
 from t5x_style.accounting.planner.sensitivity import Sensitivity, sensitivity
@@ -62,6 +63,8 @@ class Plan:
       recipe: batch, horizon, learning rate.
       chosen: N, D, loss and efficiency of the run that is written.
       meshes: those that fit, the fastest first; None where the chips are not known.
+      remat_memory: remat policy -> bytes on a device of the fastest mesh, whether they fit or not;
+        None likewise.
       checkpoint_bytes: of one checkpoint.
       checkpoint_period: steps between two.
       sensitivity: the recommendation if the budget, the domain or the MFU were otherwise.
@@ -82,6 +85,7 @@ class Plan:
     recipe: Recipe
     chosen: Allocation
     meshes: list[Candidate] | None
+    remat_memory: dict[str, Memory] | None
     checkpoint_bytes: int
     checkpoint_period: int
     sensitivity: list[Sensitivity]
@@ -184,6 +188,7 @@ def make_plan(
         recipe=recipe,
         chosen=chosen,
         meshes=meshes,
+        remat_memory=None if meshes is None else _memory_by_remat(architecture, meshes[0], recipe),
         checkpoint_bytes=checkpoint_bytes(architecture),
         checkpoint_period=min(
             recipe.steps,
@@ -192,6 +197,22 @@ def make_plan(
         sensitivity=sensitivity(budget, sources, law, domain),
         warnings=_warnings(budget, sources, law, recipe, chosen, meshes),
     )
+
+
+def _memory_by_remat(arch: Architecture, best: Candidate, recipe: Recipe) -> dict[str, Memory]:
+    return {
+        remat: step_memory(
+            arch,
+            best.mesh,
+            batch_sequences=recipe.batch_sequences,
+            sequence_length=recipe.sequence_length,
+            remat=remat,
+            kernel=KERNEL,
+            microbatches=best.microbatches,
+            loss_chunk_tokens=LOSS_CHUNK_TOKENS,
+        )
+        for remat in REMAT_RECOMPUTES
+    }
 
 
 def _warnings(
