@@ -261,6 +261,6 @@ def _warnings(
     if meshes is not None and (reached := meshes[0].roofline.mfu("6nd")) < budget.mfu:
         found.append(
             f"an MFU of {budget.mfu:.0%} by 6ND was counted on; the roofline expects {reached:.0%} "
-            f"of the best mesh, which {meshes[0].roofline.bound} holds back"
+            f"of the best mesh (bound by {meshes[0].roofline.bound})"
         )
     return found
