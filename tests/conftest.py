@@ -5,6 +5,12 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
+
+# A time limit on each example says more about the machine's other work than about the code.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is what most tests wait for, and unoptimised it takes half as long.
 os.environ["XLA_FLAGS"] = (

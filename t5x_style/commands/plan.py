@@ -61,6 +61,7 @@ def plan(
     vocab_size: int | None = None,
     style: str = "llama",
     sequence_length: int = 2048,
+    batch_sequences: int | None = None,
     write: str | None = None,
     figure: str | None = None,
     preset: str | None = None,
@@ -96,6 +97,7 @@ def plan(
       vocab_size: of the tokenizer that there is; otherwise Tao's law chooses.
       style: of the model that is built, llama or bloomberggpt.
       sequence_length: tokens per sequence.
+      batch_sequences: sequences per step; otherwise by StepLaw.
       write: gin file to write, for t5x-style train.
       figure: picture to draw (.svg, .png or .html): N and D against FLOPs, by each law.
       preset: bloomberggpt prints the accounts of that run instead.
@@ -145,6 +147,7 @@ def plan(
         vocab_size=vocab_size,
         style=style,
         sequence_length=sequence_length,
+        batch_sequences=batch_sequences,
     )
     print(plan_text(made))
     if write is not None and not dry_run:

@@ -86,6 +86,14 @@ def test_every_section_of_a_full_plan_is_there():
     assert result["checkpoints"]["bytes"] == 12 * sum(result["parameters"].values())
 
 
+def test_a_batch_may_be_settled():
+    asked = ("--chip=v5p", "--chips=512", "--days=0.005", "--batch_sequences=512")
+    status, result, text = run(*asked)
+    assert status == 0
+    assert result["recipe"]["batch_sequences"] == 512
+    assert "as asked for; StepLaw" in text
+
+
 def test_a_model_is_held_against_the_laws():
     _, result, text = run(
         "--flops=1e20",
@@ -203,6 +211,10 @@ def test_a_dry_run_writes_nothing(tmp_path):
         (("--flops=1e20", "--law=approach_1"), "gives no loss"),
         (("--flops=1e20", "--style=lama"), "did you mean 'llama'"),
         (("--flops=1e20", "--vocab_size=-5"), "vocab_size"),
+        (("--flops=1e20", "--batch_sequences=-5"), "batch_sequences"),
+        (("--chip=v5p", "--chips=512", "--days=0.005"), "batch_sequences = 512 would do"),
+        (("--chip=v5p", "--chips=500", "--days=5"), "512, say"),
+        (("--chip=v5e", "--chips=4", "--days=100"), "take more chips"),
         (("--flops=1e15", "--vocab_size=500000"), "vocab"),
         (("--flops=1e20", "--write=plan.txt"), "--write=plan.gin"),
         (("--flops=1e20", "--write=/no/such/folder/plan.gin"), "no folder"),

@@ -112,8 +112,8 @@ def fitting_meshes(
     ]
     if not meshes:
         raise UsageError(
-            f"no mesh of {devices} devices divides a batch of {batch_sequences} sequences and this "
-            f"model: {-(-batch_sequences // devices) * devices} sequences would do"
+            f"no mesh of {devices} devices divides batch_sequences = {batch_sequences} and this "
+            f"model: batch_sequences = {-(-batch_sequences // devices) * devices} would do"
         )
     found = []
     least: tuple[int, Mesh] | None = None
@@ -156,9 +156,16 @@ def fitting_meshes(
             f"{total_parameters(arch):,} parameters do not fit on {chips} x {chip.name}: the "
             f"leanest mesh ({_name(mesh)}) takes {size * chip.devices_per_chip / 1e9:.1f} GB of a "
             f"chip, and {MEMORY_SHARE:.0%} of it is {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; "
-            "take more chips, chips with more memory, a smaller model or a shorter sequence"
+            f"take more chips{_rounder(chips)}, chips with more memory, a smaller model or a "
+            "shorter sequence"
         )
     return sorted(found, key=_rank)
+
+
+def _rounder(chips: int) -> str:
+    """The next power of two: a width has few other factors."""
+    power = 2 ** math.ceil(math.log2(chips))
+    return "" if power == chips else f" ({power}, say: a mesh of {chips} divides few widths)"
 
 
 def _rank(candidate: Candidate) -> tuple:

@@ -121,6 +121,7 @@ def make_plan(
     vocab_size: int | None = None,
     style: str = "llama",
     sequence_length: int = 2048,
+    batch_sequences: int | None = None,
 ) -> Plan:
     """The whole plan.
 
@@ -133,12 +134,17 @@ def make_plan(
       vocab_size: of the tokenizer that there is; None takes Tao's law.
       style: see `buildable_shape`.
       sequence_length: S, tokens.
+      batch_sequences: sequences a step; None takes StepLaw's.
 
     Raises:
       UsageError: a number that cannot be, a model that cannot be built, or one that no mesh of the
         chips holds.
     """
-    for name, value in (("served_tokens", served_tokens), ("sequence_length", sequence_length)):
+    for name, value in (
+        ("served_tokens", served_tokens),
+        ("sequence_length", sequence_length),
+        ("batch_sequences", batch_sequences),
+    ):
         if value is not None and not value > 0:
             raise UsageError(f"{name} = {value!r}: must be above 0")
     law = law or recommending_law(DEFAULT_LAW)
@@ -157,7 +163,7 @@ def make_plan(
     cap, scarce = sources.cap()
     tokens = min(flops / (6 * params), cap)
     loss = law.loss(params, sources.effective(tokens))
-    recipe = recipe_of(architecture, tokens, sequence_length, loss, devices)
+    recipe = recipe_of(architecture, tokens, sequence_length, loss, devices, batch_sequences)
     chosen = at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
     meshes = None
     if accelerator is not None:

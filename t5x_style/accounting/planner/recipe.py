@@ -49,6 +49,7 @@ def recipe_of(
     sequence_length: int,
     loss: float,
     devices: int = 1,
+    batch_sequences: int | None = None,
 ) -> Recipe:
     """The recipe of a run of at most `tokens` tokens (of one step, where that is more).
 
@@ -57,6 +58,7 @@ def recipe_of(
       sequence_length: S.
       loss: expected at the end, nats per token: the critical batch depends on it.
       devices: JAX devices; the batch is a multiple of them where it is larger than they are many.
+      batch_sequences: sequences a step, if that is settled.
     """
     terms = parameters(arch)
     total = sum(terms.values())
@@ -66,7 +68,7 @@ def recipe_of(
     # DeepSeek's C leaves the embedding and its output matrix out and the attention in.
     forward = forward_flops_per_token(arch, sequence_length)
     deep = deepseek(3.0 * (sum(forward.values()) - forward["head"]) * tokens)
-    batch = _sequences(step_batch / sequence_length, devices)
+    batch = batch_sequences or _sequences(step_batch / sequence_length, devices)
     steps = max(1, int(tokens // (batch * sequence_length)))
     warmup = max(1, min(WARMUP_STEPS, int(MOST_OF_THE_RUN_WARMING_UP * steps)))
     rate, which = min((step_rate, "StepLaw"), (deep.learning_rate, "DeepSeek"))
@@ -86,11 +88,12 @@ def recipe_of(
         warmup_tokens=warmup * batch * sequence_length,
         final_fraction=FINAL_FRACTION,
         rules={
-            "batch": f"StepLaw, 0.58 D^0.571 = {step_batch:.3g} tokens, "
+            "batch": ("as asked for; " if batch_sequences else "")
+            + f"StepLaw, 0.58 D^0.571 = {step_batch:.3g} tokens"
             + (
-                f"to a multiple of {devices:,} devices"
-                if devices > 1 and batch % devices == 0
-                else "in whole sequences"
+                f", to a multiple of {devices:,} devices"
+                if devices > 1 and batch % devices == 0 and not batch_sequences
+                else ""
             )
             + f"; DeepSeek {deep.batch_tokens:.3g}, critical batch by Kaplan "
             f"{critical_batch_tokens(loss):.3g}",

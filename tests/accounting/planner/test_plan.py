@@ -27,7 +27,7 @@ LEGAL = sources_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(15, 25), st.sampled_from([ENDLESS, LEGAL]))
 def test_a_plan_spends_its_budget_within_its_caps(log_flops, sources):
     flops = 10**log_flops

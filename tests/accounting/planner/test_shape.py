@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from t5x_style.accounting import total_parameters
@@ -45,7 +45,6 @@ def test_llamas_size_in_its_style_has_llama_3_8bs_width_heads_and_groups():
 
 
 @pytest.mark.parametrize("style", STYLES)
-@settings(deadline=None)
 @given(
     exponent=st.floats(5, 13),
     vocab_size=st.sampled_from([256, 2048, 32_000, 50_257, 131_072]),
