@@ -59,7 +59,7 @@ def plan(
     own_law: str | None = None,
     architecture: Architecture | None = None,
     vocab_size: int | None = None,
-    style: str = "llama",
+    style: str | None = None,
     sequence_length: int = 2048,
     batch_sequences: int | None = None,
     write: str | None = None,
@@ -95,7 +95,7 @@ def plan(
       own_law: JSON that t5x-style fit wrote: a law of the user's own runs.
       architecture: a model that is settled, as @Architecture(); otherwise one is built.
       vocab_size: of the tokenizer that there is; otherwise Tao's law chooses.
-      style: of the model that is built, llama or bloomberggpt.
+      style: of the model that is built, llama (the default) or bloomberggpt.
       sequence_length: tokens per sequence.
       batch_sequences: sequences per step; otherwise by StepLaw.
       write: gin file to write, for t5x-style train.
@@ -110,7 +110,18 @@ def plan(
                 f"--preset={preset}: no such preset (there is {', '.join(PRESETS)})"
                 f"{did_you_mean(preset, PRESETS)}"
             )
+        _refuse_together(
+            f"--preset={preset}",
+            flops=flops,
+            chip=chip,
+            cpu_minutes=cpu_minutes,
+            unique_tokens=unique_tokens,
+            architecture=architecture,
+            write=write,
+        )
         return _bloomberggpt(figure, dry_run)
+    if architecture is not None:
+        _refuse_together("--architecture", vocab_size=vocab_size, style=style)
     own = None if own_law is None else read_law(own_law)
     followed = recommending_law(law or (own.name if own else "besiroglu"), own)
     budget = budget_of(
@@ -145,7 +156,7 @@ def plan(
         served_tokens=served_tokens,
         architecture=architecture,
         vocab_size=vocab_size,
-        style=style,
+        style=style or "llama",
         sequence_length=sequence_length,
         batch_sequences=batch_sequences,
     )
@@ -156,6 +167,13 @@ def plan(
     if figure is not None and not dry_run:
         _draw(figure, budget.flops, made.chosen.params, made.chosen.tokens, "this plan")
     return plan_dict(made)
+
+
+def _refuse_together(flag: str, **others: object) -> None:
+    """Refuse what `flag` leaves without a meaning."""
+    for name, value in others.items():
+        if value is not None:
+            raise UsageError(f"--{name} says nothing beside {flag}: keep one of them")
 
 
 def plan_dict(made: Plan) -> dict[str, Any]:

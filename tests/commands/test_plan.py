@@ -9,6 +9,16 @@ import pytest
 from t5x_style.accounting import bloomberggpt
 from t5x_style.commands.main import main
 
+SMALL = tuple(
+    f"--gin.Architecture.{name}={value}"
+    for name, value in {
+        "vocab_size": 32_000,
+        "layers": 24,
+        "d_model": 1024,
+        "d_ff": 2816,
+        "heads": 16,
+    }.items()
+)
 TWO = "--unique_tokens={'legal': 2e9, 'general': 30e9}"
 
 
@@ -95,15 +105,7 @@ def test_a_batch_may_be_settled():
 
 
 def test_a_model_is_held_against_the_laws():
-    _, result, text = run(
-        "--flops=1e20",
-        "--architecture=@Architecture()",
-        "--gin.Architecture.vocab_size=32000",
-        "--gin.Architecture.layers=24",
-        "--gin.Architecture.d_model=1024",
-        "--gin.Architecture.d_ff=2816",
-        "--gin.Architecture.heads=16",
-    )
+    _, result, text = run("--flops=1e20", "--architecture=@Architecture()", *SMALL)
     total = sum(result["parameters"].values())
     assert result["chosen"]["params"] == total
     assert result["audit"]["model_flops_6nd"] == pytest.approx(1e20, rel=0.01)
@@ -210,6 +212,12 @@ def test_a_dry_run_writes_nothing(tmp_path):
         (("--flops=1e20", "--shares={'legal': 1}"), "unique_tokens"),
         (("--flops=1e20", "--law=approach_1"), "gives no loss"),
         (("--flops=1e20", "--style=lama"), "did you mean 'llama'"),
+        (("--preset=bloomberggpt", "--flops=1e20"), "--flops says nothing beside --preset"),
+        (("--preset=bloomberggpt", "--write=p.gin"), "--write says nothing"),
+        (
+            ("--flops=1e20", "--architecture=@Architecture()", "--style=llama", *SMALL),
+            "--style says nothing beside --architecture",
+        ),
         (("--flops=1e20", "--vocab_size=-5"), "vocab_size"),
         (("--flops=1e20", "--batch_sequences=-5"), "batch_sequences"),
         (("--chip=v5p", "--chips=512", "--days=0.005"), "batch_sequences = 512 would do"),
