@@ -109,13 +109,15 @@ def recipe_of(
 
 
 def _sequences(wanted: float, devices: int) -> int:
-    """A whole number of sequences that the devices divide, or a power of two below them.
+    """A whole number of sequences that the devices divide, or that divides them.
 
     The rows of a device are rounded to an eighth at most, to many twos: a step must be cut into
-    passes where the memory does not hold it in one.
+    passes where the memory does not hold it in one. Fewer sequences than devices leave some of
+    them to the mesh's other axes.
     """
     if wanted < devices:
-        return 2 ** max(0, math.floor(math.log2(max(wanted, 1))))
+        divisors = [size for size in range(1, devices + 1) if devices % size == 0]
+        return min(divisors, key=lambda size: abs(math.log(size / wanted)))
     rows = wanted / devices
     step = 2 ** max(0, math.floor(math.log2(rows / 4)))
     return devices * step * max(1, round(rows / step))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,8 +38,11 @@ def test_a_run_is_at_least_one_step():
 def test_batches_are_near_what_is_wanted_and_divide(wanted, devices):
     batch = _sequences(wanted, devices)
     if wanted < devices:
-        assert batch & (batch - 1) == 0
-        assert batch == 1 or wanted / 2 < batch <= wanted
+        assert devices % batch == 0
+        # Nothing that the devices are a multiple of is nearer.
+        others = [size for size in range(1, devices + 1) if devices % size == 0]
+        distance = abs(math.log(batch / wanted))
+        assert distance <= min(abs(math.log(size / wanted)) for size in others) + 1e-9
         return
     assert batch % devices == 0
     rows = batch // devices
