@@ -24,14 +24,10 @@ from t5x_style.accounting.planner import (
     Budget,
     Plan,
     Sources,
-    blend,
     budget_of,
-    chip_flops,
     make_plan,
-    optima,
     recommending_law,
     sources_of,
-    within_data,
 )
 from t5x_style.accounting.quantities import bits_per_byte, count, duration, scientific
 from t5x_style.accounting.verdicts import verdict, verdict_of_line
@@ -55,11 +51,9 @@ __all__ = [
     "Sources",
     "audit",
     "bits_per_byte",
-    "blend",
     "bloomberggpt",
     "budget_of",
     "chip",
-    "chip_flops",
     "chip_of_device_kind",
     "count",
     "duration",
@@ -67,7 +61,6 @@ __all__ = [
     "laws_of_audit",
     "make_plan",
     "non_embedding_parameters",
-    "optima",
     "parameters",
     "read_law",
     "recommending_law",
@@ -77,5 +70,4 @@ __all__ = [
     "training_flops_per_token",
     "verdict",
     "verdict_of_line",
-    "within_data",
 ]

@@ -1,9 +1,9 @@
 """From a budget and its data to a run that a team could sign."""
 
-from t5x_style.accounting.planner.allocation import Allocation, optima, within_data
-from t5x_style.accounting.planner.budget import Budget, budget_of, chip_flops
+from t5x_style.accounting.planner.allocation import Allocation
+from t5x_style.accounting.planner.budget import Budget, budget_of
 from t5x_style.accounting.planner.plan import Plan, make_plan, recommending_law
-from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources, blend, sources_of
+from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources, sources_of
 
 __all__ = [
     "FREE_EPOCHS",
@@ -11,12 +11,8 @@ __all__ = [
     "Budget",
     "Plan",
     "Sources",
-    "blend",
     "budget_of",
-    "chip_flops",
     "make_plan",
-    "optima",
     "recommending_law",
     "sources_of",
-    "within_data",
 ]

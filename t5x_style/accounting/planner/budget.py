@@ -3,7 +3,7 @@
 import dataclasses
 import time
 
-from t5x_style.accounting.chips import Chip, chip
+from t5x_style.accounting.chips import chip
 from t5x_style.errors import UsageError
 
 # Share of the dense bfloat16 peak, by 6 N D, that a plan counts on unless told: BloombergGPT kept
@@ -133,7 +133,7 @@ def budget_of(
     if form == "days":
         if chips is None:
             raise UsageError(f"--days={days} needs --chips: how many of {chip_name}?")
-        flops = chip_flops(known, chips, days * SECONDS_PER_DAY, share)
+        flops = chips * rate * days * SECONDS_PER_DAY
     elif form == "chip_hours":
         flops = rate * chip_hours * SECONDS_PER_HOUR
     elif form == "money":
@@ -141,14 +141,6 @@ def budget_of(
             raise UsageError(f"--money={money} needs --price_per_chip_hour: what does one cost?")
         flops = rate * money / price_per_chip_hour * SECONDS_PER_HOUR
     return Budget(flops, form, chip_name, chips, known.peak_bf16_flops, share, price_per_chip_hour)
-
-
-def chip_flops(chip: Chip, chips: int, seconds: float, mfu: float) -> float:
-    """Model FLOPs that chips give in a time: chips x peak x seconds x mfu.
-
-    The laws' C is 6 N D, so `mfu` is by 6ND: model FLOPs, without recomputation.
-    """
-    return chips * chip.peak_bf16_flops * seconds * mfu
 
 
 def measured_cpu_flops(seconds: float = 0.25) -> float:

@@ -6,15 +6,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from t5x_style.accounting import LAWS, bloomberggpt, optima, sources_of, within_data
+from t5x_style.accounting import LAWS, bloomberggpt, sources_of
 from t5x_style.accounting.laws import data_constrained
 from t5x_style.accounting.planner.allocation import (
     bloomberggpt_rule,
     by_muennighoff,
     cap_costs,
     least_at,
+    optima,
     unbounded,
     within,
+    within_data,
 )
 
 LAW = LAWS["besiroglu"]

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_style.accounting import blend, sources_of
+from t5x_style.accounting import sources_of
+from t5x_style.accounting.planner.sources import blend
 from t5x_style.errors import UsageError
 
 
