@@ -24,6 +24,8 @@ CONFIGURABLES: tuple[str, ...] = ()
 LEAST_SPAN = 10
 # An interval of the exponent of N ~ C^a this wide moves N by a factor of 1.6 in a decade of C.
 WIDEST_EXPONENT = 0.2
+# Of the best loss: natural language has far more than that left.
+LEAST_IRREDUCIBLE = 0.1
 # Two thousand starts agree on Hoffmann's points.
 LEAST_AGREEING = 10
 BLENDED = "blended"
@@ -191,6 +193,13 @@ def _warnings_of_fit(fitted: Fit) -> list[str]:
             warnings.append(
                 f"{key} = {value:.3g} may be anything from {low:.3g} to {high:.3g} (95 %)"
             )
+    best = fitted.law.loss(fitted.params_range[1], fitted.tokens_range[1])
+    if fitted.law.irreducible < LEAST_IRREDUCIBLE * best:
+        warnings.append(
+            f"E = {fitted.law.irreducible:.2g}, where the loss has come down to {best:.2f}: these "
+            "runs are too far from the loss that no budget takes away to see it, so the law "
+            "promises too much to larger ones"
+        )
     if fitted.agreeing_starts < LEAST_AGREEING:
         warnings.append(
             f"only {fitted.agreeing_starts} of {fitted.starts:,} starts ended in this minimum: "

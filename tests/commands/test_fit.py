@@ -116,6 +116,21 @@ def test_points_that_say_little_are_warned_of(tmp_path):
     assert any("do not say how to divide" in warning for warning in result["warnings"])
 
 
+def test_runs_far_from_their_irreducible_loss_are_warned_of(tmp_path):
+    """As a ladder of tiny models gave it: their losses fall as if they would fall to nothing."""
+    points = tmp_path / "points.csv"
+    lines = [
+        f"{params},{tokens},{270 / params**0.42 + 100 / tokens**0.27}"
+        for params in (7e4, 1.5e5, 3e5, 7.5e5)
+        for tokens in (2e5, 6e5, 1.8e6)
+    ]
+    points.write_text("\n".join(["params,tokens,loss", *lines]) + "\n")
+    _, result, _ = run(f"--points={points}", "--bootstrap=0")
+    assert any("promises too much" in warning for warning in result["warnings"])
+    seen = write_points(tmp_path / "seen.csv")
+    assert "promises too much" not in run(f"--points={seen}", "--bootstrap=0")[2]
+
+
 def test_a_dry_run_reads_and_stops(tmp_path, monkeypatch):
     monkeypatch.setattr("t5x_style.commands.fit.fit_parametric_law", None)
     points = write_points(tmp_path / "points.csv", sizes=(1e8, 2e8, 3e8))
