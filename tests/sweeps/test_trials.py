@@ -93,12 +93,15 @@ def test_trials_run_side_by_side(tmp_path):
 
 
 CHILD = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.sweeps.test_trials import sweep
 from t5x_style.commands.main import main
 from t5x_style.errors import Preempted
+# A shell that starts the tests in the background has them, and all their children, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     sweep(Path({folder!r}), arguments={arguments!r}, concurrent={concurrent})
 except Preempted as error:
