@@ -38,7 +38,7 @@ def sensitivity(
     """The plan as it is, and at 50 % more and less of budget, domain tokens and MFU.
 
     Another MFU changes the FLOPs of a budget in time or money, and the time and the money of a
-    budget in FLOPs.
+    budget in FLOPs; one above the chips' peak is left out.
 
     Args:
       domain: the source whose unique tokens vary; None where there is no source.
@@ -49,7 +49,9 @@ def sensitivity(
         cases.append(("budget", factor, larger, sources))
     for factor in FACTORS if domain is not None else ():
         cases.append((f"tokens of {domain}", factor, budget, sources.scaled(domain, factor)))
-    for factor in FACTORS if budget.mfu is not None else ():
+    for factor in FACTORS:
+        if budget.mfu is None or factor * budget.mfu > 1:
+            continue
         flops = budget.flops if budget.form == "flops" else factor * budget.flops
         faster = dataclasses.replace(budget, flops=flops, mfu=factor * budget.mfu)
         cases.append(("MFU", factor, faster, sources))

@@ -84,6 +84,8 @@ def test_sensitivity():
     assert rows["MFU", 0.5].days == pytest.approx(10)
     assert rows["MFU", 0.5].flops == pytest.approx(here.flops / 2)
     assert ("tokens of legal", 0.5) in rows
+    fast = budget_of(chip_name="v5p", chips=64, days=10, mfu=0.7)
+    assert [row.factor for row in make_plan(fast, LEGAL).sensitivity if row.what == "MFU"] == [0.5]
     in_flops = budget_of(flops=1e21, chip_name="v5p", chips=64)
     rows = {(row.what, row.factor): row for row in make_plan(in_flops, LEGAL).sensitivity}
     slower = rows["MFU", 0.5]
