@@ -16,6 +16,8 @@ STYLES = {
     "head, a norm after the embedding; heads of 192, 96 or 64",
 }
 
+# Features in a tile of a TPU.
+LANES = 128
 # How far from the wanted number of parameters a shape may lie.
 TOLERANCE = 0.03
 
@@ -66,36 +68,26 @@ def guide_layers(width: float) -> float:
     return (math.log(width) - 5.039) / 0.0555
 
 
-def padded_vocabulary(vocab_size: int, *, tensor: int = 1, lanes: int = 128) -> int:
-    """V rounded up to a multiple of lanes x tensor: every shard of the head fills its tiles.
+def padded_vocabulary(vocab_size: int) -> int:
+    """V rounded up to a multiple of LANES, so that the head fills its tiles.
 
     The added rows stand for no token.
     """
-    multiple = lanes * tensor
-    return -(-vocab_size // multiple) * multiple
+    return -(-vocab_size // LANES) * LANES
 
 
-def buildable_shape(
-    params: float,
-    *,
-    vocab_size: int,
-    style: str = "llama",
-    tensor: int = 1,
-    lanes: int = 128,
-) -> Architecture:
+def buildable_shape(params: float, *, vocab_size: int, style: str = "llama") -> Architecture:
     """The decoder of about `params` parameters whose depth suits its width best.
 
-    The width is a multiple of `lanes` wherever the size admits it; small models (up to some tens of
+    The width is a multiple of LANES wherever the size admits it; small models (up to some tens of
     millions of parameters) take finer steps, down to 8. The feed-forward is a multiple of the same
-    step x tensor; heads and key-value heads are multiples of `tensor`, and of 8 from a width of
-    3072.
+    step; heads and key-value heads are multiples of 8 from a width of 3072, so that a tensor axis
+    of the mesh divides them.
 
     Args:
       params: N, embedding and head included.
       vocab_size: V of the tokenizer; rounded up by `padded_vocabulary`, never reduced.
       style: one of STYLES.
-      tensor: size of the mesh axis that splits heads, feed-forward and vocabulary.
-      lanes: features in a tile of the chip; 128 on every TPU.
 
     Returns:
       An Architecture with N within TOLERANCE.
@@ -108,20 +100,13 @@ def buildable_shape(
         raise UsageError(
             f"no style {style!r}: one of {', '.join(STYLES)}{did_you_mean(str(style), STYLES)}"
         )
-    for name, value in (
-        ("params", params),
-        ("vocab_size", vocab_size),
-        ("tensor", tensor),
-        ("lanes", lanes),
-    ):
+    for name, value in (("params", params), ("vocab_size", vocab_size)):
         if not 1 <= value < math.inf:
             raise UsageError(f"{name} = {value!r}: must be 1 or more")
-    wanted = _Wanted(
-        params, padded_vocabulary(vocab_size, tensor=tensor, lanes=lanes), style, tensor
-    )
+    wanted = _Wanted(params, padded_vocabulary(vocab_size), style)
     shapes: list[Architecture] = []
-    for step in (lanes, *(step for step in _FINE_STEPS if step < lanes)):
-        shapes += _shapes(wanted, step, None if step == lanes else _SMALL_BELOW)
+    for step in (LANES, *_FINE_STEPS):
+        shapes += _shapes(wanted, step, None if step == LANES else _SMALL_BELOW)
         fitting = [shape for shape in shapes if _missed(shape, params) <= TOLERANCE]
         # A per cent of N weighs as much as four of depth: the loss hardly sees either.
         best = min(fitting, key=lambda s: _depth_cost(s) + 4 * _missed(s, params), default=None)
@@ -139,8 +124,8 @@ def buildable_shape(
         )
     nearest = min((*shapes, smallest), key=lambda shape: _missed(shape, params))
     raise UsageError(
-        f"params = {params:,.0f} with vocab_size = {vocab_size:,} and tensor = {tensor}: each step "
-        f"of the width adds more than {2 * TOLERANCE:.0%}; the nearest {style} model has "
+        f"params = {params:,.0f} with vocab_size = {vocab_size:,}: each step of the width "
+        f"adds more than {2 * TOLERANCE:.0%}; the nearest {style} model has "
         f"{total_parameters(nearest):,} parameters"
     )
 
@@ -150,7 +135,6 @@ class _Wanted:
     params: float
     vocabulary: int
     style: str
-    tensor: int
 
 
 def _missed(shape: Architecture, params: float) -> float:
@@ -169,11 +153,9 @@ def _depth_cost(shape: Architecture) -> float:
 def _shapes(wanted: _Wanted, step: int, below: int | None) -> Iterator[Architecture]:
     """Every width in steps (narrower than `below`), with the depths that bring it near the size."""
     width = 0
-    # Heads are a multiple of `tensor`, so its odd factors are in every width.
-    odd = wanted.tensor // (wanted.tensor & -wanted.tensor)
     while True:
         # Steps of a 32nd at most: a finer one changes the shape less than the depth does.
-        width += step * odd * 2 ** max(0, math.floor(math.log2(max(width, 1) / (32 * step * odd))))
+        width += step * 2 ** max(0, math.floor(math.log2(max(width, 1) / (32 * step))))
         # Two layers have two matrices [D, D] each at least.
         least = wanted.vocabulary * width + 4 * width**2
         if (below is not None and width >= below) or least > 2 * wanted.params:
@@ -197,27 +179,24 @@ def _shapes(wanted: _Wanted, step: int, below: int | None) -> Iterator[Architect
 def _shape(wanted: _Wanted, width: int, layers: int, step: int) -> Architecture | None:
     """The style at a width; None where no heads divide it."""
     bloomberg = wanted.style == "bloomberggpt"
-    eight = math.lcm(wanted.tensor, 8)
     kv_heads = None
     if width < _SMALL_BELOW:
         several = [size for size in _SMALL_HEADS if size * _SMALL_HEAD_COUNT <= width]
-        head_dim = _head_dim(width, (*several, _SMALL_HEADS[-1]), wanted.tensor)
+        head_dim = _head_dim(width, (*several, _SMALL_HEADS[-1]), 1)
     elif width < _LARGE_FROM:
-        head_dim = _head_dim(width, (64,), wanted.tensor)
+        head_dim = _head_dim(width, (64,), 1)
     elif bloomberg:
-        head_dim = _head_dim(width, _ALIBI_HEADS, eight)
+        head_dim = _head_dim(width, _ALIBI_HEADS, 8)
     else:
-        head_dim = _head_dim(width, (128,), eight)
-        kv_heads = math.lcm(wanted.tensor, _KV_HEADS)
+        head_dim = _head_dim(width, (128,), 8)
+        kv_heads = _KV_HEADS
     if head_dim is None:
         return None
     return Architecture(
         vocab_size=wanted.vocabulary,
         layers=layers,
         d_model=width,
-        d_ff=4 * width
-        if bloomberg
-        else _rounded(8 * width / 3, _feed_forward_step(wanted, width, step)),
+        d_ff=4 * width if bloomberg else _rounded(8 * width / 3, _feed_forward_step(width, step)),
         heads=width // head_dim,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -244,15 +223,17 @@ def _tuned(wanted: _Wanted, shape: Architecture, step: int) -> Architecture:
     usual, matrices = (8 * shape.d_model / 3, 3) if swiglu else (4 * shape.d_model, 2)
     missing = wanted.params - total_parameters(shape)
     meets = shape.d_ff + missing / (matrices * shape.layers * shape.d_model)
-    within = min(max(meets, usual * (1 - _FEED_FORWARD_SLACK)), usual * (1 + _FEED_FORWARD_SLACK))
-    inner_step = _feed_forward_step(wanted, shape.d_model, step)
-    return dataclasses.replace(shape, d_ff=_rounded(within, inner_step))
+    least, most = usual * (1 - _FEED_FORWARD_SLACK), usual * (1 + _FEED_FORWARD_SLACK)
+    inner_step = _feed_forward_step(shape.d_model, step)
+    inner = _rounded(min(max(meets, least), most), inner_step)
+    # Rounding must not lead out of what is usual.
+    inner += inner_step if inner < least else -inner_step if inner > most else 0
+    return dataclasses.replace(shape, d_ff=max(inner, inner_step))
 
 
-def _feed_forward_step(wanted: _Wanted, width: int, step: int) -> int:
-    """step x tensor, doubled while it stays a 16th of the width: a mesh finds more divisors."""
-    multiple = step * wanted.tensor
-    return multiple * 2 ** max(0, math.floor(math.log2(width / (16 * multiple))))
+def _feed_forward_step(width: int, step: int) -> int:
+    """The step, doubled while it stays a 16th of the width: a mesh finds more divisors."""
+    return step * 2 ** max(0, math.floor(math.log2(width / (16 * step))))
 
 
 def _rounded(value: float, multiple: int) -> int:

@@ -1,12 +1,10 @@
 """The vocabulary of a model that is yet to be shaped."""
 
 from t5x_style.accounting.laws.vocabulary import optimal_vocabulary
-from t5x_style.accounting.planner.shape import levine_width
+from t5x_style.accounting.planner.shape import LANES, levine_width
 
 # The approach that is followed: the one fitted to runs alone, without a derived starting point.
 FOLLOWED = "isoflops"
-# A TPU's lanes: vocabularies are padded to a multiple of them anyway.
-LANES = 128
 # Bytes and a few hundred pieces: below, a vocabulary is none.
 LEAST_VOCABULARY = 512
 
