@@ -123,7 +123,7 @@ def plan(
     if architecture is not None:
         _refuse_together("--architecture", vocab_size=vocab_size, style=style)
     own = None if own_law is None else read_law(own_law)
-    followed = recommending_law(law or (own.name if own else "besiroglu"), own)
+    followed = recommending_law(law, own)
     budget = budget_of(
         flops=flops,
         chip_name=chip,

@@ -4,7 +4,6 @@ import dataclasses
 import textwrap
 
 from t5x_style.accounting import (
-    LAWS,
     Allocation,
     Plan,
     count,
@@ -14,6 +13,7 @@ from t5x_style.accounting import (
     scientific,
     total_parameters,
 )
+from t5x_style.accounting.laws.data_constrained import C4_LAW
 from t5x_style.accounting.planner.budget import THIS_CPU
 from t5x_style.accounting.planner.meshes import Candidate
 from t5x_style.reporting.text import table
@@ -320,8 +320,8 @@ def _sensitivity(plan: Plan) -> str:
 
 def _notes(plan: Plan) -> str:
     lines = [f"warning: {warning}" for warning in plan.warnings]
-    laws = {**LAWS, plan.law.name: plan.law}
-    lines += [f"{law.name}: {law.source}" for law in laws.values()]
+    laws = [*plan.laws.values(), *([C4_LAW] if plan.sources.shares else [])]
+    lines += [f"{law.name}: {law.source}" for law in laws]
     lines.append(
         "losses are nats per token of a law's own text and vocabulary: compare them with each "
         "other, not with a run's"

@@ -120,6 +120,11 @@ def test_a_users_own_law_is_followed(tmp_path):
     assert result["law"] == fitted
     assert fitted in text
     assert fitted in result["optima"]
+    # It is shown, with its source, beside a published law that is followed, too.
+    status, result, text = run("--flops=1e20", f"--own_law={law}", "--law=hoffmann", TWO)
+    assert (status, result["law"]) == (0, "hoffmann")
+    assert f"{fitted}: a test" in text
+    assert "muennighoff: " in text
 
 
 def run_fit(path) -> str:

@@ -51,6 +51,7 @@ class Plan:
     Attributes:
       budget, sources: as asked.
       law: the one that the recommendation follows.
+      laws: those that are shown, by name.
       optima: every law's own, with text without end.
       within_data: the best within the data by each law whose optimum lacks it.
       recommended: the best N and D within the data by `law`, before anything is rounded.
@@ -74,6 +75,7 @@ class Plan:
     budget: Budget
     sources: Sources
     law: ParametricLaw
+    laws: dict[str, Law]
     optima: list[Allocation]
     within_data: list[Allocation]
     recommended: Allocation
@@ -97,8 +99,15 @@ class Plan:
         return 6.0 * self.chosen.params * self.chosen.tokens
 
 
-def recommending_law(name: str, own_law: ParametricLaw | None = None) -> ParametricLaw:
-    """The law that a recommendation follows. Raises UsageError for one that gives no loss."""
+def recommending_law(
+    name: str | None = None, own_law: ParametricLaw | None = None
+) -> ParametricLaw:
+    """The law that a recommendation follows: the one named, else the user's own, else DEFAULT_LAW.
+
+    Raises UsageError for one that gives no loss.
+    """
+    if name is None:
+        name = DEFAULT_LAW if own_law is None else own_law.name
     laws = laws_of_audit(own_law)
     usable = {key: law for key, law in laws.items() if isinstance(law, ParametricLaw)}
     if name not in usable:
@@ -147,7 +156,7 @@ def make_plan(
     ):
         if value is not None and not value > 0:
             raise UsageError(f"{name} = {value!r}: must be above 0")
-    law = law or recommending_law(DEFAULT_LAW)
+    law = law or recommending_law()
     flops = budget.flops
     recommended = within(flops, law, sources)
     vocabulary: dict[str, int] = {}
@@ -181,6 +190,7 @@ def make_plan(
         budget=budget,
         sources=sources,
         law=law,
+        laws=laws,
         optima=optima(flops, laws),
         within_data=within_data(flops, sources, laws),
         recommended=recommended,

@@ -13,7 +13,8 @@ WARMUP_STEPS = 2000
 MOST_OF_THE_RUN_WARMING_UP = 0.05
 FINAL_FRACTION = 0.1
 
-# Parameters and tokens of StepLaw's own runs (Li et al. 2025); outside them the rule extrapolates.
+# Parameters and tokens of StepLaw's own runs (Li et al. 2025; the lower ends from memory); outside
+# them the rule extrapolates.
 STEP_LAW_PARAMS = (60e6, 1e9)
 STEP_LAW_TOKENS = (2e9, 100e9)
 
