@@ -85,7 +85,7 @@ def batches(source: Source, split: str, progress: Progress) -> Iterator[list[Rec
     held = 0
     for record in records(source, split, progress.read):
         batch.append(record)
-        held += len(record.data)
+        held += record.size
         if held >= BATCH_BYTES:
             yield batch
             batch, held = [], 0

@@ -2,18 +2,23 @@
 
 import dataclasses
 import gzip
+import io
 import json
 import pathlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, cast
 
 import gin
 
 from t5x_style.data.files import matching_files
+from t5x_style.data.tables import array_records, hf_files, hf_rows, parquet_rows
 from t5x_style.errors import Fault, UsageError, did_you_mean
 
-FORMATS = ("jsonl", "text", "tfds")
+FORMATS = ("jsonl", "text", "parquet", "hf", "array_record", "tfds")
+# Whose records are JSON.
+JSON_FORMATS = ("jsonl", "array_record")
 SPLITS = ("train", "validation")
 ON_BAD_RECORD = ("refuse", "skip")
 
@@ -26,9 +31,11 @@ class Source:
     Attributes:
       name: letters, digits, `_`, `-` and `.`; metrics carry it.
       splits: {'train': WHERE, 'validation': WHERE}; the second may be left out. WHERE is a glob of
-        files, plain or .gz; or `package:NAME` for an embedded corpus; or a split of the TFDS
-        dataset, such as 'train[:99%]'.
-      format: 'jsonl' (one JSON object a line), 'text' (one document a file) or 'tfds'.
+        files; or `package:NAME` for an embedded corpus; or the folder of a split that Hugging
+        Face's `save_to_disk` wrote; or a split of the TFDS dataset, such as 'train[:99%]'.
+      format: 'jsonl' (one JSON object a line) or 'text' (one document a file), both plain, .gz or
+        .zst; 'parquet'; 'hf' (a Hugging Face dataset on disk); 'array_record' (each record a JSON
+        object); or 'tfds'.
       text_field: the field of a record that holds the text.
       id_field: the field that names a record in messages about it; None: file and line alone.
       tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
@@ -78,7 +85,14 @@ class Source:
         """
         if self.format == "tfds":
             return sorted(path for path in self.tfds_folder().iterdir() if path.is_file())
-        return matching_files(self.splits[split], f"Source.splits[{split!r}] of {self.name!r}")
+        what = f"Source.splits[{split!r}] of {self.name!r}"
+        if self.format == "hf":
+            return hf_files(pathlib.Path(self.splits[split]), what)
+        return matching_files(self.splits[split], what)
+
+    def fields(self) -> list[str]:
+        """The fields of a record that are read."""
+        return [self.text_field] + ([self.id_field] if self.id_field else [])
 
     def tfds_folder(self) -> pathlib.Path:
         """Where the prepared dataset lies.
@@ -106,12 +120,19 @@ class Record:
     """One record as it lies in the source.
 
     Attributes:
-      where: file and line (or file, or dataset and example) for messages.
-      data: a line of JSON, or the text, in bytes.
+      where: file and line (or file, or file and row) for messages.
+      data: a line of JSON, or the text, in bytes; of a table, its fields by name.
     """
 
     where: str
-    data: bytes
+    data: bytes | dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes, or characters, that it holds."""
+        if isinstance(self.data, bytes):
+            return len(self.data)
+        return sum(len(value) for value in self.data.values() if isinstance(value, str))
 
 
 class BadRecord(Exception):
@@ -139,10 +160,18 @@ def records(
             yield Record(f"{source.tfds_name} {source.splits[split]} example {number}", text)
         return
     for path in source.files(split):
+        if source.format in ("parquet", "hf"):
+            rows = parquet_rows if source.format == "parquet" else hf_rows
+            for number, row in enumerate(rows(path, source.fields(), on_read), start=1):
+                yield Record(f"{path} row {number}", row)
+            continue
+        if source.format == "array_record":
+            for number, data in enumerate(array_records(path, on_read), start=1):
+                yield Record(f"{path} record {number}", data)
+            continue
         try:
             with open(path, "rb") as raw:
-                zipped = path.suffix == ".gz"
-                stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+                stream = _decompressed(raw, path.suffix)
                 if source.format == "text":
                     yield Record(str(path), stream.read())
                     on_read(raw.tell())
@@ -157,12 +186,25 @@ def records(
             raise Fault(f"{path} cannot be read: {error}") from error
 
 
+def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if suffix == ".zst":
+        import pyarrow
+
+        # Reads frames that follow each other, and refuses one that was cut short.
+        return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
+    return raw
+
+
 def text_of(source: Source, record: Record) -> str:
     """The text of a record.
 
     Raises:
       BadRecord: broken JSON, no such field, not a string, or not UTF-8.
     """
+    if isinstance(record.data, dict):
+        return _text_field(source, record.where, record.data)
     try:
         content = record.data.decode()
     except UnicodeDecodeError as error:
@@ -170,7 +212,7 @@ def text_of(source: Source, record: Record) -> str:
             f"{record.where}: not UTF-8 (byte {error.start} of the record is "
             f"0x{record.data[error.start]:02x})"
         ) from None
-    if source.format != "jsonl":
+    if source.format not in JSON_FORMATS:
         return content
     try:
         fields = json.loads(content.rstrip())
@@ -182,7 +224,10 @@ def text_of(source: Source, record: Record) -> str:
         raise BadRecord(f"{record.where}: broken JSON: nested too deeply") from None
     if not isinstance(fields, dict):
         raise BadRecord(f"{record.where}: a JSON {type(fields).__name__}, not an object")
-    where = record.where
+    return _text_field(source, record.where, fields)
+
+
+def _text_field(source: Source, where: str, fields: Mapping[str, Any]) -> str:
     if source.id_field is not None:
         where += f" ({source.id_field} {fields.get(source.id_field)!r})"
     if source.text_field not in fields:
