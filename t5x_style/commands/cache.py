@@ -83,6 +83,8 @@ def _facts(store: TokenStore) -> dict[str, Any]:
         "lost bytes": None if meta["text_bytes"] is None else meta["text_bytes"] - meta["bytes"],
         "skipped": meta["skipped"],
         "empty": meta["dropped"],
+        # A store that was built before there were filters says nothing of them.
+        "filtered": sum(meta.get("filtered", {}).values()),
     }
 
 

@@ -105,6 +105,7 @@ def _made_from(
     """All that the vocabulary follows from, as it is kept beside it."""
     import pathlib
 
+    from t5x_style.data import filters
     from t5x_style.data.files import content_digests
 
     cache_dir = pathlib.Path(corpus.cache_dir)
@@ -120,6 +121,7 @@ def _made_from(
                 "format": source.format,
                 "text_field": source.text_field,
                 "on_bad_record": source.on_bad_record,
+                "filters": filters.made_from(source.filters, cache_dir, remember=False),
                 "files": content_digests(source.files("train"), cache_dir, remember=False),
             }
             for source in sources

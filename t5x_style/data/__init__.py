@@ -3,6 +3,7 @@
 from t5x_style.data.blend import Blend
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.evaluation import EvaluationSet, evaluation_set
+from t5x_style.data.filters import Length, Rewrite
 from t5x_style.data.reader import BatchReader
 from t5x_style.data.sources import Source
 from t5x_style.data.store import TokenStore
@@ -14,6 +15,8 @@ __all__ = [
     "Blend",
     "Corpus",
     "EvaluationSet",
+    "Length",
+    "Rewrite",
     "Source",
     "Stores",
     "TokenStore",

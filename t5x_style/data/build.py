@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from t5x_style.data.corpus import Corpus
+from t5x_style.data.filters import filtered
 from t5x_style.data.progress import Progress
 from t5x_style.data.sources import BadRecord, Record, Source, records, refusal, text_of
 from t5x_style.data.store import StoreWriter, token_dtype
@@ -45,6 +46,7 @@ class Encoded:
       lengths: int64 [documents].
       text_bytes: of the documents' text.
       dropped: documents with no text but white space.
+      filtered: documents that each filter dropped, by its name.
       bad: what was wrong with each bad record.
     """
 
@@ -52,6 +54,7 @@ class Encoded:
     lengths: np.ndarray
     text_bytes: int
     dropped: int
+    filtered: dict[str, int]
     bad: list[str]
 
 
@@ -59,15 +62,19 @@ def encode(batch: list[Record], source: Source, tokenizer: Tokenizer) -> Encoded
     """Tokenises records; a bad one is named in the result, the rest go on."""
     ids: list[np.ndarray] = []
     text_bytes = dropped = 0
+    dropped_by = dict.fromkeys((each.name for each in source.filters), 0)
     bad = []
     dtype = token_dtype(tokenizer.vocab_size)
     for record in batch:
         try:
-            text = text_of(source, record)
+            text, dropped_it = filtered(source.filters, text_of(source, record))
         except BadRecord as reason:
             bad.append(str(reason))
             if source.on_bad_record == "refuse":
                 break
+            continue
+        if text is None:
+            dropped_by[dropped_it] += 1
             continue
         if not text.strip():
             dropped += 1
@@ -76,7 +83,7 @@ def encode(batch: list[Record], source: Source, tokenizer: Tokenizer) -> Encoded
         ids.append(np.append(tokenizer.encode_array(text), tokenizer.eos_id).astype(dtype))
     lengths = np.array([len(document) for document in ids], np.int64)
     tokens = np.concatenate(ids) if ids else np.zeros(0, dtype)
-    return Encoded(tokens, lengths, text_bytes, dropped, bad)
+    return Encoded(tokens, lengths, text_bytes, dropped, dropped_by, bad)
 
 
 def batches(source: Source, split: str, progress: Progress) -> Iterator[list[Record]]:
@@ -205,6 +212,7 @@ def _fill_from_source(
 ) -> dict[str, Any]:
     token_bytes = workers.tokenizer.token_bytes()
     stood_for = text_bytes = dropped = skipped = 0
+    dropped_by: collections.Counter[str] = collections.Counter()
     files = [] if source.format == "tfds" else source.files(split)
     progress = Progress(f"{source.name} {split}", sum(file.stat().st_size for file in files))
     for encoded in workers.encoded(source, split, progress):
@@ -216,6 +224,7 @@ def _fill_from_source(
         stood_for += int(token_bytes[encoded.tokens].sum(dtype=np.int64))
         text_bytes += encoded.text_bytes
         dropped += encoded.dropped
+        dropped_by.update(encoded.filtered)
         skipped += len(encoded.bad)
         progress.wrote(len(encoded.lengths), len(encoded.tokens))
     progress.close()
@@ -224,6 +233,7 @@ def _fill_from_source(
         "text_bytes": text_bytes,
         "dropped": dropped,
         "skipped": skipped,
+        "filtered": dict(dropped_by),
         "files": [],
     }
 
@@ -248,6 +258,7 @@ def _fill_from_task(writer: StoreWriter, plan: PlannedStore, corpus: Corpus) -> 
         "text_bytes": None,
         "dropped": dropped,
         "skipped": 0,
+        "filtered": {},
         "files": task_files(plan.task, plan.split),
     }
 

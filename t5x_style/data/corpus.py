@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import gin
 
 from t5x_style.data.blend import Blend
+from t5x_style.data.filters import filters_from_json, filters_to_json
 from t5x_style.data.sources import Source
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
@@ -80,12 +81,18 @@ class Corpus:
 
     def to_json(self) -> str:
         """All of it as JSON, for the process that builds."""
-        return json.dumps(dataclasses.asdict(self), default=dict)
+        fields = dataclasses.asdict(self)
+        for plain, source in zip(fields["sources"], self.sources, strict=True):
+            plain["filters"] = filters_to_json(source.filters)
+        return json.dumps(fields, default=dict)
 
     @classmethod
     def from_json(cls, text: str) -> "Corpus":
         """The inverse of `to_json`."""
         fields = json.loads(text)
         fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
-        fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        fields["sources"] = tuple(
+            Source(**source | {"filters": filters_from_json(source["filters"])})
+            for source in fields["sources"]
+        )
         return cls(**fields)

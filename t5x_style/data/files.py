@@ -90,8 +90,12 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     os.replace(fresh, path)
 
 
-def module_file(name: str) -> pathlib.Path:
+def module_file(name: str, what: str) -> pathlib.Path:
     """The source file of a Python module, found without importing it or its packages.
+
+    Args:
+      name: of the module, with its packages.
+      what: who asks, for the message.
 
     Raises:
       UsageError: there is none on `sys.path`.
@@ -102,10 +106,10 @@ def module_file(name: str) -> pathlib.Path:
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), locations)
         if spec is None:
             raise UsageError(
-                f"Corpus.mixture_or_task_module = {name!r}: no module {'.'.join(parts[:depth])!r} "
+                f"{what} = {name!r}: no module {'.'.join(parts[:depth])!r} "
                 f"on the Python path (PYTHONPATH=FOLDER adds one)"
             )
         locations = spec.submodule_search_locations
     if spec.origin is None:
-        raise UsageError(f"Corpus.mixture_or_task_module = {name!r} is a folder, not a module")
+        raise UsageError(f"{what} = {name!r} is a folder, not a module")
     return pathlib.Path(spec.origin)

@@ -7,12 +7,13 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 import gin
 
 from t5x_style.data.files import matching_files
+from t5x_style.data.filters import Filter, filtered
 from t5x_style.data.tables import array_records, hf_files, hf_rows, parquet_rows
 from t5x_style.errors import Fault, UsageError, did_you_mean
 
@@ -41,6 +42,8 @@ class Source:
       tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
       tfds_data_dir: the folder in which that dataset was prepared.
       on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and go on).
+      filters: what each text goes through in order, @Length() or @Rewrite(); what they drop is
+        counted in the store.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Source:
     tfds_name: str | None = None
     tfds_data_dir: str | None = None
     on_bad_record: str = "refuse"
+    filters: Sequence[Filter] = ()
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
@@ -248,19 +252,19 @@ def _text_field(source: Source, where: str, fields: Mapping[str, Any]) -> str:
 
 
 def documents(source: Source, split: str) -> Iterator[str]:
-    """The texts of a split in order, empty ones left out.
+    """The texts of a split in order, after the source's filters, empty ones left out.
 
     Raises:
       Fault: a bad record, unless the source says to skip those.
     """
     for record in records(source, split):
         try:
-            text = text_of(source, record)
+            text, _ = filtered(source.filters, text_of(source, record))
         except BadRecord as bad:
             if source.on_bad_record == "skip":
                 continue
             raise refusal(source, str(bad)) from None
-        if text.strip():
+        if text is not None and text.strip():
             yield text
 
 

@@ -35,7 +35,8 @@ class TokenStore:
       document_ends: [documents] int64, exclusive end of each document in `tokens`.
       meta: source, split, documents, tokens, bytes (that the tokens stand for), text_bytes (of the
         text before tokenising; None where the text was never seen), skipped (bad records), dropped
-        (empty documents), tokenizer_hash, fingerprint, format_version, checksums, files.
+        (empty documents), filtered ({filter: documents that it dropped}), tokenizer_hash,
+        fingerprint, format_version, checksums, files.
     """
 
     path: pathlib.Path

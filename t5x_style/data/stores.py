@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_style.data import filters
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import content_digests, module_file, write_atomically
 from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore
@@ -217,6 +218,8 @@ def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedSt
             "where": source.splits[split] if source.format == "tfds" else None,
             "files": content_digests(files, cache_dir, remember=remember),
         }
+        if source.filters:
+            made_from["filters"] = filters.made_from(source.filters, cache_dir, remember=remember)
     else:
         made_from |= {"task": task, "module": _module_digest(corpus, remember=remember)}
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -225,7 +228,7 @@ def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedSt
 
 
 def _module_digest(corpus: Corpus, *, remember: bool) -> str:
-    file = module_file(str(corpus.mixture_or_task_module))
+    file = module_file(str(corpus.mixture_or_task_module), "Corpus.mixture_or_task_module")
     return content_digests([file], pathlib.Path(corpus.cache_dir), remember=remember)[0]
 
 
