@@ -54,6 +54,7 @@ def hf_files(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
 
     Raises:
       UsageError: no such dataset there.
+      Fault: it is not whole.
     """
     state = folder / HF_STATE_FILE
     if not state.is_file():
@@ -63,7 +64,16 @@ def hf_files(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
             f"{what} = {str(folder)!r} is no dataset that save_to_disk wrote (it has no "
             f"{HF_STATE_FILE}){hint}"
         )
-    return [folder / each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+    try:
+        files = [folder / each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Fault(
+            f"{state} does not list the files of a dataset: {type(error).__name__}: {error}"
+        ) from error
+    for file in files:
+        if not file.is_file():
+            raise Fault(f"{state} names {file.name}, which is not there: the dataset is not whole")
+    return files
 
 
 def hf_rows(

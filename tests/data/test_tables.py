@@ -137,3 +137,13 @@ def test_the_folder_of_all_splits_names_those_that_it_holds(tmp_path):
     source = Source(name="a", format="hf", splits={"train": str(tmp_path / "dataset")})
     with pytest.raises(UsageError, match="it holds the splits train: name one of them"):
         source.files("train")
+
+
+def test_a_hugging_face_dataset_that_is_not_whole_is_refused(tmp_path):
+    source = source_of(as_hf, tmp_path)
+    source.files("train")[1].unlink()
+    with pytest.raises(Fault, match=r"names data-00001-of-00002\.arrow, which is not there"):
+        source.files("train")
+    (tmp_path / "dataset" / "train" / "state.json").write_text("{}")
+    with pytest.raises(Fault, match=r"state\.json does not list the files"):
+        source.files("train")
