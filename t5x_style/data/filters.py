@@ -111,6 +111,13 @@ class Rewrite:
                 f"Rewrite.function = {self.function!r} gave a {type(result).__name__}, not a text "
                 f"or None, for a document that begins {text[:60]!r}"
             )
+        try:
+            (result or "").encode()
+        except UnicodeEncodeError as error:
+            raise Fault(
+                f"Rewrite.function = {self.function!r} gave half a surrogate pair at character "
+                f"{error.start}, for a document that begins {text[:60]!r}"
+            ) from None
         return result
 
 

@@ -31,6 +31,9 @@ def broken(text):
 
 def number(text):
     return 7
+
+def half(text):
+    return "x" + chr(0xD800)
 """
 
 
@@ -87,6 +90,7 @@ def test_another_filter_or_another_text_of_its_module_is_another_store(corpus, t
     [
         ("privacy_of_test:broken", Fault, "failed on a document that begins 'short': ZeroDivision"),
         ("privacy_of_test:number", Fault, "gave a int, not a text"),
+        ("privacy_of_test:half", Fault, "gave half a surrogate pair at character 1"),
         ("privacy_of_test:maks", UsageError, "no function 'maks'; did you mean 'mask'"),
         ("privacy_off_test:mask", UsageError, "no module 'privacy_off_test'"),
     ],
