@@ -106,15 +106,13 @@ def array_records(path: pathlib.Path, on_read: Callable[[int], None]) -> Iterato
 
     try:
         reader = ArrayRecordReader(str(path))
-        if not reader.ok():
-            # It would pass for a file without records; closing it says what was wrong.
-            reader.close()
         size, total, told = path.stat().st_size, reader.num_records(), 0
         for start in range(0, total, ROWS_AT_ONCE):
             end = min(start + ROWS_AT_ONCE, total)
             yield from reader.read(start, end)
             on_read(size * end // total - told)
             told = size * end // total
+        # A broken file passes for one without records; closing it says what was wrong.
         reader.close()
     except (ValueError, RuntimeError, IndexError) as error:
         raise Fault(f"{path} cannot be read as ArrayRecord: {error}") from error
