@@ -42,7 +42,7 @@ def tokenizer(
       output: the .model file to write; that of corpus.tokenizer if not given.
       sample_bytes: text to train on.
       seed: of the choice of documents.
-      compare: other .model files to put into the table.
+      compare: other vocabularies to put into the table: .model or .json files, or 'bytes'.
       dry_run: say what would be trained, and stop.
     """
     refuse_unconsumed()
@@ -51,10 +51,13 @@ def tokenizer(
 
     from t5x_style.data import Tokenizer
     from t5x_style.data.vocabulary import fertility
+    from t5x_style.errors import UsageError
     from t5x_style.reporting import table
 
     shares = _declared(corpus)
     path = pathlib.Path(output or corpus.tokenizer.path)
+    if path.suffix != ".model":
+        raise UsageError(f"a vocabulary is trained into a '.model' file; {str(path)!r} is none")
     paths = {vocab_size: path}
     for size in also_sizes:
         paths.setdefault(size, path.with_stem(f"{path.stem}-{size}"))

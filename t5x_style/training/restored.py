@@ -40,7 +40,7 @@ def restore_model(model_dir: str, topology: Topology, *, step: int | None = None
     """
     plan = read_plan(model_dir)
     checkpoint = find_checkpoint(model_dir if step is None else f"{model_dir}/checkpoint_{step}")
-    tokenizer = Tokenizer(plan["tokenizer"]["path"])
+    tokenizer = Tokenizer(plan["tokenizer"]["path"], plan["tokenizer"].get("eos"))
     if tokenizer.hash != plan["tokenizer"]["hash"]:
         raise UsageError(
             f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "

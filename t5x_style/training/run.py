@@ -224,7 +224,7 @@ class Run:
             "compute_dtype": self.compute_dtype,
             "sources": sources,
             "tokenizer": {
-                "path": str(pathlib.Path(self.stores.tokenizer.path).absolute()),
+                **dataclasses.asdict(self.stores.tokenizer.absolute()),
                 "hash": self.stores.tokenizer.hash,
                 "vocab_size": self.stores.tokenizer.vocab_size,
             },

@@ -29,6 +29,9 @@ class FakeTokenizer:
     vocab_size: int = VOCABULARY
     eos_id: int = EOS
 
+    def absolute(self) -> "FakeTokenizer":
+        return self
+
     def token_bytes(self) -> np.ndarray:
         return np.ones(VOCABULARY, np.int32)
 
