@@ -1,6 +1,8 @@
 """The audit of a run: what it cost by each convention, and how well that was spent."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.chips import Chip
@@ -35,7 +37,7 @@ class Auditor:
     def __init__(
         self,
         arch: Architecture,
-        sequence_length: int,
+        sequence_length: int | Sequence[tuple[int, int]],
         remat: str = "none",
         kernel: str = "plain",
         *,
@@ -46,7 +48,8 @@ class Auditor:
         """Raises UsageError for an unknown remat policy or kernel, or as `laws_of_audit`.
 
         Args:
-          sequence_length: S, tokens.
+          sequence_length: S, tokens; or (first token, S) of each phase in which S is another,
+            from token 0 on.
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
           planned_tokens: where the run will end, for what the rest of its budget buys.
@@ -56,8 +59,13 @@ class Auditor:
         """
         self.laws = laws_of_audit(own_law)
         self.parameters = total_parameters(arch)
-        self.flops_per_token = {
-            key: training_flops_per_token(arch, sequence_length, convention, remat, kernel)
+        phases = [(0, sequence_length)] if isinstance(sequence_length, int) else sequence_length
+        self._borders = [*(first for first, _ in phases), math.inf]
+        self._flops_per_token = {
+            key: [
+                training_flops_per_token(arch, length, convention, remat, kernel)
+                for _, length in phases
+            ]
             for key, convention in _CUMULATIVE.items()
         }
         self._effective_tokens = effective_tokens
@@ -82,7 +90,7 @@ class Auditor:
             nats per token.
         """
         line: dict[str, float | None] = {
-            key: per_token * tokens for key, per_token in self.flops_per_token.items()
+            key: per_token * tokens for key, per_token in self.flops_per_token(0, tokens).items()
         }
         line["tokens_per_param"] = tokens / self.parameters
         spent = 6.0 * self.parameters * tokens
@@ -110,6 +118,17 @@ class Auditor:
                 )
         return line
 
+    def flops_per_token(self, since: int = 0, until: int = 1) -> dict[str, float]:
+        """Mean FLOPs of the tokens since .. until - 1 of the run, under the keys of `at`."""
+        shares = [
+            max(0.0, min(until, end) - max(since, first)) / max(until - since, 1)
+            for first, end in itertools.pairwise(self._borders)
+        ]
+        return {
+            key: sum(share * flops for share, flops in zip(shares, per_token, strict=True))
+            for key, per_token in self._flops_per_token.items()
+        }
+
     def _worth(self, tokens: float) -> float:
         return tokens if self._effective_tokens is None else self._effective_tokens(tokens)
 
@@ -119,12 +138,20 @@ class Auditor:
         }
 
     def utilisation(
-        self, tokens_per_second: float, chips: int, chip: Chip | None
+        self,
+        tokens_per_second: float,
+        chips: int,
+        chip: Chip | None,
+        *,
+        since: int = 0,
+        until: int = 1,
     ) -> dict[str, float | None]:
         """Share of the chips' dense bfloat16 peak, by convention; None where the peak is unknown.
 
         Args:
           chips: whole chips (JAX devices divided by chip.devices_per_chip).
+          since, until: the tokens of the run that were learnt at this speed, which may be of
+            several lengths.
 
         Returns:
           mfu_full, mfu_causal: model FLOPs; hfu: with recomputation.
@@ -132,10 +159,11 @@ class Auditor:
         if chip is None:
             return {"mfu_full": None, "mfu_causal": None, "hfu": None}
         per_peak = tokens_per_second / (chips * chip.peak_bf16_flops)
+        flops_per_token = self.flops_per_token(since, until)
         return {
-            "mfu_full": self.flops_per_token["model_flops_full"] * per_peak,
-            "mfu_causal": self.flops_per_token["model_flops_causal"] * per_peak,
-            "hfu": self.flops_per_token["hardware_flops"] * per_peak,
+            "mfu_full": flops_per_token["model_flops_full"] * per_peak,
+            "mfu_causal": flops_per_token["model_flops_causal"] * per_peak,
+            "hfu": flops_per_token["hardware_flops"] * per_peak,
         }
 
 

@@ -46,7 +46,7 @@ def train(
     corpus: Corpus,
     optimizer: AdamW,
     topology: Topology,
-    task_feature_lengths: Mapping[str, int],
+    task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
     train_tokens: int | None = None,
     train_steps: int | None = None,
@@ -77,7 +77,8 @@ def train(
       corpus: what is learnt from, @Corpus().
       optimizer: @AdamW().
       topology: mesh, rules, kernel and remat, @Topology().
-      task_feature_lengths: {'targets': tokens per sequence}.
+      task_feature_lengths: {'targets': tokens per sequence}; or phases {'targets': [(tokens per
+        sequence, tokens of the run), ..., (tokens per sequence, None)]}.
       batch_size: sequences per step; or phases [(sequences, tokens), ..., (sequences, None)].
       train_tokens: length of the run in tokens.
       train_steps: length of the run in steps; one of the two is given.

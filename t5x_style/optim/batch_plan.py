@@ -1,46 +1,64 @@
-"""How many sequences each step takes: a constant, or phases of growing batches."""
+"""How many sequences each step takes, and of what length: constants, or phases in tokens."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from t5x_style.errors import UsageError
 
+# One number for the whole run, or (number, tokens) phases of which the last has tokens None.
+Phased = int | Sequence[tuple[int, int | None]]
+
+
+class StepPhase(NamedTuple):
+    """`steps` steps, each of `sequences` rows of `sequence_length` tokens."""
+
+    sequences: int
+    sequence_length: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the phase learns."""
+        return self.sequences * self.sequence_length * self.steps
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
     """Steps, rows and tokens of a run, each from the other by arithmetic.
 
-    A row is one sequence; a step takes `batch_size(step)` rows; row r is the same text whatever
-    the batch size, so the batch plan decides how rows are grouped, never which come.
+    A row is one sequence. Row r is the same text whatever the batch size, so the batch size decides
+    how rows are grouped, never which come.
 
     Attributes:
-      phases: (sequences per step, steps) in order.
-      sequence_length: S, tokens learnt per row.
+      phases: what the steps take, in order.
     """
 
-    phases: tuple[tuple[int, int], ...]
-    sequence_length: int
+    phases: tuple[StepPhase, ...]
 
     @classmethod
     def of(
         cls,
-        batch_size: int | Sequence[Sequence[int | None]],
-        sequence_length: int,
+        batch_size: Phased,
+        sequence_length: Phased,
         *,
         train_tokens: int | None = None,
         train_steps: int | None = None,
     ) -> "BatchPlan":
         """Build a plan from what a user writes.
 
+        A phase of either list is rounded up to whole steps, so that neither it nor the run is
+        shorter than asked, and the next phase of that list counts its tokens from there.
+
         Args:
-          batch_size: sequences per step, or a list of (sequences, tokens) phases in which the last
-            phase lasts to the end of the run and has tokens None. A phase is rounded up to whole
-            steps, so that no run is shorter than asked.
-          sequence_length: S.
+          batch_size: sequences per step, or (sequences, tokens) phases in which the last lasts to
+            the end of the run and has tokens None.
+          sequence_length: S, or (S, tokens) phases of the same kind.
           train_tokens, train_steps: the length of the run: exactly one of them.
 
         Raises:
@@ -52,74 +70,168 @@ class BatchPlan:
                 f"give one of TRAIN_TOKENS and TRAIN_STEPS (TRAIN_TOKENS = {train_tokens}, "
                 f"TRAIN_STEPS = {train_steps})"
             )
-        asked = [(batch_size, None)] if isinstance(batch_size, int) else list(batch_size)
-        if not asked or asked[-1][1] is not None:
-            raise UsageError(
-                f"BATCH_SIZE = {batch_size!r}: a list of phases ends with (sequences, None), the "
-                "batch that lasts to the end of the run"
-            )
-        phases: list[tuple[int, int]] = []
+        sizes = _phases("BATCH_SIZE", "sequences", batch_size)
+        lengths = _phases("TASK_FEATURE_LENGTHS", "tokens per sequence", sequence_length)
+        (size, size_left), (length, length_left) = sizes.pop(0), lengths.pop(0)
+        phases: list[StepPhase] = []
         tokens = steps = 0
-        for size, phase_tokens in asked:
-            if size < 1 or (phase_tokens is not None and phase_tokens < 1):
-                raise UsageError(f"BATCH_SIZE: phase ({size}, {phase_tokens}) must be positive")
-            per_step = size * sequence_length
-            if phase_tokens is not None:
-                count = -(-phase_tokens // per_step)
+        while True:
+            left = min(size_left, length_left)
+            if left < math.inf:
+                remaining = left
             elif train_tokens is not None:
-                count = -(-(train_tokens - tokens) // per_step)
+                remaining = train_tokens - tokens
             else:
-                count = train_steps - steps
-            if count < 1:
+                remaining = (train_steps - steps) * size * length
+            phase = StepPhase(size, length, -(-int(remaining) // (size * length)))
+            if phase.steps < 1:
                 raise UsageError(
                     f"the run of TRAIN_TOKENS = {train_tokens}, TRAIN_STEPS = {train_steps} ends "
-                    f"before the batch-size phase of {size} sequences begins"
+                    f"before the phase of {size} sequences of {length} tokens begins"
                 )
-            phases.append((size, count))
-            steps += count
-            tokens += count * per_step
-        return cls(tuple(phases), sequence_length)
+            phases.append(phase)
+            if left == math.inf:
+                return cls(tuple(phases))
+            steps += phase.steps
+            tokens += phase.tokens
+            size_left -= phase.tokens
+            length_left -= phase.tokens
+            if size_left <= 0:
+                size, size_left = sizes.pop(0)
+            if length_left <= 0:
+                length, length_left = lengths.pop(0)
+
+    def __str__(self) -> str:
+        return ", then ".join(
+            f"{phase.sequences:,} x {phase.sequence_length:,} tokens ({phase.steps:,} steps)"
+            for phase in self.phases
+        )
 
     @functools.cached_property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return sum(count for _, count in self.phases)
+        return sum(phase.steps for phase in self.phases)
 
     @functools.cached_property
     def tokens(self) -> int:
         """Tokens of the whole run."""
-        return self.tokens_before(self.steps)
+        return sum(phase.tokens for phase in self.phases)
 
     @functools.cached_property
-    def _borders(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First step and first row of each phase, and its batch size; int64."""
-        sizes = np.array([size for size, _ in self.phases], np.int64)
-        counts = np.array([count for _, count in self.phases], np.int64)
-        first_steps = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        first_rows = np.concatenate([[0], np.cumsum(counts * sizes)[:-1]])
-        return first_steps, first_rows, sizes
+    def rows(self) -> int:
+        """Rows of the whole run."""
+        return self.rows_before(self.steps)
 
-    def batch_size(self, step: int) -> int:
-        """Rows that step `step` takes."""
-        first_steps, _, sizes = self._borders
-        return int(sizes[np.searchsorted(first_steps, step, side="right") - 1])
+    @functools.cached_property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """(first row, S) of each stretch of rows of one length, in order."""
+        borders = self._borders
+        found: list[tuple[int, int]] = []
+        for phase, first in zip(self.phases, borders.first_rows.tolist(), strict=True):
+            if not found or found[-1][1] != phase.sequence_length:
+                found.append((first, phase.sequence_length))
+        return tuple(found)
+
+    @functools.cached_property
+    def _borders(self) -> "_Borders":
+        sizes, lengths, counts = (
+            np.array(each, np.int64) for each in zip(*self.phases, strict=True)
+        )
+        return _Borders(
+            _before(counts),
+            _before(counts * sizes),
+            _before(counts * sizes * lengths),
+            sizes,
+            lengths,
+        )
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """(sequences, S) of what step `step` takes."""
+        phase = self.phases[self._phase_of_step(step)]
+        return phase.sequences, phase.sequence_length
+
+    def shapes_from(self, step: int) -> list[tuple[int, int]]:
+        """Every (sequences, S) of the steps from `step` on, once."""
+        ends = np.cumsum([phase.steps for phase in self.phases])
+        return sorted(
+            {
+                (phase.sequences, phase.sequence_length)
+                for phase, end in zip(self.phases, ends, strict=True)
+                if end > step
+            }
+        )
 
     def rows_before(self, step: int) -> int:
         """Rows taken by the steps 0 .. step - 1."""
-        first_steps, first_rows, sizes = self._borders
-        phase = np.searchsorted(first_steps, step, side="right") - 1
-        return int(first_rows[phase] + (step - first_steps[phase]) * sizes[phase])
+        phase, borders = self._phase_of_step(step), self._borders
+        within = step - borders.first_steps[phase]
+        return int(borders.first_rows[phase] + within * borders.sizes[phase])
 
     def tokens_before(self, step: int) -> int:
         """Tokens learnt by the steps 0 .. step - 1."""
-        return self.rows_before(step) * self.sequence_length
+        phase, borders = self._phase_of_step(step), self._borders
+        within = step - borders.first_steps[phase]
+        per_step = borders.sizes[phase] * borders.lengths[phase]
+        return int(borders.first_tokens[phase] + within * per_step)
+
+    def rows_of_tokens(self, tokens: int) -> int:
+        """The fewest rows from the start of the run that hold `tokens` tokens or more.
+
+        Past the end of the run, rows go on with its last length.
+        """
+        borders = self._borders
+        phase = np.searchsorted(borders.first_tokens, tokens, side="right") - 1
+        within = tokens - borders.first_tokens[phase]
+        return int(borders.first_rows[phase] - (-within // borders.lengths[phase]))
+
+    def tokens_of_rows(self, rows: int) -> int:
+        """Tokens that the first `rows` rows hold; past the end of the run as `rows_of_tokens`."""
+        borders = self._borders
+        phase = np.searchsorted(borders.first_rows, rows, side="right") - 1
+        within = rows - borders.first_rows[phase]
+        return int(borders.first_tokens[phase] + within * borders.lengths[phase])
 
     def traced_tokens_before(self, step):
         """`tokens_before` for a traced step: float32, for schedules (relative error 1e-7)."""
-        first_steps, first_rows, sizes = self._borders
-        phase = jnp.searchsorted(jnp.asarray(first_steps, jnp.int32), step, side="right") - 1
+        borders = self._borders
+        first_steps = jnp.asarray(borders.first_steps, jnp.int32)
+        phase = jnp.searchsorted(first_steps, step, side="right") - 1
         # The whole part of each phase is exact on the host; only the rest is computed in float32.
-        within = (step - jnp.asarray(first_steps, jnp.int32)[phase]).astype(jnp.float32)
-        first_tokens = jnp.asarray(first_rows * self.sequence_length, jnp.float32)[phase]
-        per_step = jnp.asarray(sizes * self.sequence_length, jnp.float32)[phase]
+        within = (step - first_steps[phase]).astype(jnp.float32)
+        first_tokens = jnp.asarray(borders.first_tokens, jnp.float32)[phase]
+        per_step = jnp.asarray(borders.sizes * borders.lengths, jnp.float32)[phase]
         return first_tokens + within * per_step
+
+    def _phase_of_step(self, step: int) -> int:
+        return int(np.searchsorted(self._borders.first_steps, step, side="right")) - 1
+
+
+class _Borders(NamedTuple):
+    """By phase, int64: its first step, row and token; its sequences and their length."""
+
+    first_steps: np.ndarray
+    first_rows: np.ndarray
+    first_tokens: np.ndarray
+    sizes: np.ndarray
+    lengths: np.ndarray
+
+
+def _before(counts: np.ndarray) -> np.ndarray:
+    """What the phases before each have taken together."""
+    return np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+
+def _phases(macro: str, what: str, asked: Phased) -> list[tuple[int, float]]:
+    """(value, tokens) of each phase as a user wrote them; the last has infinite tokens."""
+    phases = [(asked, None)] if isinstance(asked, int) else list(asked)
+    pairs = all(isinstance(phase, Sequence) and len(phase) == 2 for phase in phases)
+    endless = [phase for phase in phases if pairs and phase[1] is None]
+    if len(endless) != 1 or phases[-1][1] is not None:
+        raise UsageError(
+            f"{macro} = {asked!r}: a list of phases is [({what}, tokens of the run), ...] and ends "
+            f"with ({what}, None), the one that lasts to the end of the run"
+        )
+    for value, tokens in phases:
+        if value < 1 or (tokens is not None and tokens < 1):
+            raise UsageError(f"{macro}: phase ({value}, {tokens}) must be positive")
+    return [(value, math.inf if tokens is None else tokens) for value, tokens in phases]

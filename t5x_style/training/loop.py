@@ -14,6 +14,7 @@ import numpy as np
 from t5x_style.accounting import chip_of_device_kind
 from t5x_style.errors import Fault, Preempted
 from t5x_style.reporting import Progress
+from t5x_style.training.batches import abstract_batch, global_batch
 from t5x_style.training.run import Run
 from t5x_style.training.setup import Session, finished_run, open_session
 from t5x_style.training.step import Batch, Metrics, packed_batch
@@ -65,9 +66,11 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
     step, state = session.step, session.state
 
     def read(at: int) -> Batch:
-        first = plan.rows_before(at)
-        rows = run.reader.rows(np.arange(first, first + plan.batch_size(at)))
-        return jax.device_put(packed_batch(*rows), session.batch_sharding)
+        like = abstract_batch(*plan.shape(at), session.batch_sharding)
+        return global_batch(read_rows, plan.rows_before(at), like)
+
+    def read_rows(rows: np.ndarray) -> np.ndarray:
+        return packed_batch(*run.reader.rows(rows))
 
     def evaluate() -> dict[str, float]:
         nonlocal standing
@@ -112,7 +115,7 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
     with jax.transfer_guard("disallow"):
         while step < plan.steps:
             with ledger.time("step"):
-                state, metrics = session.steps[plan.batch_size(step)](state, batch)
+                state, metrics = session.steps[plan.shape(step)](state, batch)
             step += 1
             if step < plan.steps:
                 with ledger.time("data"):
@@ -202,11 +205,14 @@ class _Lines:
         since, then, data_then = self._clock
         now, data_now = time.perf_counter(), self._session.ledger.seconds["data"]
         if step > since:
-            speed = (tokens - plan.tokens_before(since)) / (now - then)
+            learnt_then = plan.tokens_before(since)
+            speed = (tokens - learnt_then) / (now - then)
             line["step_seconds"] = (now - then) / (step - since)
             line["data_wait_seconds"] = (data_now - data_then) / (step - since)
             line["tokens_per_second"] = speed
-            line |= self._run.auditor.utilisation(speed, self._chips, self._chip)
+            line |= self._run.auditor.utilisation(
+                speed, self._chips, self._chip, since=learnt_then, until=tokens
+            )
         by_source = run.reader.tokens_by_source(rows).tolist()
         epochs = run.reader.epochs(rows).tolist()
         for index, name in enumerate(run.reader.names):

@@ -14,7 +14,6 @@ from t5x_style.accounting import (
     ParametricLaw,
     Sources,
     chip,
-    count,
     non_embedding_parameters,
     parameters,
 )
@@ -84,12 +83,13 @@ class Run:
                 f"vocabulary of {self.stores.tokenizer.path}, which has {vocabulary} pieces"
             )
         length = self.architecture.max_length
-        if length is not None and length < self.plan.sequence_length:
+        longest = max(phase.sequence_length for phase in self.plan.phases)
+        if length is not None and length < longest:
             raise UsageError(
                 f"Architecture.max_length = {length} is shorter than the sequences of "
-                f"TASK_FEATURE_LENGTHS = {self.plan.sequence_length}"
+                f"TASK_FEATURE_LENGTHS = {longest}"
             )
-        for size, _ in self.plan.phases:
+        for size, sequence_length, _ in self.plan.phases:
             if size % self.microbatches:
                 raise UsageError(
                     f"BATCH_SIZE = {size} is not a multiple of train.microbatches = "
@@ -99,7 +99,7 @@ class Run:
                 self.architecture,
                 self.topology,
                 size // self.microbatches,
-                self.plan.sequence_length,
+                sequence_length,
             )
         self.optimizer.schedule.check(self.plan.tokens)
         if self.topology.chip is not None:
@@ -110,9 +110,12 @@ class Run:
     @functools.cached_property
     def reader(self) -> BatchReader:
         """Rows of the blend."""
+        if len(self.plan.lengths) > 1:
+            raise UsageError(f"TASK_FEATURE_LENGTHS = {self.plan}: one length, for now")
+        ((_, sequence_length),) = self.plan.lengths
         return BatchReader(
             self.stores,
-            sequence_length=self.plan.sequence_length,
+            sequence_length=sequence_length,
             seed=self.seed,
             max_epochs=self.max_epochs,
         )
@@ -122,7 +125,7 @@ class Run:
         """The account of this model under this remat policy and attention kernel."""
         return Auditor(
             self.architecture,
-            self.plan.sequence_length,
+            [(self.plan.tokens_of_rows(row), length) for row, length in self.plan.lengths],
             self.topology.remat,
             self.topology.kernel,
             planned_tokens=self.plan.tokens,
@@ -166,6 +169,16 @@ class Run:
             )
         return end
 
+    def _phases(self) -> list[dict[str, Any]]:
+        """Steps of one shape, and what their tokens cost."""
+        phases, since = [], 0
+        for phase in self.plan.phases:
+            until = since + phase.tokens
+            flops = self.auditor.flops_per_token(since, until)
+            phases.append({**phase._asdict(), "tokens": phase.tokens, "flops_per_token": flops})
+            since = until
+        return phases
+
     @functools.cached_property
     def chip(self) -> Chip | None:
         """The chip whose peak an MFU is measured against, or None."""
@@ -180,13 +193,16 @@ class Run:
             "stores": {
                 name: store.meta["fingerprint"] for name, store in self.stores.train.items()
             },
-            "sequence_length": self.plan.sequence_length,
+            # One number, or (first row, number) of each phase.
+            "sequence_length": self.plan.lengths[0][1]
+            if len(self.plan.lengths) == 1
+            else [list(each) for each in self.plan.lengths],
             "seed": self.seed,
         }
 
     def derived(self) -> dict[str, Any]:
         """What plan.json holds: all that follows from the configuration, before step 0."""
-        rows = self.plan.rows_before(self.plan.steps)
+        rows = self.plan.rows
         sources = {}
         for index, name in enumerate(self.reader.names):
             validation = self.stores.validation.get(name)
@@ -207,12 +223,14 @@ class Run:
                 "non_embedding": non_embedding_parameters(self.architecture),
                 **parameters(self.architecture),
             },
-            "flops_per_token": self.auditor.flops_per_token,
+            # The mean over the run.
+            "flops_per_token": self.auditor.flops_per_token(0, self.plan.tokens),
             "horizon": {
                 "tokens": self.plan.tokens,
                 "steps": self.plan.steps,
-                "sequence_length": self.plan.sequence_length,
-                "batch_phases": [list(phase) for phase in self.plan.phases],
+                # The length that evaluations have, too.
+                "sequence_length": self.plan.lengths[-1][1],
+                "phases": self._phases(),
                 "tokens_per_param": audit["tokens_per_param"],
             },
             "optimizer": dataclasses.asdict(self.optimizer),
@@ -245,78 +263,6 @@ class Run:
                 for law in self.auditor.laws
             },
         }
-
-
-def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """plan.json as a table for people: (quantity, value, where it comes from)."""
-    horizon, flops = derived["horizon"], derived["flops_per_token"]
-    a, optimizer = derived["architecture"], derived["optimizer"]
-    schedule = optimizer["schedule"]
-    tokens = horizon["tokens"]
-    batches = ", then ".join(
-        f"{size:,} x {steps:,} steps" for size, steps in horizon["batch_phases"]
-    )
-    rows = [
-        (
-            "parameters",
-            f"{derived['parameters']['total']:,}",
-            f"{derived['parameters']['non_embedding']:,} without embeddings; L {a['layers']}, "
-            f"D {a['d_model']}, F {a['d_ff']}, heads {a['heads']}/{a['kv_heads']} x "
-            f"{a['head_dim']}, V {a['vocab_size']:,}",
-        ),
-        ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} a parameter"),
-        ("steps", f"{horizon['steps']:,}", f"sequences a step: {batches}"),
-        ("sequence length", f"{horizon['sequence_length']:,}", "TASK_FEATURE_LENGTHS"),
-        (
-            "FLOPs, 6 N D",
-            f"{flops['model_flops_6nd'] * tokens:.4g}",
-            f"full {flops['model_flops_full'] * tokens:.4g}, causal "
-            f"{flops['model_flops_causal'] * tokens:.4g}, hardware "
-            f"{flops['hardware_flops'] * tokens:.4g} (remat {derived['remat']})",
-        ),
-        (
-            "learning rate",
-            f"{schedule['peak_learning_rate']:g}",
-            f"{schedule['shape']}, warm-up {count(schedule['warmup_tokens'])} tokens, to "
-            f"{schedule['final_fraction']:g} of the peak",
-        ),
-        (
-            "mesh",
-            " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
-            f"compute in {derived['compute_dtype']}, attention {derived['kernel']}",
-        ),
-    ]
-    for name, source in derived["sources"].items():
-        rows.append(
-            (
-                f"source {name}",
-                f"{source['share']:.2%}",
-                f"{source['tokens']:,} tokens of {source['unique_tokens']:,}: "
-                f"{source['epochs']:.2f} epochs",
-            )
-        )
-    rule = derived["early_stopping"]
-    if rule is not None:
-        watched = ", ".join(f"{name} {weight:.1%}" for name, weight in rule["weights"].items())
-        rows.append(
-            (
-                "early stopping",
-                rule["mode"],
-                f"when {rule['measure'].replace('_', ' ')} of {watched} has not fallen by more "
-                f"than {rule['min_delta']:g} in {count(rule['patience_tokens'])} tokens",
-            )
-        )
-    for law, target in derived["laws"].items():
-        efficiency = target["compute_efficiency"]
-        rows.append(
-            (
-                f"optimum, {law}",
-                f"N {count(target['optimal_params'])}",
-                f"D {count(target['optimal_tokens'])} for the same 6 N D"
-                + ("" if efficiency is None else f"; compute efficiency {efficiency:.3f}"),
-            )
-        )
-    return rows
 
 
 def read_plan(model_dir: str) -> dict[str, Any]:

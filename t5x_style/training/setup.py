@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Ledger
@@ -19,6 +18,7 @@ from t5x_style.partitioning import batch_sharding, check_sharded
 from t5x_style.reporting import RunWriter
 from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
+from t5x_style.training.batches import abstract_batch
 from t5x_style.training.checkpoints import (
     Checkpointer,
     checkpoint_steps,
@@ -45,8 +45,8 @@ class Session:
       state: the train state; the loop replaces it with every step.
       step: steps done.
       resumed: whether the state came from a checkpoint of this run.
-      steps: compiled train step by batch size. Calling one with any other shape is an error, so
-        nothing is ever compiled again unseen.
+      steps: compiled train step by (sequences, sequence length). Calling one with any other shape
+        is an error, so nothing is ever compiled again unseen.
       evaluator: the compiled evaluation.
       evaluations: the evaluation lines so far, those of earlier lives included.
       batch_sharding: how a batch is placed.
@@ -56,7 +56,7 @@ class Session:
     state: State
     step: int
     resumed: bool
-    steps: Mapping[int, Any]
+    steps: Mapping[tuple[int, int], Any]
     evaluator: Evaluator
     evaluations: list[dict[str, Any]]
     batch_sharding: NamedSharding
@@ -81,7 +81,7 @@ def open_session(run: Run) -> Session:
     started = time.perf_counter()
     plan, topology = run.plan, run.topology
     derived = run.derived()
-    warnings = run.reader.check_horizon(plan.rows_before(plan.steps))
+    warnings = run.reader.check_horizon(plan.rows)
 
     # What is there already, and may it be gone on with?
     resume_step = max(checkpoint_steps(run.model_dir), default=None)
@@ -110,9 +110,8 @@ def open_session(run: Run) -> Session:
             if saved["tokens"] != plan.tokens_before(resume_step):
                 raise UsageError(
                     f"MODEL_DIR = {run.model_dir} had learnt {saved['tokens']:,} tokens at step "
-                    f"{resume_step:,}; with BATCH_SIZE = {list(plan.phases)} (sequences, steps) it "
-                    f"would have been {plan.tokens_before(resume_step):,}: phases that are past "
-                    "cannot be changed"
+                    f"{resume_step:,}; with steps of {plan} it would have been "
+                    f"{plan.tokens_before(resume_step):,}: phases that are past cannot be changed"
                 )
             ledger = Ledger.restore(saved["ledger"])
         else:
@@ -166,27 +165,25 @@ def open_session(run: Run) -> Session:
                 out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
             )
             sharding = batch_sharding(mesh)
-            remaining = {
-                size
-                for index, (size, _) in enumerate(plan.phases)
-                if sum(count for _, count in plan.phases[: index + 1]) > step
-            }
             steps = {
-                size: train_step.lower(
-                    target, abstract_batch(size, plan.sequence_length, sharding)
+                (size, length): train_step.lower(
+                    target, abstract_batch(size, length, sharding)
                 ).compile()
-                for size in sorted(remaining)
+                for size, length in plan.shapes_from(step)
             }
             evaluator = Evaluator(
                 model,
                 mesh,
                 {
                     name: evaluation_set(
-                        store, run.stores.tokenizer, plan.sequence_length, run.eval_tokens
+                        store,
+                        run.stores.tokenizer,
+                        plan.phases[-1].sequence_length,
+                        run.eval_tokens,
                     )
                     for name, store in run.stores.validation.items()
                 },
-                batch_size=plan.phases[-1][0] // run.microbatches,
+                batch_size=plan.phases[-1].sequences // run.microbatches,
                 loss_chunk_tokens=topology.loss_chunk_tokens,
             )
     return Session(
@@ -252,13 +249,6 @@ def finished_run(run: Run) -> dict[str, Any] | None:
         "resumed_from": step,
         **end,
     }
-
-
-def abstract_batch(
-    size: int, sequence_length: int, sharding: NamedSharding
-) -> jax.ShapeDtypeStruct:
-    """The shape of a batch: int32 [B, 1 + S + 1] (see `step.packed_batch`)."""
-    return jax.ShapeDtypeStruct((size, sequence_length + 2), np.int32, sharding=sharding)
 
 
 def write_whole(folder: str, name: str, text: str) -> None:

@@ -125,6 +125,40 @@ def test_flops_add_up_over_tokens():
         assert auditor.at(3000)[key] == 3 * auditor.at(1000)[key]
 
 
+def test_lengths_by_phase_are_accounted_each_at_its_own():
+    """By hand: 1,000 tokens at 512, 2,000 at 2,048 and the rest at 8,192."""
+    auditor = Auditor(BLOOMBERG, [(0, 512), (1000, 2048), (3000, 8192)], "full")
+    for key, convention in (("model_flops_causal", "causal"), ("hardware_flops", "hardware")):
+        short, middle, long = (
+            training_flops_per_token(BLOOMBERG, length, convention, "full")
+            for length in (512, 2048, 8192)
+        )
+        assert len({short, middle, long}) == 3
+        for tokens, flops in (
+            (0, 0),
+            (1000, 1000 * short),
+            (1500, 1000 * short + 500 * middle),
+            (4000, 1000 * short + 2000 * middle + 1000 * long),
+        ):
+            assert auditor.at(tokens)[key] == pytest.approx(flops, rel=1e-14)
+        assert auditor.flops_per_token(0, 1)[key] == short
+        assert auditor.flops_per_token(1000, 3000)[key] == middle
+        assert auditor.flops_per_token(500, 1500)[key] == pytest.approx((short + middle) / 2)
+    # 6 N D knows no sequence length.
+    assert auditor.at(4000)["model_flops_6nd"] == audit(BLOOMBERG, 512, 4000)["model_flops_6nd"]
+
+
+def test_utilisation_is_that_of_the_lengths_that_were_read():
+    phased = Auditor(BLOOMBERG, [(0, 512), (1000, 8192)])
+    short, long = (
+        Auditor(BLOOMBERG, length).utilisation(1e3, 8, chip("v4")) for length in (512, 8192)
+    )
+    across = phased.utilisation(1e3, 8, chip("v4"), since=500, until=1500)
+    assert phased.utilisation(1e3, 8, chip("v4"), since=500, until=1000) == short
+    for name in ("mfu_full", "mfu_causal", "hfu"):
+        assert across[name] == pytest.approx((short[name] + long[name]) / 2)
+
+
 def test_before_the_first_token_the_laws_are_silent():
     line = audit(BLOOMBERG, 2048, 0)
     assert line["model_flops_6nd"] == 0

@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.training.batches import abstract_batch
 from t5x_style.training.model_state import abstract_state, bind_model
-from t5x_style.training.setup import abstract_batch, open_session
+from t5x_style.training.setup import open_session
 from t5x_style.training.step import make_train_step, packed_batch
 from tests.training.runs import ARCHITECTURE, make_run, stores
 
@@ -75,7 +76,7 @@ def lesson(mesh: str) -> Lesson:
         for at in range(STEPS):
             tokens, source = run.reader.rows(np.arange(8 * at, 8 * at + 8))
             batch = jax.device_put(packed_batch(tokens, source), session.batch_sharding)
-            state, metrics = session.steps[8](state, batch)
+            state, metrics = session.steps[8, 16](state, batch)
             losses.append(float(metrics["loss"]))
         after = jax.tree.map(lambda leaf: leaf.sharding, state)
         session.close()

@@ -15,8 +15,8 @@ from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
 from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.training.batches import abstract_batch
 from t5x_style.training.model_state import abstract_state, bind_model
-from t5x_style.training.setup import abstract_batch
 from t5x_style.training.step import make_train_step
 from tests.hlo import dot_flops
 from tests.jaxprs import product_flops
