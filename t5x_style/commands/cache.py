@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import gin
@@ -9,7 +10,7 @@ import gin
 from t5x_style.commands.configuration import refuse_unconsumed
 
 if TYPE_CHECKING:
-    from t5x_style.data import Corpus, TokenStore
+    from t5x_style.data import Corpus, SharePhase, TokenStore
 
 # The mixture files bind both verbs of the data room.
 CONFIGURABLES = ("t5x_style.data", "t5x_style.commands.tokenizer")
@@ -34,7 +35,7 @@ def cache(
       dry_run: say which stores would be built, and stop.
     """
     refuse_unconsumed()
-    from t5x_style.data import Blend, ensure_stores, missing_stores
+    from t5x_style.data import ensure_stores, missing_stores
     from t5x_style.reporting import table
 
     missing = missing_stores(corpus)
@@ -48,12 +49,8 @@ def cache(
     opened = [*stores.train.values(), *stores.validation.values()]
     facts = [_facts(store) for store in opened]
     print(table([list(row.values()) for row in facts], list(facts[0])))
-    blend = Blend(stores.shares)
-    print(
-        "blend by token: "
-        + ", ".join(f"{name} {100 * share:.6g} %" for name, share in blend.shares.items())
-        + f" (the order of rows repeats after {blend.period:,})"
-    )
+    for phase in stores.phases:
+        print(_phase_text(phase))
     if describe:
         for store in opened:
             print(_description(store, corpus))
@@ -65,10 +62,19 @@ def cache(
         "stores": [
             row | {"path": str(store.path)} for row, store in zip(facts, opened, strict=True)
         ],
-        "shares": blend.shares,
+        "phases": [dataclasses.asdict(phase) for phase in stores.phases],
         "built": [f"{plan.task} {plan.split}" for plan in missing],
         "verified": verify,
     }
+
+
+def _phase_text(phase: SharePhase) -> str:
+    blends = [
+        ", ".join(f"{name} {100 * share:.6g} %" for name, share in shares.items())
+        for shares in (phase.start, phase.end)
+    ]
+    length = "" if phase.tokens is None else f" for {phase.tokens:,} tokens"
+    return f"blend by token{length}: " + " to ".join(dict.fromkeys(blends))
 
 
 def _facts(store: TokenStore) -> dict[str, Any]:

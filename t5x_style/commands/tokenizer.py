@@ -92,7 +92,8 @@ def tokenizer(
 def _declared(corpus: Corpus) -> dict[str, float]:
     from t5x_style.errors import UsageError
 
-    shares = corpus.declared_shares()
+    # Of several phases, the blend that the run ends with.
+    shares = corpus.declared_shares(corpus.blend_names()[-1])
     if shares is None or not all(corpus.source(task) for task in shares):
         raise UsageError(
             f"{corpus.mixture_or_task_name!r} is made of Tasks of "

@@ -1,66 +1,114 @@
 """Which source gives which row: an exact blend, and any row of it in the same time."""
 
+import bisect
+import collections
+import dataclasses
 import fractions
-import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from t5x_style.data.dues import CLOSE, Dues
+from t5x_style.data.earliest_deadline import earliest_deadline_first
 from t5x_style.errors import UsageError
 
 LONGEST_PERIOD = 100_000
+# Rows that are scheduled at once, where no source is so rare that it takes more.
+BLOCK_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendPhase:
+    """A stretch of rows over which shares stay, or go linearly from one blend to another.
+
+    Attributes:
+      rows: how many; None: to the end of the run, however long that is (the last phase only).
+      start: {source: share of rows} at its first row; sources with 0 may be left out.
+      end: the shares at its end.
+    """
+
+    rows: int | None
+    start: Mapping[str, float]
+    end: Mapping[str, float]
 
 
 class Blend:
     """A fixed order of rows over sources, in which every prefix holds the asked shares.
 
-    After any number n of rows, a source with share s has given floor(s n) or ceil(s n) of them.
-    The order repeats with the smallest period P in which every share is a whole number of rows;
-    where that is above 100,000 the shares are rounded to 100,000ths. Inside a period, row j of a
-    source with w rows may lie in slots floor(j P / w) to ceil((j + 1) P / w) - 1, and each slot
-    goes to the row whose window closes first: one processor is never overloaded by windows of
-    utilisation 1 (Baruah et al. 1996, proportionate progress), so every window is met.
+    What a source is due after n rows is the integral of its share, D(n); it has then been given
+    floor(D(n)) or ceil(D(n)) of them, at every n, through all phases. (A source that leaves between
+    two whole rows keeps what it is ahead or behind until it comes back. Where groups of sources
+    that have none in common take turns, that can make another one wait: in fewer than one in fifty
+    of random cases, and for less than two rows.)
+
+    Row j of a source may lie in slots floor(D^-1(j)) to ceil(D^-1(j + 1)) - 1, and each slot goes
+    to the row whose window closes first. Dues sum to the rows, so the windows are never overloaded
+    and every one is met (Baruah et al. 1996, proportionate progress, for constant shares; the same
+    holds for any dues, which are themselves a fractional schedule).
+
+    Constant shares to the end of the run repeat with the smallest period in which every share is a
+    whole number of rows, and one period is scheduled. Elsewhere, rows are scheduled in blocks, each
+    by itself: how many rows of each source lie before a block is found by running the schedule over
+    the rows before it, far enough back that every source has passed a whole row, from the state in
+    which those sources are ahead whose next row is due soonest.
+
+    Shares are kept as they are written; where no period of up to 100,000 rows holds them they are
+    rounded to 100,000ths.
 
     Attributes:
-      names: the sources, in the order of `shares`.
-      shares: {source: share} as used, after rounding to the period; they sum to 1.
-      period: P, in rows.
+      names: the sources, in the order in which phases name them.
+      phases: as used, after rounding; shares of every source that has one, summing to 1.
+      changes: the same of what came later.
     """
 
-    def __init__(self, shares: Mapping[str, float]):
-        """Schedules one period.
+    def __init__(
+        self,
+        phases: Sequence[BlendPhase],
+        changes: Sequence[tuple[int, Sequence[BlendPhase]]] = (),
+    ):
+        """Lays out the phases; schedules nothing yet.
 
         Args:
-          shares: {source: share of rows}, positive, with a sum of 1 (to 0.2 %, so that three times
-            0.333 will do; they are divided by their sum).
+          phases: in order; the last with rows None.
+          changes: (row, phases), in order: from that row on these phases hold, as after a change of
+            mind. Rows before it stay what they were. What is due is counted anew, from the rows
+            given so far.
 
         Raises:
-          UsageError: no source, a share that is not positive, or a sum that is not 1.
+          UsageError: no phase, no source, a share below 0, or a sum that is not 1 (to 0.2 %, so
+            that three times 0.333 will do; they are divided by their sum).
         """
-        if not shares:
-            raise UsageError("a blend needs at least one source")
-        for name, share in shares.items():
-            if not (math.isfinite(share) and share > 0):
-                raise UsageError(f"share of {name!r} = {share}: must be above 0 (or leave it out)")
-        total = sum(shares.values())
-        if abs(total - 1) > 2e-3:
-            raise UsageError(
-                f"shares sum to {total:g}, not to 1: "
-                + ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        self.phases = _checked(phases)
+        self.changes = tuple((row, _checked(changed)) for row, changed in changes)
+        histories = [(0, self.phases), *self.changes]
+        self._first = [row for row, _ in histories]
+        self.names = tuple(
+            dict.fromkeys(
+                name
+                for _, each in histories
+                for phase in each
+                for end in (phase.start, phase.end)
+                for name in end
             )
-        self.names = tuple(shares)
-        self._rows = _whole_rows(list(shares.values()))
-        self.period = sum(self._rows)
-        self.shares = {
-            name: rows / self.period for name, rows in zip(self.names, self._rows, strict=True)
-        }
-        self._source = _schedule(self._rows)
-        self._slots = [np.flatnonzero(self._source == i) for i in range(len(self.names))]
-        self._rank = np.empty(self.period, np.int64)
-        for slots in self._slots:
-            self._rank[slots] = np.arange(len(slots))
-        self._rows_array = np.array(self._rows, np.int64)
+        )
+        self._chains: list[_Chain] = []
+        given = np.zeros(len(self.names), np.int64)
+        for first, each in histories:
+            if first:
+                given = self.counts(first)
+            self._chains.append(_Chain(first, given, each, self.names))
+
+    @classmethod
+    def constant(cls, shares: Mapping[str, float]) -> "Blend":
+        """The blend of one phase."""
+        return cls([BlendPhase(None, shares, shares)])
+
+    @property
+    def period(self) -> int | None:
+        """Rows after which the order repeats, if it does from the first row on."""
+        span = self._chains[0].spans[0]
+        return span.period if isinstance(span, _Periodic) and not self.changes else None
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row and which of that source's rows it is.
@@ -71,15 +119,292 @@ class Blend:
         Returns:
           source_index int32 [n] into `names`, source_row int64 [n] counted from 0.
         """
-        period, slot = np.divmod(np.asarray(rows, np.int64), self.period)
-        source = self._source[slot]
-        return source, period * self._rows_array[source] + self._rank[slot]
+        rows = np.asarray(rows, np.int64)
+        source, source_row = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
+        chain_of = np.searchsorted(self._first, rows, side="right") - 1
+        for number in np.unique(chain_of):
+            inside = chain_of == number
+            source[inside], source_row[inside] = self._chains[number].locate(rows[inside])
+        return source, source_row
 
     def counts(self, rows: int) -> np.ndarray:
         """int64 [sources]: how many of the first `rows` rows each source gives."""
-        period, slot = divmod(int(rows), self.period)
+        return self._chain(rows).counts(rows)
+
+    def due(self, rows: int) -> np.ndarray:
+        """float64 [sources]: what each is due of the first `rows` rows; `counts` is within one."""
+        return self._chain(rows).due(rows)
+
+    def _chain(self, rows: int) -> "_Chain":
+        return self._chains[max(0, bisect.bisect_left(self._first[: len(self._chains)], rows) - 1)]
+
+
+class _Chain:
+    """Phases whose dues go on from one to the next, from whole numbers at the first row."""
+
+    def __init__(
+        self, first: int, given: np.ndarray, phases: Sequence[BlendPhase], names: Sequence[str]
+    ):
+        self.first, self.given = first, given
+        self.dues = Dues(len(names))
+        self.spans: list[_Periodic | _Scheduled] = []
+        for phase in phases:
+            ends = (phase.start, phase.end)
+            shares = np.array([[end.get(name, 0.0) for name in names] for end in ends])
+            self.dues.add(math.inf if phase.rows is None else phase.rows, shares)
+        for number, phase in enumerate(phases):
+            if len(phases) == 1:
+                self.spans.append(_Periodic([phase.start.get(name, 0.0) for name in names]))
+            else:
+                self.spans.append(_Scheduled(self.dues, number))
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = rows - self.first
+        source, source_row = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
+        span_of = self.dues.phase_of(rows)
+        for number in np.unique(span_of):
+            inside = span_of == number
+            begun = self._begin(number)
+            source[inside], source_row[inside] = begun.locate(rows[inside])
+        return source, source_row + self.given[source]
+
+    def counts(self, rows: int) -> np.ndarray:
+        inside = int(rows) - self.first
+        # The state at a border is what the phase before it leaves.
+        number = max(0, bisect.bisect_left(self.dues.first, inside) - 1)
+        return self.given + self._begin(number).counts(inside)
+
+    def due(self, rows: int) -> np.ndarray:
+        return self.given + self.dues.at(np.array([rows - self.first]))[:, 0]
+
+    def _begin(self, number: int) -> "_Periodic | _Scheduled":
+        """The span, knowing how many rows of each source lie before it."""
+        span = self.spans[number]
+        if isinstance(span, _Scheduled) and span.before is None:
+            if number == 0:
+                span.before = np.zeros(len(self.given), np.int64)
+            else:
+                span.before = self._begin(number - 1).counts(self.dues.first[number])
+        return span
+
+
+class _Periodic:
+    """Constant shares from whole dues to the end: one period, scheduled at its first use."""
+
+    def __init__(self, shares: list[float]):
+        self._rows = np.array(_whole_rows(shares), np.int64)
+        self.period = int(self._rows.sum())
+        self._slots: list[np.ndarray] = []
+
+    def _schedule(self) -> None:
+        jobs = [np.arange(rows) for rows in self._rows]
+        self._source = earliest_deadline_first(
+            np.concatenate([j * self.period // max(1, len(j)) for j in jobs]),
+            np.concatenate([-(-(j + 1) * self.period // max(1, len(j))) for j in jobs]),
+            np.repeat(np.arange(len(jobs), dtype=np.int32), self._rows),
+            0,
+            self.period,
+        )
+        self._slots = [np.flatnonzero(self._source == i) for i in range(len(jobs))]
+        self._rank = _ranks(self._source, len(jobs))
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self._slots:
+            self._schedule()
+        period, slot = np.divmod(rows, self.period)
+        source = self._source[slot]
+        return source, period * self._rows[source] + self._rank[slot]
+
+    def counts(self, rows: int) -> np.ndarray:
+        if not self._slots:
+            self._schedule()
+        period, slot = divmod(rows, self.period)
         inside = [np.searchsorted(slots, slot) for slots in self._slots]
-        return period * self._rows_array + np.array(inside, np.int64)
+        return period * self._rows + np.array(inside, np.int64)
+
+
+class _Scheduled:
+    """One phase of a chain, in blocks between states that are found by themselves."""
+
+    def __init__(self, dues: Dues, number: int):
+        self._dues, self._number = dues, number
+        # Rows of each source before the phase; whoever uses it sets them.
+        self.before: np.ndarray | None = None
+        self._first = dues.first[number]
+        self._active = np.flatnonzero(dues.active(number))
+        self._sources = self._active.tolist()
+        # Every active source passes a few whole rows within a block, so that the states at its ends
+        # do not depend on each other.
+        self._block_rows = max(BLOCK_ROWS, 4 * dues.widest_gap(number))
+        rows = dues.rows[number]
+        self._last_block = math.inf if rows == math.inf else max(0, rows // self._block_rows - 1)
+        self._kept: collections.OrderedDict[int, tuple[np.ndarray, ...]] = collections.OrderedDict()
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        source, source_row = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
+        block_of = np.minimum((rows - self._first) // self._block_rows, self._last_block)
+        for number in np.unique(block_of):
+            inside = block_of == number
+            before, given, rank = self._block(int(number))
+            slot = rows[inside] - self._first - int(number) * self._block_rows
+            source[inside] = given[slot]
+            source_row[inside] = before[given[slot]] + rank[slot]
+        return source, source_row
+
+    def counts(self, rows: int) -> np.ndarray:
+        if rows == self._first:
+            assert self.before is not None
+            return self.before
+        number = int(min((rows - 1 - self._first) // self._block_rows, self._last_block))
+        before, given, _ = self._block(number)
+        inside = rows - self._first - number * self._block_rows
+        return before + np.bincount(given[:inside], minlength=len(before))
+
+    def _block(self, number: int) -> tuple[np.ndarray, ...]:
+        """Rows of each source before the block, the source of each slot, its rank among them."""
+        kept = self._kept.get(number)
+        if kept is None:
+            kept = self._kept[number] = self._scheduled_block(number)
+            if len(self._kept) > 4:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _scheduled_block(self, number: int) -> tuple[np.ndarray, ...]:
+        first = self._first + number * self._block_rows
+        if number == self._last_block:
+            end = self._first + int(self._dues.rows[self._number])
+        else:
+            end = first + self._block_rows
+        before, after = self._state(first), self._state(end)
+        given = self._run(before, first, end, after, self._active)
+        return before, given, _ranks(given, len(before))
+
+    def _state(self, row: int) -> np.ndarray:
+        """int64 [sources]: rows of each before `row`, which is a border of blocks."""
+        assert self.before is not None
+        if row == self._first:
+            return self.before
+        first, counts = self._first, self.before
+        passed = self._dues.passed(row)
+        # Back over two whole rows of every source, so that one lies inside as a whole.
+        back = min(
+            self._dues.crossing(i, passed[i : i + 1] - 1, self._number)[0] for i in self._sources
+        )
+        if back > first:
+            first, counts = int(back), self._soonest(int(back))
+        until, leaving = self._dues.passed(row) + 4, self._leaving(row)
+        if len(leaving):
+            until[leaving] = self._left_with(counts, row, leaving)
+        given = self._run(counts, first, row, until, leaving)
+        return counts + np.bincount(given, minlength=len(counts))
+
+    def _leaving(self, row: int) -> np.ndarray:
+        """The sources that have rows before `row` and none in the phase that begins there."""
+        if row < self._first + self._dues.rows[self._number]:
+            return self._active[:0]
+        return self._active[~self._dues.active(self._number + 1)[self._active]]
+
+    def _left_with(self, counts: np.ndarray, row: int, leaving: np.ndarray) -> np.ndarray:
+        """int64 [leaving]: rows of each source that leaves at `row`, from `counts` somewhat before.
+
+        A source that leaves between two whole rows is left ahead or behind, until it comes back.
+        All that are absent together are left ahead by less than a row, so that those that go on
+        are behind by less than one; and those are ahead whose next row is due soonest.
+        """
+        passed, due = self._dues.passed(row), self._dues.at(np.array([row]))[:, 0]
+        absent = np.setdiff1d(np.arange(len(counts)), self._active)
+        behind = (due - counts)[absent].sum() + (due - passed)[leaving].sum()
+        ahead = min(max(0, math.ceil(behind - CLOSE)), len(leaving))
+        following = [
+            self._dues.crossing(i, passed[i : i + 1] + 1, self._number)[0] for i in leaving.tolist()
+        ]
+        # Who has been given that row already cannot be asked for it.
+        chosen = np.lexsort((leaving, following, counts[leaving] <= passed[leaving]))[:ahead]
+        left = passed[leaving]
+        left[chosen] += 1
+        return np.maximum(left, counts[leaving])
+
+    def _soonest(self, row: int) -> np.ndarray:
+        """The state in which those sources are ahead whose next whole row is due soonest."""
+        assert self.before is not None
+        counts = self.before.copy()
+        passed = self._dues.passed(row)
+        counts[self._active] = passed[self._active]
+        following = [
+            self._dues.crossing(i, passed[i : i + 1] + 1, self._number)[0] for i in self._sources
+        ]
+        # Between none and all are ahead, unless sources that left hold more than a row too many.
+        for_all, ahead = divmod(row - int(counts.sum()), len(self._active))
+        counts[self._active] += for_all
+        counts[self._active[np.lexsort((self._active, following))[:ahead]]] += 1
+        return counts
+
+    def _run(
+        self, before: np.ndarray, first: int, end: int, until: np.ndarray, ending: np.ndarray
+    ) -> np.ndarray:
+        """int32 [end - first]: the source of each slot.
+
+        Args:
+          before, until: int64 [sources], rows of each given before, and those there are to give.
+          first, end: the slots.
+          ending: the sources whose rows must all lie before `end`.
+        """
+        release, deadline, source = [], [], []
+        for i in self._sources:
+            jobs = np.arange(before[i], until[i])
+            closes = self._dues.crossing(i, jobs + 1, self._number)
+            release.append(np.maximum(self._dues.opening(i, jobs, self._number), first))
+            deadline.append(np.minimum(closes, end) if i in ending else closes)
+            source.append(np.full(len(jobs), i, np.int32))
+        return earliest_deadline_first(
+            np.concatenate(release),
+            np.concatenate(deadline),
+            np.concatenate(source),
+            first,
+            end - first,
+        )
+
+
+def _ranks(source: np.ndarray, sources: int) -> np.ndarray:
+    """int64: which of its source's slots each slot is, counted from 0."""
+    rank = np.empty(len(source), np.int64)
+    for i in range(sources):
+        slots = np.flatnonzero(source == i)
+        rank[slots] = np.arange(len(slots))
+    return rank
+
+
+def _checked(phases: Sequence[BlendPhase]) -> tuple[BlendPhase, ...]:
+    """The phases with their shares as they are used."""
+    if not phases or phases[-1].rows is not None:
+        raise UsageError("a blend needs phases, the last of which lasts to the end of the run")
+    for phase in phases[:-1]:
+        if phase.rows is None or phase.rows < 1:
+            raise UsageError(f"a phase of a blend has {phase.rows} rows: it needs at least one")
+    if dict(phases[-1].start) != dict(phases[-1].end):
+        raise UsageError("a phase that lasts to the end of the run cannot go to other shares")
+    return tuple(
+        dataclasses.replace(phase, start=_as_used(phase.start), end=_as_used(phase.end))
+        for phase in phases
+    )
+
+
+def _as_used(shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares after rounding to whole rows of a period; sources with none are left out."""
+    if not shares:
+        raise UsageError("a blend needs at least one source")
+    for name, share in shares.items():
+        if not (math.isfinite(share) and share >= 0):
+            raise UsageError(f"share of {name!r} = {share}: must be 0 or more")
+    total = sum(shares.values())
+    if abs(total - 1) > 2e-3:
+        raise UsageError(
+            f"shares sum to {total:g}, not to 1: "
+            + ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        )
+    positive = {name: share for name, share in shares.items() if share > 0}
+    rows = _whole_rows(list(positive.values()))
+    return {name: each / sum(rows) for name, each in zip(positive, rows, strict=True)}
 
 
 def _whole_rows(shares: list[float]) -> list[int]:
@@ -91,7 +416,7 @@ def _whole_rows(shares: list[float]) -> list[int]:
     if period <= LONGEST_PERIOD:
         return [int(share * period) for share in exact]
     quotas = [share * LONGEST_PERIOD for share in exact]
-    rows = [max(1, math.floor(quota)) for quota in quotas]
+    rows = [max(1, math.floor(quota)) if quota else 0 for quota in quotas]
     by_remainder = sorted(range(len(rows)), key=lambda i: rows[i] - quotas[i])
     for i in by_remainder[: max(0, LONGEST_PERIOD - sum(rows))]:
         rows[i] += 1
@@ -103,21 +428,3 @@ def _meant(share: float) -> fractions.Fraction:
     """The fraction that somebody meant by a binary number: 51/100 by 0.51, 1/3 by 1 / 3."""
     simple = fractions.Fraction(share).limit_denominator(LONGEST_PERIOD)
     return simple if abs(simple - fractions.Fraction(share)) < 1e-12 else fractions.Fraction(share)
-
-
-def _schedule(rows: list[int]) -> np.ndarray:
-    """int32 [P]: the source of each slot of a period, by earliest deadline first."""
-    period = sum(rows)
-    released = [(0, i, 0) for i in range(len(rows))]
-    heapq.heapify(released)
-    ready: list[tuple[int, int, int]] = []
-    source = np.empty(period, np.int32)
-    for slot in range(period):
-        while released and released[0][0] <= slot:
-            _, i, j = heapq.heappop(released)
-            heapq.heappush(ready, (-(-(j + 1) * period // rows[i]), i, j))
-        _, i, j = heapq.heappop(ready)
-        source[slot] = i
-        if j + 1 < rows[i]:
-            heapq.heappush(released, ((j + 1) * period // rows[i], i, j + 1))
-    return source

@@ -267,9 +267,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Does what is asked: {'action': 'resolve' | 'build', 'corpus': JSON, 'plans': [...]}."""
     corpus = Corpus.from_json(request["corpus"])
     if request["action"] == "resolve":
-        from t5x_style.data.tasks import declared_blend
+        from t5x_style.data.tasks import declared_blend, load_module
 
-        shares, splits = declared_blend(corpus)
+        load_module(corpus)
+        shares: dict[str, dict[str, float]] = {}
+        splits: dict[str, list[str]] = {}
+        for name in corpus.blend_names():
+            shares[name], of_tasks = declared_blend(corpus, name)
+            splits |= of_tasks
         return {"shares": shares, "splits": splits}
     workers = Workers(corpus.tokenizer, corpus.workers or os.cpu_count() or 1)
     died = False

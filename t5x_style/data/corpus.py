@@ -8,6 +8,7 @@ import gin
 
 from t5x_style.data.blend import Blend
 from t5x_style.data.filters import filters_from_json, filters_to_json
+from t5x_style.data.phases import named_phases
 from t5x_style.data.sources import Source
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
@@ -21,7 +22,9 @@ class Corpus:
     Attributes:
       tokenizer: the vocabulary.
       mixture_or_task_name: which mixture, or which single task, is trained on: a name in
-        `mixtures`, of a source, or of a seqio Mixture or Task in `mixture_or_task_module`.
+        `mixtures`, of a source, or of a seqio Mixture or Task in `mixture_or_task_module`. Or a
+        list of phases, (NAME, TOKENS) or (FROM, TO, TOKENS) for a linear ramp, the last with TOKENS
+        None: it lasts to the end of the run.
       cache_dir: where token stores lie.
       sources: those declared in gin; each is a seqio Task of its name as well.
       mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
@@ -32,7 +35,7 @@ class Corpus:
     """
 
     tokenizer: Tokenizer
-    mixture_or_task_name: str
+    mixture_or_task_name: str | Sequence[Sequence]
     cache_dir: str
     sources: Sequence[Source] = ()
     mixtures: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
@@ -54,16 +57,17 @@ class Corpus:
                             f"Corpus.mixtures[{mixture!r}] names the task {task!r}; the sources "
                             f"are {', '.join(names) or 'none'}{did_you_mean(task, names)}"
                         )
-            if self.mixture_or_task_name not in [*names, *self.mixtures]:
-                known = [*self.mixtures, *names]
-                raise UsageError(
-                    f"MIXTURE_OR_TASK_NAME = {self.mixture_or_task_name!r} is not one of "
-                    f"{', '.join(known) or '(no mixture, no source)'}"
-                    f"{did_you_mean(self.mixture_or_task_name, known)}"
-                )
+            known = [*self.mixtures, *names]
+            for name in self.blend_names():
+                if name not in known:
+                    raise UsageError(
+                        f"MIXTURE_OR_TASK_NAME = {name!r} is not one of "
+                        f"{', '.join(known) or '(no mixture, no source)'}"
+                        f"{did_you_mean(name, known)}"
+                    )
         for mixture, shares in self.mixtures.items():
             try:
-                Blend(shares)
+                Blend.constant(shares)
             except UsageError as error:
                 raise UsageError(f"Corpus.mixtures[{mixture!r}]: {error}") from None
 
@@ -71,12 +75,17 @@ class Corpus:
         """The source of that name declared in gin; None for a task of the module."""
         return next((source for source in self.sources if source.name == name), None)
 
-    def declared_shares(self) -> dict[str, float] | None:
-        """{task: share of tokens} if gin declares the blend; None if the module does."""
-        if self.mixture_or_task_name in self.mixtures:
-            return dict(self.mixtures[self.mixture_or_task_name])
-        if self.source(self.mixture_or_task_name):
-            return {self.mixture_or_task_name: 1.0}
+    def blend_names(self) -> list[str]:
+        """The mixtures and tasks that the phases name, each once."""
+        phases = named_phases(self.mixture_or_task_name)
+        return list(dict.fromkeys(name for start, end, _ in phases for name in (start, end)))
+
+    def declared_shares(self, name: str) -> dict[str, float] | None:
+        """{task: share of tokens} of a blend if gin declares it; None if the module does."""
+        if name in self.mixtures:
+            return dict(self.mixtures[name])
+        if self.source(name):
+            return {name: 1.0}
         return None
 
     def to_json(self) -> str:

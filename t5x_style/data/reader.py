@@ -1,9 +1,12 @@
 """Rows of tokens by index: what row n holds follows from the stores, the blend and the seed."""
 
+import bisect
 import collections
+import dataclasses
 import hashlib
-from collections.abc import Mapping
-from typing import Protocol
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +21,58 @@ WORTHLESS_EPOCHS = 40
 # Rows whose place is worked out at once: some 2 ms of index arithmetic for 4,096 rows, so that a
 # batch of a few rows costs a look-up and a copy.
 BLOCK_ROWS = 4096
+# Rows of a stretch without an end.
+ENDLESS = np.iinfo(np.int64).max // 4
 ROUNDS = 6
 
 
-class ReadableStores(Protocol):
-    """What a reader needs of `Stores`."""
+class Rows(NamedTuple):
+    """Rows of tokens.
 
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """{source: share of tokens}."""
+    Attributes:
+      tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1]. Of windows that
+        respect document starts int32 [n, S + 2], see `join`.
+      source: int32 [n] into the reader's names.
+      join: None, or int32 [n]: a window is cut in two at its first EOS and the second part, which
+        begins with that EOS, comes first. With z its S + 2 ids and J its join, the inputs at
+        positions p < J are z[p] and those behind are z[p + 1]; what they predict comes one later.
+        Of a window that is not cut, J = S, and the last id means nothing.
+    """
 
-    @property
-    def train(self) -> Mapping[str, TokenStore]:
-        """{source: its train store}."""
+    tokens: np.ndarray
+    source: np.ndarray
+    join: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretch:
+    """Rows of one sequence length, and where in each source they lie; arrays are int64 [sources].
+
+    A source is its store over and over. A stretch of rows takes what follows of it: the rest of the
+    epoch that was begun before (`head` windows from token `head_start` on), then whole epochs from
+    `epoch` on, and of the last one `tail` windows. Windows are permuted inside of each of these, so
+    that no token is read twice in an epoch, nor left out because the length changes.
+
+    Attributes:
+      first, end: rows of the run; the end of the last one is infinite.
+      length: S.
+      given: rows that each source gave before.
+      windows: W, windows in an epoch.
+      leftover: tokens by which an epoch is longer than its windows.
+      whole: whole epochs; the rest as told above.
+    """
+
+    first: int
+    end: float
+    length: int
+    given: np.ndarray
+    windows: np.ndarray
+    leftover: np.ndarray
+    head: np.ndarray
+    head_start: np.ndarray
+    epoch: np.ndarray
+    whole: np.ndarray
+    tail: np.ndarray
 
 
 class BatchReader:
@@ -43,99 +85,109 @@ class BatchReader:
     Attributes:
       names: the sources, in the order in which `rows` numbers them.
       blend: the order of rows over sources.
-      windows: int64 [sources], W of each.
     """
 
     def __init__(
         self,
-        stores: ReadableStores,
+        blend: Blend,
+        stores: Mapping[str, TokenStore],
         *,
-        sequence_length: int,
+        sequence_lengths: Sequence[tuple[int, int]],
         seed: int,
-        max_epochs: float | Mapping[str, float] = WORTHLESS_EPOCHS,
+        document_starts: bool = False,
     ):
         """Lays out the windows of every source.
 
         Args:
-          stores: shares and train stores by source.
-          sequence_length: S, tokens that a row predicts.
+          blend: of the sources.
+          stores: {source: its train store}.
+          sequence_lengths: (first row, S), in order, from row 0: from that row on a row predicts S
+            tokens.
           seed: of the permutations of windows.
-          max_epochs: `check_horizon` refuses a run that goes through a source more often; one
-            number, or {source: number} (sources left out keep the default of 40).
+          document_starts: whether each window begins where a document does, if one begins in it;
+            see `Rows.join`.
 
         Raises:
-          UsageError: a source with fewer than S + 1 tokens, a share or a cap without a source.
+          UsageError: a source with fewer than S + 1 tokens.
         """
-        self.blend = Blend(stores.shares)
-        self.names = self.blend.names
-        self.sequence_length = sequence_length
-        self.seed = seed
-        if isinstance(max_epochs, Mapping):
-            unknown = sorted(set(max_epochs) - set(self.names))
-            if unknown:
-                raise UsageError(f"max_epochs names {unknown}: the sources are {list(self.names)}")
-            self._caps = [float(max_epochs.get(name, WORTHLESS_EPOCHS)) for name in self.names]
-        else:
-            self._caps = [float(max_epochs)] * len(self.names)
+        self.blend = blend
+        self.names = blend.names
+        self.sequence_lengths = tuple(sequence_lengths)
+        self._document_starts = document_starts
         # A plain view: slicing an np.memmap costs three times the copy of a row.
-        self._tokens = [stores.train[name].tokens.view(np.ndarray) for name in self.names]
-        sizes = np.array([len(tokens) for tokens in self._tokens], np.int64)
-        self.windows = (sizes - 1) // sequence_length
-        for name, tokens, windows in zip(self.names, sizes, self.windows, strict=True):
-            if windows < 1:
-                raise UsageError(
-                    f"source {name!r} has {tokens} tokens: a row of sequence length "
-                    f"{sequence_length} needs {sequence_length + 1}"
-                )
-        self._leftover = sizes - 1 - self.windows * sequence_length
+        self._tokens = [stores[name].tokens.view(np.ndarray) for name in self.names]
+        self._ends = [stores[name].document_ends.view(np.ndarray) for name in self.names]
+        self._sizes = np.array([len(tokens) for tokens in self._tokens], np.int64)
         self._keys = np.array([_key(seed, name) for name in self.names], np.uint64)
-        self._resolved: collections.OrderedDict[int, tuple[np.ndarray, np.ndarray]] = (
+        self._stretches = self._laid_out()
+        self._first_rows = [stretch.first for stretch in self._stretches]
+        self._resolved: collections.OrderedDict[tuple[int, int], _Places] = (
             collections.OrderedDict()
         )
 
-    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows at `indices`, any rows in any order.
+    def rows(self, indices: np.ndarray) -> Rows:
+        """The rows at `indices`, any rows in any order, all of one sequence length.
 
         Args:
           indices: int64 [n], global rows counted from 0: batch b of B rows is b B to b B + B - 1.
 
-        Returns:
-          tokens int32 [n, S + 1], source int32 [n] into `names`.
+        Raises:
+          ValueError: rows of several sequence lengths.
         """
         indices = np.asarray(indices, np.int64)
-        source, start = self._places(indices)
-        width = self.sequence_length + 1
-        batch = np.empty((len(indices), width), np.int32)
-        tokens = self._tokens
-        for row, (i, first) in enumerate(zip(source.tolist(), start.tolist(), strict=True)):
-            batch[row] = tokens[i][first : first + width]
-        return batch, source
+        number = self._stretch_of(indices)
+        length = self._stretches[number].length
+        source, start, turn = self._places(number, indices)
+        if turn is None:
+            width = length + 1
+            batch = np.empty((len(indices), width), np.int32)
+            tokens = self._tokens
+            for row, (i, first) in enumerate(zip(source.tolist(), start.tolist(), strict=True)):
+                batch[row] = tokens[i][first : first + width]
+            return Rows(batch, source, None)
+        batch = np.zeros((len(indices), length + 2), np.int32)
+        places = zip(source.tolist(), start.tolist(), turn.tolist(), strict=True)
+        for row, (i, first, at) in enumerate(places):
+            ids, end = self._tokens[i], first + length + 1
+            batch[row, : end - at] = ids[at:end]
+            if at > first:
+                batch[row, end - at :] = ids[first : at + 1]
+        join = np.where(turn > start, start + length - turn, length).astype(np.int32)
+        return Rows(batch, source, join)
 
     def tokens_by_source(self, rows: int) -> np.ndarray:
         """int64 [sources]: tokens that the first `rows` rows predict."""
-        return self.blend.counts(rows) * self.sequence_length
+        return np.sum([given * each.length for each, given in self._given(rows)], axis=0)
 
     def epochs(self, rows: int) -> np.ndarray:
         """float64 [sources]: how often the first `rows` rows go through each source."""
-        return self.blend.counts(rows) / self.windows
+        return np.sum([given / each.windows for each, given in self._given(rows)], axis=0)
 
-    def check_horizon(self, total_rows: int) -> list[str]:
+    def tokens_of_epoch(self) -> np.ndarray:
+        """int64 [sources]: tokens that one time through each source predicts at the least."""
+        return np.min([each.windows * each.length for each in self._stretches], axis=0)
+
+    def check_horizon(self, total_rows: int, caps: Mapping[str, float] | None) -> list[str]:
         """What is to be said of a run of `total_rows` rows: a warning for each repeated source.
+
+        Args:
+          total_rows: of the run.
+          caps: {source: epochs} that are refused when they are exceeded; None: none are.
 
         Raises:
           UsageError: a source would be gone through more often than its cap.
         """
         warnings = []
-        needed = self.blend.counts(total_rows)
-        for name, rows, epochs, windows, cap in zip(
-            self.names, needed, self.epochs(total_rows), self.windows, self._caps, strict=True
+        needed = self.tokens_by_source(total_rows)
+        for name, tokens, epochs, held in zip(
+            self.names, needed, self.epochs(total_rows), self.tokens_of_epoch(), strict=True
         ):
-            held = windows * self.sequence_length
-            if epochs > cap:
+            if caps is not None and epochs > caps[name]:
                 raise UsageError(
                     f"source {name!r} would be read {epochs:.1f} times (it has {held:,} tokens, "
-                    f"its share of the run is {rows * self.sequence_length:,}); the cap "
-                    f"is {cap:g} epochs: shorten the run, lower its share, or raise max_epochs"
+                    f"its share of the run is {tokens:,}); the cap is {caps[name]:g} epochs: "
+                    f"shorten the run, lower its share, raise max_epochs, or choose by AT_CAP what "
+                    f"happens then"
                 )
             if epochs > FREE_EPOCHS:
                 warnings.append(
@@ -144,41 +196,141 @@ class BatchReader:
                 )
         return warnings
 
-    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source int32 [n] and first token int64 [n] of each row."""
-        block = indices // BLOCK_ROWS
-        first = int(block[0]) if len(block) else 0
-        if not len(block) or (block == first).all():
-            source, start = self._block(first)
-            inside = indices - first * BLOCK_ROWS
-            return source[inside], start[inside]
-        source = np.empty(len(indices), np.int32)
-        start = np.empty(len(indices), np.int64)
-        for number in np.unique(block):
-            of_block = block == number
-            inside = indices[of_block] - number * BLOCK_ROWS
-            block_source, block_start = self._block(int(number))
-            source[of_block], start[of_block] = block_source[inside], block_start[inside]
-        return source, start
+    def _given(self, rows: int) -> Iterator[tuple[_Stretch, np.ndarray]]:
+        """Of each stretch, the rows that each source gives among the first `rows`."""
+        for stretch in self._stretches:
+            if stretch.first < rows or stretch.first == 0:
+                yield stretch, self.blend.counts(int(min(rows, stretch.end))) - stretch.given
 
-    def _block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        found = self._resolved.get(number)
+    def _laid_out(self) -> list[_Stretch]:
+        stretches = []
+        ends = [float(first) for first, _ in self.sequence_lengths[1:]] + [math.inf]
+        # Where each source stands: its epoch, and the token in it.
+        epoch = np.zeros(len(self.names), np.int64)
+        position = np.zeros(len(self.names), np.int64)
+        for (first, length), end in zip(self.sequence_lengths, ends, strict=True):
+            windows = (self._sizes - 1) // length
+            for name, tokens, held in zip(self.names, self._sizes, windows, strict=True):
+                if held < 1:
+                    raise UsageError(
+                        f"source {name!r} has {tokens} tokens: a row of sequence length {length} "
+                        f"needs {length + 1}"
+                    )
+            leftover = self._sizes - 1 - windows * length
+            given = self.blend.counts(first)
+            if end == math.inf:
+                rows = np.full(len(windows), ENDLESS)
+            else:
+                rows = self.blend.counts(int(end)) - given
+            begun = position > 0
+            head = np.where(begun, np.minimum((self._sizes - 1 - position) // length, rows), 0)
+            inside = begun & (head == rows)
+            first_epoch = epoch + (begun & ~inside)
+            whole, tail = np.divmod(rows - head, windows)
+            stretch = _Stretch(
+                first, end, length, given, windows, leftover, head, position, first_epoch, whole,
+                np.where(end == math.inf, 0, tail),
+            )  # fmt: skip
+            stretches.append(stretch)
+            offset = self._offset(first_epoch + whole, np.arange(len(windows)), leftover)
+            epoch = first_epoch + whole
+            position = np.where(
+                inside, position + head * length, np.where(tail > 0, offset + tail * length, 0)
+            )
+        return stretches
+
+    def _stretch_of(self, indices: np.ndarray) -> int:
+        if len(self._stretches) == 1 or not len(indices):
+            return 0
+        first, last = (
+            bisect.bisect_right(self._first_rows, row) - 1 for row in (indices.min(), indices.max())
+        )
+        if first != last:
+            raise ValueError(
+                f"rows {indices.min()} to {indices.max()} have several sequence lengths"
+            )
+        return first
+
+    def _places(self, number: int, indices: np.ndarray) -> "_Places":
+        """Source, first token and turn of each row, of one stretch."""
+        block = indices // BLOCK_ROWS
+        numbers = np.unique(block) if len(block) else np.zeros(1, np.int64)
+        if len(numbers) == 1:
+            first, resolved = self._block(number, int(numbers[0]))
+            return resolved.at(indices - first)
+        parts = [self._block(number, int(each)) for each in numbers]
+        which = np.searchsorted(numbers, block)
+        starts = np.cumsum([0] + [len(resolved.source) for _, resolved in parts[:-1]])
+        firsts = np.array([first for first, _ in parts])
+        together = _Places(
+            *(
+                None if columns[0] is None else np.concatenate(columns)
+                for columns in zip(*(resolved for _, resolved in parts), strict=True)
+            )
+        )
+        return together.at(indices - firsts[which] + starts[which])
+
+    def _block(self, number: int, block: int) -> tuple[int, "_Places"]:
+        """The first row of a block, as far as it lies in the stretch, and its rows' places."""
+        stretch = self._stretches[number]
+        first = max(block * BLOCK_ROWS, stretch.first)
+        found = self._resolved.get((number, block))
         if found is None:
-            rows = np.arange(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS, dtype=np.int64)
-            found = self._resolved[number] = self._resolve(rows)
+            end = int(min((block + 1) * BLOCK_ROWS, stretch.end))
+            found = self._resolve(number, np.arange(first, end, dtype=np.int64))
+            self._resolved[number, block] = found
             if len(self._resolved) > 4:
                 self._resolved.popitem(last=False)
-        return found
+        return first, found
 
-    def _resolve(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source and first token of each row, from nothing but arithmetic."""
+    def _resolve(self, number: int, rows: np.ndarray) -> "_Places":
+        """Where each row lies, from nothing but arithmetic."""
+        stretch = self._stretches[number]
         source, source_row = self.blend.locate(rows)
-        windows = self.windows[source]
-        epoch, position = np.divmod(source_row, windows)
+        row = source_row - stretch.given[source]
+        in_head = row < stretch.head[source]
+        epoch, position = np.divmod(row - stretch.head[source], stretch.windows[source])
+        in_tail = (epoch == stretch.whole[source]) & ~in_head
+        size = np.where(in_tail, stretch.tail[source], stretch.windows[source])
+        size = np.where(in_head, stretch.head[source], size)
+        position = np.where(in_head, row, position)
+        epoch = stretch.epoch[source] + np.where(in_head, -1, epoch)
         keys = _mixed(self._keys[source] + epoch.astype(np.uint64))
-        window = permuted(position, windows, keys)
-        offset = (_mixed(keys) % (self._leftover[source] + 1).astype(np.uint64)).astype(np.int64)
-        return source, window * self.sequence_length + offset
+        of_piece = np.where(in_head | in_tail, _mixed(keys + np.uint64(number + 1)), keys)
+        offset = self._offset(epoch, source, stretch.leftover[source])
+        start = np.where(in_head, stretch.head_start[source], offset)
+        start = start + permuted(position, size, of_piece) * stretch.length
+        turn = self._turns(source, start, stretch.length) if self._document_starts else None
+        return _Places(source, start, turn)
+
+    def _offset(self, epoch: np.ndarray, source: np.ndarray, leftover: np.ndarray) -> np.ndarray:
+        """int64 [n]: the first token of an epoch's windows."""
+        keys = _mixed(_mixed(self._keys[source] + epoch.astype(np.uint64)))
+        return (keys % (leftover + 1).astype(np.uint64)).astype(np.int64)
+
+    def _turns(self, source: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
+        """int64 [n]: the token at which each window is to begin, its first EOS or its start."""
+        turn = start.copy()
+        for i in np.unique(source):
+            of_source = np.flatnonzero(source == i)
+            first, ends = start[of_source], self._ends[i]
+            # The first EOS behind the window's first token, unless a document begins right there.
+            begins = (first == 0) | (ends[np.searchsorted(ends, first)] == first)
+            begins |= ends[np.searchsorted(ends, first + 1)] == first + 1
+            eos = ends[np.searchsorted(ends, first + 1, side="right")] - 1
+            turn[of_source] = np.where(begins | (eos >= first + length), first, eos)
+        return turn
+
+
+class _Places(NamedTuple):
+    """Where rows lie: source int32 [n], first token int64 [n], turn int64 [n] or None."""
+
+    source: np.ndarray
+    start: np.ndarray
+    turn: np.ndarray | None
+
+    def at(self, index: np.ndarray) -> "_Places":
+        return _Places(*(None if each is None else each[index] for each in self))
 
 
 def permuted(position: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:

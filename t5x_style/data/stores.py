@@ -17,6 +17,7 @@ from typing import Any
 from t5x_style.data import filters
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import content_digests, module_file, write_atomically
+from t5x_style.data.phases import SharePhase, named_phases
 from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError
@@ -27,13 +28,13 @@ class Stores:
     """The open stores of a blend.
 
     Attributes:
-      shares: {task: share of tokens}.
-      train: {task: its train store}, of every task in `shares`.
+      phases: shares of tokens by task, from the start of the run to its end.
+      train: {task: its train store}, of every task that has a share.
       validation: {task: its validation store}, of the tasks that have that split.
       tokenizer: that all of them were made with.
     """
 
-    shares: dict[str, float]
+    phases: tuple[SharePhase, ...]
     train: dict[str, TokenStore]
     validation: dict[str, TokenStore]
     tokenizer: Tokenizer
@@ -146,7 +147,7 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
       Fault: a record that cannot be read, a source without documents, a builder that died.
     """
     with Builder(corpus) as builder:
-        shares, plans = planned_stores(corpus, builder, remember=build)
+        phases, plans = planned_stores(corpus, builder, remember=build)
         missing = [plan for plan in plans if not plan.stands()]
         if missing and not build:
             raise UsageError(
@@ -167,7 +168,7 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
     for plan in plans:
         store = TokenStore.open(plan.path, tokenizer_hash=corpus.tokenizer.hash)
         opened[plan.split][plan.task] = store
-    return Stores(shares, opened["train"], opened["validation"], corpus.tokenizer)
+    return Stores(phases, opened["train"], opened["validation"], corpus.tokenizer)
 
 
 def missing_stores(corpus: Corpus) -> list[PlannedStore]:
@@ -179,25 +180,36 @@ def missing_stores(corpus: Corpus) -> list[PlannedStore]:
 
 def planned_stores(
     corpus: Corpus, builder: Builder, *, remember: bool
-) -> tuple[dict[str, float], list[PlannedStore]]:
-    """Shares by task, and the stores that the blend needs, train before validation.
+) -> tuple[tuple[SharePhase, ...], list[PlannedStore]]:
+    """Shares by phase, and the stores that they need, train before validation.
 
     Args:
       corpus: sources, blend and tokenizer.
       builder: asked what a module declares.
       remember: keep digests of files, and what a module declares, in the cache directory.
     """
-    shares = corpus.declared_shares()
+    declared = {name: corpus.declared_shares(name) for name in corpus.blend_names()}
     splits: Mapping[str, list[str]] = {}
-    if shares is None or any(corpus.source(task) is None for task in shares):
-        shares, splits = _declared_by_module(corpus, builder, remember=remember)
+    if any(
+        shares is None or any(corpus.source(task) is None for task in shares)
+        for shares in declared.values()
+    ):
+        declared, splits = _declared_by_module(corpus, builder, remember=remember)
+    phases = tuple(
+        SharePhase(tokens, _positive(declared[start]), _positive(declared[end]))
+        for start, end, tokens in named_phases(corpus.mixture_or_task_name)
+    )
     plans = []
-    for task in shares:
+    for task in dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}):
         source = corpus.source(task)
         for split in ("train", "validation"):
             if split in (source.splits if source else splits[task]):
                 plans.append(_plan(corpus, task, split, remember=remember))
-    return shares, plans
+    return phases, plans
+
+
+def _positive(shares: Mapping[str, float] | None) -> dict[str, float]:
+    return {task: share for task, share in (shares or {}).items() if share > 0}
 
 
 def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedStore:
@@ -234,8 +246,8 @@ def _module_digest(corpus: Corpus, *, remember: bool) -> str:
 
 def _declared_by_module(
     corpus: Corpus, builder: Builder, *, remember: bool
-) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """Shares and splits of the blend by task, asked of the module once for each version of it."""
+) -> tuple[dict[str, dict[str, float] | None], dict[str, list[str]]]:
+    """Shares by blend, and splits by task, asked of the module once for each version of it."""
     asked = _module_digest(corpus, remember=remember) + corpus.to_json()
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     file = pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"

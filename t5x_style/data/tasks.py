@@ -98,8 +98,10 @@ def load_module(corpus: Corpus) -> None:
     register_mixtures(corpus)
 
 
-def declared_blend(corpus: Corpus) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """{task: share of tokens} and {task: its splits among train and validation}.
+def declared_blend(corpus: Corpus, name: str) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """{task: share of tokens} and {task: its splits among train and validation} of one blend.
+
+    The module must be loaded.
 
     The rates of a seqio Mixture, which seqio itself would draw examples by, are taken as shares of
     tokens.
@@ -109,8 +111,6 @@ def declared_blend(corpus: Corpus) -> tuple[dict[str, float], dict[str, list[str
     """
     import seqio
 
-    load_module(corpus)
-    name = corpus.mixture_or_task_name
     known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
     if name not in known:
         raise _unknown("MIXTURE_OR_TASK_NAME", name, known)

@@ -69,8 +69,9 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
         like = abstract_batch(*plan.shape(at), session.batch_sharding)
         return global_batch(read_rows, plan.rows_before(at), like)
 
-    def read_rows(rows: np.ndarray) -> np.ndarray:
-        return packed_batch(*run.reader.rows(rows))
+    def read_rows(numbers: np.ndarray) -> np.ndarray:
+        rows = run.reader.rows(numbers)
+        return packed_batch(rows.tokens, rows.source)
 
     def evaluate() -> dict[str, float]:
         nonlocal standing

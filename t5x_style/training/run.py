@@ -17,7 +17,7 @@ from t5x_style.accounting import (
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.data import BatchReader, Stores
+from t5x_style.data import BatchReader, Blend, Stores, in_rows
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.optim import AdamW, BatchPlan
 from t5x_style.partitioning import Topology, check_divisible
@@ -110,15 +110,23 @@ class Run:
     @functools.cached_property
     def reader(self) -> BatchReader:
         """Rows of the blend."""
-        if len(self.plan.lengths) > 1:
-            raise UsageError(f"TASK_FEATURE_LENGTHS = {self.plan}: one length, for now")
-        ((_, sequence_length),) = self.plan.lengths
         return BatchReader(
-            self.stores,
-            sequence_length=sequence_length,
+            Blend(in_rows(self.stores.phases, self.plan.rows_of_tokens, self.plan.lengths)),
+            self.stores.train,
+            sequence_lengths=self.plan.lengths,
             seed=self.seed,
-            max_epochs=self.max_epochs,
         )
+
+    @functools.cached_property
+    def shares(self) -> dict[str, float]:
+        """{source: share of the tokens of the whole run that it is due}."""
+        rows = self.plan.rows_before(self.plan.steps)
+        due = self.reader.blend.due(rows) / rows
+        return dict(zip(self.reader.names, due.tolist(), strict=True))
+
+    def caps(self) -> dict[str, float]:
+        """{source: epochs} that it is read at most."""
+        return dict.fromkeys(self.reader.names, self.max_epochs)
 
     @functools.cached_property
     def auditor(self) -> Auditor:
@@ -137,14 +145,14 @@ class Run:
     def _sources(self) -> Sources:
         """The blend as the accounts see it."""
         sizes = {name: store.num_tokens for name, store in self.stores.train.items()}
-        return Sources(sizes, self.stores.shares, dict.fromkeys(sizes, self.max_epochs))
+        return Sources(sizes, self.shares, self.caps())
 
     @functools.cached_property
     def watched(self) -> dict[str, float]:
         """{source: weight} in the score of the early stopping; empty without one."""
         if self.early_stopping is None:
             return {}
-        return self.early_stopping.weights(self.stores.shares, list(self.stores.validation))
+        return self.early_stopping.weights(self.shares, list(self.stores.validation))
 
     def standing(self, evaluations: Sequence[Mapping]) -> Standing | None:
         """How the run stands after these evaluation lines; None without an early stopping."""
@@ -189,7 +197,7 @@ class Run:
         return {
             "architecture": dataclasses.asdict(self.architecture),
             "tokenizer": self.stores.tokenizer.hash,
-            "shares": dict(self.stores.shares),
+            "blend": [dataclasses.asdict(phase) for phase in self.stores.phases],
             "stores": {
                 name: store.meta["fingerprint"] for name, store in self.stores.train.items()
             },
@@ -207,7 +215,7 @@ class Run:
         for index, name in enumerate(self.reader.names):
             validation = self.stores.validation.get(name)
             sources[name] = {
-                "share": self.stores.shares[name],
+                "share": self.shares[name],
                 "unique_tokens": self.stores.train[name].num_tokens,
                 "tokens": int(self.reader.tokens_by_source(rows)[index]),
                 "epochs": float(self.reader.epochs(rows)[index]),

@@ -81,7 +81,7 @@ def open_session(run: Run) -> Session:
     started = time.perf_counter()
     plan, topology = run.plan, run.topology
     derived = run.derived()
-    warnings = run.reader.check_horizon(plan.rows)
+    warnings = run.reader.check_horizon(plan.rows, run.caps())
 
     # What is there already, and may it be gone on with?
     resume_step = max(checkpoint_steps(run.model_dir), default=None)

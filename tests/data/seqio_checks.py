@@ -44,7 +44,8 @@ def prepare_tfds(folder):
 def refused(corpus, name):
     """What is said of a blend that cannot be."""
     try:
-        return declared_blend(dataclasses.replace(corpus, mixture_or_task_name=name))
+        load_module(corpus)
+        return declared_blend(corpus, name)
     except UsageError as error:
         return str(error)
 

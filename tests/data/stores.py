@@ -1,7 +1,6 @@
 """Token stores of known content for the tests of this room."""
 
 import pathlib
-import types
 
 import numpy as np
 
@@ -21,10 +20,9 @@ def write_store(
     return TokenStore.open(path)
 
 
-def counting_stores(folder: pathlib.Path, sizes: dict[str, int], shares: dict[str, float]):
-    """What a reader needs: the tokens of source k are k * 10^7, k * 10^7 + 1, and so on."""
-    train = {
+def counting_stores(folder: pathlib.Path, sizes: dict[str, int]) -> dict[str, TokenStore]:
+    """Train stores by source: the tokens of source k are k * 10^7, k * 10^7 + 1, and so on."""
+    return {
         name: write_store(folder / name, [list(range(k * 10**7, k * 10**7 + size))])
         for k, (name, size) in enumerate(sizes.items())
     }
-    return types.SimpleNamespace(shares=shares, train=train)

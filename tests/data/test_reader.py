@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from t5x_style.data import BatchReader
+from t5x_style.data import BatchReader, Blend, BlendPhase
 from t5x_style.data.reader import permuted
 from t5x_style.errors import UsageError
-from tests.data.stores import counting_stores
+from tests.data.stores import counting_stores, write_store
 
 SHARES = {"legal": 0.51, "general": 0.49}
 SIZES = {"legal": 50_003, "general": 7_785}
@@ -18,12 +18,20 @@ SIZES = {"legal": 50_003, "general": 7_785}
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    return counting_stores(tmp_path_factory.mktemp("stores"), SIZES, SHARES)
+    return counting_stores(tmp_path_factory.mktemp("stores"), SIZES)
+
+
+def reader_of(stores, *, sequence_length, seed):
+    """A reader of one blend and one sequence length."""
+    return BatchReader(
+        Blend.constant(SHARES), stores, sequence_lengths=[(0, sequence_length)], seed=seed
+    )
 
 
 def test_a_row_is_a_window_of_its_source(stores):
-    reader = BatchReader(stores, sequence_length=16, seed=3)
-    tokens, source = reader.rows(np.arange(10_000))
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    tokens, source, join = reader.rows(np.arange(10_000))
+    assert join is None
     assert tokens.dtype == np.int32
     assert tokens.shape == (10_000, 17)
     assert source.dtype == np.int32
@@ -33,9 +41,9 @@ def test_a_row_is_a_window_of_its_source(stores):
 
 
 def test_an_epoch_predicts_each_token_once_but_for_the_last_few(stores):
-    reader = BatchReader(stores, sequence_length=16, seed=3)
-    windows = int(reader.windows[1])
-    tokens, source = reader.rows(np.arange(10 * windows))
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    windows = (SIZES["general"] - 1) // 16
+    tokens, source, _ = reader.rows(np.arange(10 * windows))
     rows_of_general = tokens[source == 1]
     seen = set()
     orders = []
@@ -50,33 +58,33 @@ def test_an_epoch_predicts_each_token_once_but_for_the_last_few(stores):
 
 
 def test_rows_depend_on_seed_and_index_alone(stores):
-    reader = BatchReader(stores, sequence_length=16, seed=3)
+    reader = reader_of(stores, sequence_length=16, seed=3)
     indices = np.random.default_rng(0).integers(0, 10**9, 300)
-    together, source = reader.rows(indices)
+    together, source, _ = reader.rows(indices)
     for i in range(0, 300, 37):
-        alone, alone_source = BatchReader(stores, sequence_length=16, seed=3).rows(
+        alone, alone_source, _ = reader_of(stores, sequence_length=16, seed=3).rows(
             indices[i : i + 1]
         )
         np.testing.assert_array_equal(alone[0], together[i])
         assert alone_source[0] == source[i]
-    other = BatchReader(stores, sequence_length=16, seed=4).rows(indices)[0]
+    other = reader_of(stores, sequence_length=16, seed=4).rows(indices)[0]
     assert (other != together).any()
-    empty, no_source = reader.rows(np.arange(0))
+    empty, no_source, _ = reader.rows(np.arange(0))
     assert empty.shape == (0, 17)
     assert no_source.shape == (0,)
 
 
 def test_the_same_rows_in_another_process(stores, tmp_path):
     """No hash seed, no address, no count of cores may leak into the order."""
-    reader = BatchReader(stores, sequence_length=16, seed=3)
+    reader = reader_of(stores, sequence_length=16, seed=3)
     expected = reader.rows(np.arange(1000, 1100))[0]
-    folder = stores.train["legal"].path.parent
+    folder = stores["legal"].path.parent
     script = (
-        "import sys, types, numpy as np\n"
-        "from t5x_style.data import BatchReader, TokenStore\n"
+        "import sys, numpy as np\n"
+        "from t5x_style.data import BatchReader, Blend, TokenStore\n"
         f"train = {{name: TokenStore.open(r'{folder}/' + name) for name in {list(SIZES)}}}\n"
-        f"stores = types.SimpleNamespace(shares={SHARES}, train=train)\n"
-        "reader = BatchReader(stores, sequence_length=16, seed=3)\n"
+        f"blend = Blend.constant({SHARES})\n"
+        "reader = BatchReader(blend, train, sequence_lengths=[(0, 16)], seed=3)\n"
         f"np.save(r'{tmp_path}/rows.npy', reader.rows(np.arange(1000, 1100))[0])\n"
         "heavy = {'tensorflow', 'seqio', 'tensorflow_datasets', 'jax'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -86,30 +94,118 @@ def test_the_same_rows_in_another_process(stores, tmp_path):
 
 
 def test_counts_of_tokens_and_epochs(stores):
-    reader = BatchReader(stores, sequence_length=16, seed=3)
-    _, source = reader.rows(np.arange(5000))
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    source = reader.rows(np.arange(5000)).source
     np.testing.assert_array_equal(reader.tokens_by_source(5000), np.bincount(source) * 16)
     assert reader.epochs(5000)[1] == pytest.approx(2450 / ((7785 - 1) // 16))
 
 
 def test_horizon(stores):
-    reader = BatchReader(stores, sequence_length=16, seed=3)
-    assert reader.check_horizon(1000) == []
-    warnings = reader.check_horizon(8000)
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    caps = {"legal": 40, "general": 40}
+    assert reader.check_horizon(1000, caps) == []
+    warnings = reader.check_horizon(8000, caps)
     assert len(warnings) == 1
     assert "'general' will be read 8.1 times" in warnings[0]
     with pytest.raises(UsageError, match=r"'general' would be read 50.4 times .*cap is 40 epochs"):
-        reader.check_horizon(50_000)
-    capped = BatchReader(stores, sequence_length=16, seed=3, max_epochs={"legal": 1})
+        reader.check_horizon(50_000, caps)
     with pytest.raises(UsageError, match="'legal' would be read"):
-        capped.check_horizon(8000)
-    with pytest.raises(UsageError, match="legl"):
-        BatchReader(stores, sequence_length=16, seed=3, max_epochs={"legl": 1})
+        reader.check_horizon(8000, {"legal": 1, "general": 40})
+    assert "read 50.4 times" in reader.check_horizon(50_000, None)[1]
+
+
+def test_sequence_length_by_phase_reads_no_token_twice_in_an_epoch(stores):
+    """Three lengths within the first epochs of both sources, counted token by token."""
+    blend = Blend([BlendPhase(700, SHARES, SHARES), BlendPhase(None, SHARES, SHARES)])
+    lengths = [(0, 16), (301, 64), (403, 7), (900, 32)]
+    reader = BatchReader(blend, stores, sequence_lengths=lengths, seed=5)
+    ends = [301, 403, 900, 1500]
+    seen = {name: [] for name in SIZES}
+    predicted = np.zeros(2, np.int64)
+    for (first, length), end in zip(lengths, ends, strict=True):
+        tokens, source, _ = reader.rows(np.arange(first, end))
+        assert tokens.shape == (end - first, length + 1)
+        np.testing.assert_array_equal(np.diff(tokens), 1)
+        predicted += np.bincount(source, minlength=2) * length
+        np.testing.assert_array_equal(reader.tokens_by_source(end), predicted)
+        for i, name in enumerate(SIZES):
+            seen[name] += tokens[source == i][:, 1:].ravel().tolist()
+    # The smaller source has gone round: its first epoch ends where its windows do.
+    epochs = reader.epochs(1500)
+    assert epochs[0] < 1 < epochs[1]
+    assert len(set(seen["legal"])) == len(seen["legal"])
+    # What general predicts before its first token comes a second time is all of an epoch but for
+    # less than a window at each change of length, and at the end.
+    again = next(k for k, token in enumerate(seen["general"]) if token in seen["general"][:k])
+    assert again > SIZES["general"] - 4 * 64
+    with pytest.raises(ValueError, match="several sequence lengths"):
+        reader.rows(np.arange(300, 302))
+
+
+def test_a_stretch_may_end_anywhere(stores):
+    """Random lengths and borders, several epochs: each token as often as epochs say, to one."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        borders = np.cumsum(rng.integers(1, 1500, 4))
+        lengths = [(0, 5), *zip(borders.tolist(), rng.integers(3, 90, 4).tolist(), strict=True)]
+        reader = BatchReader(Blend.constant(SHARES), stores, sequence_lengths=lengths, seed=1)
+        end = int(borders[-1]) + 300
+        times = np.zeros(SIZES["general"] + 1, np.int64)
+        for (first, _), stop in zip(lengths, [*borders.tolist(), end], strict=True):
+            tokens, source, _ = reader.rows(np.arange(first, stop))
+            np.add.at(times, tokens[source == 1][:, 1:].ravel() - 10**7, 1)
+        epochs = reader.epochs(end)[1]
+        # Nearly all tokens: at each border fewer than a window are left out.
+        usual = (times >= np.floor(epochs) - 1) & (times <= np.ceil(epochs) + 1)
+        assert usual.mean() > 0.97, (lengths, np.bincount(times), epochs)
+
+
+def test_windows_that_begin_where_a_document_does(tmp_path):
+    rng = np.random.default_rng(0)
+    eos = 1
+    documents = [[*rng.integers(2, 99, n), eos] for n in rng.integers(1, 120, 400)]
+    store = write_store(tmp_path / "only", documents)
+    reader = BatchReader(
+        Blend.constant({"only": 1.0}),
+        {"only": store},
+        sequence_lengths=[(0, 32)],
+        seed=0,
+        document_starts=True,
+    )
+    plain = BatchReader(
+        Blend.constant({"only": 1.0}), {"only": store}, sequence_lengths=[(0, 32)], seed=0
+    )
+    tokens, _, join = reader.rows(np.arange(1000))
+    windows = plain.rows(np.arange(1000)).tokens
+    assert tokens.shape == (1000, 34)
+    assert ((join > 0) & (join <= 32)).all()
+    turned = 0
+    begins = {0, *store.document_ends.tolist()}
+    places = {store.tokens[a : a + 33].tobytes(): a for a in range(len(store.tokens) - 32)}
+    for z, j, window in zip(tokens, join, windows, strict=True):
+        position = np.arange(32)
+        inputs = np.where(position < j, z[:32], z[1:33])
+        targets = np.where(position < j, z[1:33], z[2:34])
+        # The same predictions as those of the window, each after what came before it there.
+        pairs = sorted(zip(window[:-1].tolist(), window[1:].tolist(), strict=True))
+        assert sorted(zip(inputs.tolist(), targets.tolist(), strict=True)) == pairs
+        begins_document = places[window.astype(store.tokens.dtype).tobytes()] in begins
+        if j < 32:
+            turned += 1
+            assert inputs[0] == eos
+            first = int(np.flatnonzero(window == eos)[0])
+            assert first > 0
+            assert not begins_document
+            np.testing.assert_array_equal(inputs, [*window[first:-1], *window[:first]])
+        else:
+            np.testing.assert_array_equal(inputs, window[:-1])
+            assert begins_document or window[0] == eos or eos not in window[1:-1]
+    assert turned > 300
 
 
 def test_a_source_shorter_than_a_row_is_refused(stores):
     with pytest.raises(UsageError, match=r"'general' has 7785 tokens.* needs 8193"):
-        BatchReader(stores, sequence_length=8192, seed=0)
+        reader_of(stores, sequence_length=8192, seed=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -141,7 +237,7 @@ def test_permuted_reaches_sizes_of_trillions_of_windows():
 
 def test_a_small_batch_costs_little_and_a_far_one_no_more(stores):
     """Generous bounds: the figures themselves come from tools/bench_reader."""
-    reader = BatchReader(stores, sequence_length=4, seed=0)
+    reader = reader_of(stores, sequence_length=4, seed=0)
     seconds = []
     for start in (0, 4 * 10**6):
         begun = time.perf_counter()

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
+from t5x_style.data import Corpus, SharePhase, Source, ensure_stores, missing_stores
 from t5x_style.data.build import locked
 from t5x_style.data.sources import documents
 from t5x_style.data.vocabulary import train_tokenizer
@@ -57,7 +57,8 @@ def builds_in(folder):
 
 def test_stores_hold_the_documents(corpus, tokenizer):
     stores = ensure_stores(corpus)
-    assert stores.shares == {"legal": 0.51, "general": 0.49}
+    shares = {"legal": 0.51, "general": 0.49}
+    assert stores.phases == (SharePhase(None, shares, shares),)
     assert list(stores.train) == ["legal", "general"]
     assert list(stores.validation) == ["legal"]
     for source in corpus.sources:

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from t5x_style.accounting import Architecture
-from t5x_style.data import TokenStore
+from t5x_style.data import SharePhase, TokenStore
 from t5x_style.optim import AdamW, BatchPlan, Schedule
 from t5x_style.partitioning import Topology
 from t5x_style.training import Run
@@ -38,7 +38,7 @@ class FakeTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class FakeStores:
-    shares: dict
+    phases: tuple
     train: dict
     validation: dict
     tokenizer: FakeTokenizer = dataclasses.field(default_factory=FakeTokenizer)
@@ -58,9 +58,13 @@ def made_up_store(name: str, tokens: int, seed: int) -> TokenStore:
     )
 
 
+def constant(shares: dict[str, float]) -> tuple[SharePhase, ...]:
+    return (SharePhase(None, shares, shares),)
+
+
 def stores() -> FakeStores:
     return FakeStores(
-        shares={"domain": 0.51, "general": 0.49},
+        phases=constant({"domain": 0.51, "general": 0.49}),
         train={"domain": made_up_store("d", 4096, 0), "general": made_up_store("g", 8192, 1)},
         validation={"domain": made_up_store("dv", 512, 2), "general": made_up_store("gv", 256, 3)},
     )

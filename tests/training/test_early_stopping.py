@@ -13,7 +13,7 @@ from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, BatchPlan, Schedule
 from t5x_style.training import EarlyStopping, train
 from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
-from tests.training.runs import EOS, VOCABULARY, FakeStores, made_up_store, make_run
+from tests.training.runs import EOS, VOCABULARY, FakeStores, constant, made_up_store, make_run
 
 HALVES = {"legal": 0.5, "general": 0.5}
 LEGAL = {"legal": 1.0}
@@ -220,7 +220,7 @@ def by_heart() -> FakeStores:
         return store
 
     return FakeStores(
-        shares={"domain": 0.5, "general": 0.5},
+        phases=constant({"domain": 0.5, "general": 0.5}),
         train={"domain": drawn("d", 256, 0), "general": drawn("g", 256, 1)},
         validation={"domain": drawn("dv", 512, 2), "general": drawn("gv", 512, 3)},
     )
