@@ -5,6 +5,7 @@ from t5x_style.data.caps import capped
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.evaluation import EvaluationSet, evaluation_set
 from t5x_style.data.filters import Length, Rewrite
+from t5x_style.data.packing import Packing
 from t5x_style.data.phases import SharePhase, in_rows, tokens_before
 from t5x_style.data.reader import BatchReader, Rows
 from t5x_style.data.sources import Source
@@ -19,6 +20,7 @@ __all__ = [
     "Corpus",
     "EvaluationSet",
     "Length",
+    "Packing",
     "Rewrite",
     "Rows",
     "SharePhase",
