@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from t5x_style.kernels.plain import MASKED, position_bias
+from t5x_style.kernels.plain import MASKED, position_bias, segment_bias
 
 
 def blockwise_attention(
@@ -17,6 +17,7 @@ def blockwise_attention(
     key_positions: jax.Array,
     slopes: jax.Array | None = None,
     window: int | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
     block_size: int = 512,
 ) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
@@ -36,14 +37,20 @@ def blockwise_attention(
     k_blocks = k.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
     v_blocks = v.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
     key_position_blocks = key_positions.reshape(-1, key_block)
+    query_segment_blocks = key_segment_blocks = None
+    if segments is not None:
+        query_segment_blocks = segments[0].reshape(batch, -1, query_block).swapaxes(0, 1)
+        key_segment_blocks = segments[1].reshape(batch, -1, key_block).swapaxes(0, 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one_query_block(q_block: jax.Array, positions: jax.Array) -> jax.Array:
+    def one_query_block(
+        q_block: jax.Array, positions: jax.Array, q_segments: jax.Array | None
+    ) -> jax.Array:
         grouped = q_block.reshape(batch, query_block, kv_heads, groups, head_dim)
 
         def one_key_block(carry, block):
             total, maximum, weighted = carry
-            k_block, v_block, k_positions = block
+            k_block, v_block, k_positions, k_segments = block
             scores = jnp.einsum(
                 "bskgh,btkh->bkgst", grouped, k_block, preferred_element_type=jnp.float32
             )
@@ -51,6 +58,8 @@ def blockwise_attention(
             if slopes is not None:
                 bias = bias.reshape(kv_heads, groups, query_block, key_block)
             scores = scores + bias
+            if q_segments is not None:
+                scores = scores + segment_bias(q_segments, k_segments)
             new_maximum = jnp.maximum(maximum, scores.max(-1))
             shrink = jnp.exp(maximum - new_maximum)
             exponentials = jnp.exp(scores - new_maximum[..., None])
@@ -73,7 +82,7 @@ def blockwise_attention(
             jnp.zeros((*shape, head_dim), jnp.float32),
         )
         (total, _, weighted), _ = jax.lax.scan(
-            one_key_block, start, (k_blocks, v_blocks, key_position_blocks)
+            one_key_block, start, (k_blocks, v_blocks, key_position_blocks, key_segment_blocks)
         )
         out = (weighted / total[..., None]).astype(q.dtype)
         return jnp.moveaxis(out, 3, 1).reshape(batch, query_block, heads, head_dim)
@@ -81,7 +90,7 @@ def blockwise_attention(
     q_blocks = q.reshape(batch, -1, query_block, heads, head_dim).swapaxes(0, 1)
     out = jax.lax.map(
         lambda block: one_query_block(*block),
-        (q_blocks, query_positions.reshape(-1, query_block)),
+        (q_blocks, query_positions.reshape(-1, query_block), query_segment_blocks),
     )
     return out.swapaxes(0, 1).reshape(q.shape)
 

@@ -32,6 +32,21 @@ def position_bias(
     return jnp.where(seen[None], bias, MASKED)
 
 
+def segment_bias(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
+    """The mask between documents of one row as an additive term.
+
+    A term that is added leaves nothing to keep for the backward pass, unlike a `where` on scores.
+
+    Args:
+      query_segments: int32 [B, S], key_segments: int32 [B, T].
+
+    Returns:
+      float32 [B, 1, 1, S, T]: 0 where the segments are equal, MASKED elsewhere.
+    """
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return jnp.where(same, 0.0, MASKED)[:, None, None]
+
+
 def plain_attention(
     q: jax.Array,
     k: jax.Array,
@@ -41,6 +56,7 @@ def plain_attention(
     key_positions: jax.Array,
     slopes: jax.Array | None = None,
     window: int | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Causal softmax attention that holds all scores: O(S T) memory.
 
@@ -51,6 +67,8 @@ def plain_attention(
         not later than the query's, so a cache's empty tail is hidden by its positions alone.
       slopes: float32 [N] for ALiBi, or None.
       window: keys that a query sees, itself included, or None for all; see `position_bias`.
+      segments: int32 [B, S] of the queries and int32 [B, T] of the keys: of the keys above, a query
+        sees those of its own segment; or None.
 
     Returns:
       [B, S, N, H] in q's dtype. Scores and softmax are float32.
@@ -65,5 +83,7 @@ def plain_attention(
         scores = scores + bias
     else:
         scores = scores + bias.reshape(kv_heads, groups, length, -1)
+    if segments is not None:
+        scores = scores + segment_bias(*segments)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(q.shape)

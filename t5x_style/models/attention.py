@@ -67,13 +67,18 @@ class Attention(nnx.Module):
         self.key_norm = norm() if qk_norm else None
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, cache: Cache | None = None
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        cache: Cache | None = None,
+        segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Attend.
 
         Args:
           x: [B, S, D]. positions: int32 [S], consecutive.
           cache: keys and values of earlier tokens; the S new ones are written at `positions`.
+          segments: int32 [B, S], without a cache: a token sees those of its own segment alone.
 
         Returns:
           [B, S, D], and the cache with the new keys and values in it (None without a cache).
@@ -102,6 +107,7 @@ class Attention(nnx.Module):
             key_positions=key_positions,
             slopes=jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None,
             window=self.window,
+            segments=None if segments is None else (segments, segments),
         )
         attended = constrain(attended.reshape(batch, length, -1), BATCH, SEQUENCE, HEADS)
         return self.out(attended), cache

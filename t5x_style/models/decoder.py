@@ -45,9 +45,9 @@ class Block(nnx.Module):
             d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, biases=a.biases, rngs=rngs, **std
         )
 
-    def __call__(self, x, positions, cache: Cache | None = None):
+    def __call__(self, x, positions, cache: Cache | None = None, segments=None):
         normed = self.attention_norm(x)
-        attended, cache = self.attention(normed, positions, cache)
+        attended, cache = self.attention(normed, positions, cache, segments)
         if self.feed_forward_norm is None:
             x = x + attended + self.feed_forward(normed)
         else:
@@ -103,6 +103,7 @@ class Decoder(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array | None = None,
         cache: Cache | None = None,
+        segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The last hidden state.
 
@@ -110,10 +111,17 @@ class Decoder(nnx.Module):
           tokens: int32 [B, S]. positions: int32 [S]; None means 0 .. S-1.
           cache: keys and values of all layers, each [L, B, T, K, H] (see `empty_cache`), when
             tokens come a few at a time.
+          segments: int32 [B, S]: a token sees the earlier ones of its own segment alone; None: all
+            earlier ones. A cache holds tokens of one segment, so the two do not go together.
 
         Returns:
           [B, S, D] in the compute dtype, after the final norm; and the cache with these tokens in.
+
+        Raises:
+          ValueError: segments and a cache.
         """
+        if segments is not None and cache is not None:
+            raise ValueError("segments with a cache: its keys have none")
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         # The fsdp shards of the table are gathered first: looking words up in a table split along D
@@ -130,7 +138,7 @@ class Decoder(nnx.Module):
         # The body returns no parameters: scan would copy every one of them.
         def body(x, layer):
             layer_parameters, layer_cache = layer
-            return nnx.merge(definition, layer_parameters)(x, positions, layer_cache)
+            return nnx.merge(definition, layer_parameters)(x, positions, layer_cache, segments)
 
         x, cache = jax.lax.scan(rematerialised(body, self.remat), x, (parameters, cache))
         return self.final_norm(x), cache

@@ -3,10 +3,13 @@
 import numpy as np
 
 
-def attention(q, k, v, *, query_positions, key_positions, slopes=None, window=None) -> np.ndarray:
+def attention(
+    q, k, v, *, query_positions, key_positions, slopes=None, window=None, segments=None
+) -> np.ndarray:
     """q [B, S, N, H], k and v [B, T, K, H], slopes [N] or None; float64 [B, S, N, H].
 
-    A query sees the `window` positions that end in its own, or all up to its own.
+    A query sees the `window` positions that end in its own, or all up to its own; with segments
+    ([B, S], [B, T]) those of its own segment among them.
     """
     q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
     batch, length, heads, _ = q.shape
@@ -16,6 +19,8 @@ def attention(q, k, v, *, query_positions, key_positions, slopes=None, window=No
         last = query_positions[s]
         positions = range(0 if window is None else last - window + 1, last + 1)
         seen = np.flatnonzero(np.isin(key_positions, positions))
+        if segments is not None:
+            seen = [t for t in seen if segments[1][b][t] == segments[0][b][s]]
         scores = k[b, seen, kv_head] @ q[b, s, n]
         if slopes is not None:
             scores = scores - slopes[n] * (query_positions[s] - np.asarray(key_positions)[seen])

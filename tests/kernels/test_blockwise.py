@@ -43,6 +43,35 @@ def test_values_and_gradients_of_plain_attention(queries, keys, block, first_que
     same_values_and_gradients(q, k, v, block, where)
 
 
+@pytest.mark.parametrize("window", [None, 3, 6])
+def test_segments_of_plain_attention(window):
+    """Segments that begin inside of a block of four, at its edge, and behind whole blocks."""
+    q, k, v = random_qkv(queries=12, keys=12)
+    begins = np.zeros((2, 12), np.int32)
+    begins[0, [1, 4, 11]] = begins[1, [6, 7, 8]] = 1
+    segments = begins.cumsum(1, dtype=np.int32)
+    where = {
+        "query_positions": np.arange(12),
+        "key_positions": np.arange(12),
+        "slopes": SLOPES,
+        "segments": (segments, segments),
+    }
+    same_values_and_gradients(q, k, v, 4, where, window)
+
+
+def test_segments_of_other_queries_than_keys():
+    """Four queries at the end of twelve keys, in blocks of two sizes."""
+    q, k, v = random_qkv(queries=4, keys=12)
+    segments = np.repeat(np.array([[0, 1, 2], [0, 0, 1]], np.int32), 4, axis=1)
+    segments[0, 9] = 1
+    where = {
+        "query_positions": np.arange(8, 12),
+        "key_positions": np.arange(12),
+        "segments": (segments[:, 8:], segments),
+    }
+    same_values_and_gradients(q, k, v, 3, where)
+
+
 def same_values_and_gradients(q, k, v, block, where, window=None):
     direction = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
     blockwise = functools.partial(blockwise_attention, block_size=block, window=window)

@@ -101,3 +101,42 @@ def test_a_query_before_every_key_gives_numbers():
         q, k, v, query_positions=np.zeros(6, int), key_positions=np.arange(1, 7), slopes=SLOPES
     )
     assert np.isfinite(out).all()
+
+
+# Three segments and one, of a query each and of many; numbers may come back, and in any order.
+SEGMENTS = np.array([[5, 5, 2, 2, 2, 5], [0, 1, 1, 1, 1, 1]], np.int32)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("slopes", [None, SLOPES], ids=["none", "alibi"])
+def test_segments_against_the_formula(slopes, window):
+    q, k, v = random_qkv()
+    where = {
+        "query_positions": np.arange(6),
+        "key_positions": np.arange(6),
+        "slopes": slopes,
+        "segments": (SEGMENTS, SEGMENTS),
+    }
+    expected = attention(q, k, v, **where, window=window)
+    got = compiled(q, k, v, **where, window=window)
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_segments_against_jax_nn():
+    q, k, v = random_qkv()
+    positions = jnp.arange(6)
+    ours = compiled(
+        q, k, v, query_positions=positions, key_positions=positions, segments=(SEGMENTS, SEGMENTS)
+    )
+    same = SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None, :]
+    theirs = jax.jit(functools.partial(jax.nn.dot_product_attention, is_causal=True, scale=1.0))
+    np.testing.assert_allclose(ours, theirs(q, k, v, mask=same), rtol=2e-5, atol=2e-6)
+
+
+def test_one_segment_is_none_to_the_bit():
+    q, k, v = random_qkv()
+    where = {"query_positions": np.arange(6), "key_positions": np.arange(6), "slopes": SLOPES}
+    one = np.full((2, 6), 7, np.int32)
+    np.testing.assert_array_equal(
+        compiled(q, k, v, **where, segments=(one, one)), compiled(q, k, v, **where)
+    )

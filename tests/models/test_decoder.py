@@ -60,6 +60,41 @@ def test_another_kernel_changes_nothing(name):
     np.testing.assert_allclose(other.logits, case(name).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama", {}),
+        ("bloomberg", {"kernel": functools.partial(blockwise_attention, block_size=3)}),
+        ("sliding_window", {"remat": "full"}),
+    ],
+)
+def test_segments_of_a_row_are_what_each_is_alone(name, options):
+    """Against numpy that runs each by itself: positions count only by their differences."""
+    packed = case(name, **options)
+    segments = np.array([[0, 0, 0, 0, 1, 1, 2, 2, 2], [3, 1, 1, 1, 1, 1, 1, 1, 1]], np.int32)
+
+    @jax.jit
+    def forward(tokens, segments):
+        hidden, _ = packed.decoder(tokens, segments=segments)
+        return packed.decoder.logits(hidden)
+
+    got = np.asarray(forward(TOKENS, segments))
+    for row, of_row in enumerate(segments):
+        for segment in np.unique(of_row):
+            here = of_row == segment
+            alone = reference.logits(
+                packed.architecture, packed.parameters, TOKENS[row : row + 1, here]
+            )
+            np.testing.assert_allclose(got[row, here], alone[0], rtol=1e-4, atol=1e-4)
+    assert np.abs(got - packed.logits)[segments != segments[:, :1]].max() > 1e-2
+
+
+def test_segments_do_not_go_with_a_cache():
+    decoder = case("llama").decoder
+    with pytest.raises(ValueError, match="segments with a cache"):
+        decoder(TOKENS, cache=decoder.empty_cache(2, 12), segments=np.zeros((2, 9), np.int32))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloomberg"])
 def test_a_token_changes_nothing_before_it(name):
     changed = TOKENS.copy()
