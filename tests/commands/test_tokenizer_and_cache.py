@@ -55,12 +55,15 @@ def test_a_vocabulary_is_trained_once(call):
     assert "tokens per word" in out
     model = pathlib.Path("small.model").read_bytes()
     status, out, _ = call("tokenizer")
-    assert "trained already" in out
-    status, out, _ = call("tokenizer", "--json", "--also_sizes=[600]", "--compare=['small.model']")
+    assert "is there already" in out
+    status, out, _ = call(
+        "tokenizer", "--json", "--vocab_sizes=[512, 600]", "--compare=['small.model']"
+    )
     result = json.loads(out)
-    assert result["trained"] == ["small-600.model"]
+    assert result["trained"] == ["small_512.model", "small_600.model"]
     pieces = [row["pieces"] for row in result["fertility"] if row["source"] == "legal"]
-    assert pieces == [512, 600]
+    assert pieces == [512, 600, 512]
+    assert pathlib.Path("small_512.model").read_bytes() == model
     assert all(row["lossless"] == 1 for row in result["fertility"])
     assert pathlib.Path("small.model").read_bytes() == model
     status, out, _ = call("tokenizer", "--seed=1")

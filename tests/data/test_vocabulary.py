@@ -3,8 +3,9 @@
 import pytest
 
 from t5x_style.data import Tokenizer
+from t5x_style.data.fertility import fertility
 from t5x_style.data.sources import documents
-from t5x_style.data.vocabulary import fertility, sampled, train_tokenizer
+from t5x_style.data.vocabulary import sampled, train_tokenizer
 from t5x_style.errors import Fault, UsageError
 
 SHARES = {"legal": 0.51, "general": 0.49}
