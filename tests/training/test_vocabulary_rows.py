@@ -19,7 +19,14 @@ from t5x_style.training.checkpoints import restore_parameters
 from t5x_style.training.evaluation import Evaluator
 from t5x_style.training.model_state import bind_model
 from t5x_style.training.vocabulary_rows import extended_rows, initial_parameters
-from tests.training.runs import ARCHITECTURE, FakeStores, FakeTokenizer, make_run
+from tests.training.runs import (
+    ARCHITECTURE,
+    SEQUENCE,
+    FakeStores,
+    FakeTokenizer,
+    constant,
+    make_run,
+)
 
 LEGAL = Source(name="legal", splits={"train": "package:legal.validation.jsonl.gz"})
 BASE, GROWN = 400, 440
@@ -42,7 +49,7 @@ def store(tokenizer: Tokenizer, name: str, first: int, last: int) -> TokenStore:
 
 def text_run(model_dir, tokenizer: Tokenizer, **changes):
     stores = FakeStores(
-        shares={"legal": 1.0},
+        phases=constant({"legal": 1.0}),
         train={"legal": store(tokenizer, "train", 0, 12)},
         validation={"legal": store(tokenizer, "validation", 0, 6)},
         tokenizer=tokenizer,
@@ -117,7 +124,7 @@ def test_a_grown_vocabulary_starts_near_where_the_base_was(base, grown, tmp_path
         drawn = rows.std() * jax.random.normal(jax.random.key(0), rows.shape)
         parameters["embedding"] = drawn.at[:BASE].set(rows[:BASE])
         validation = run.stores.validation["legal"]
-        sets = {"legal": evaluation_set(validation, grown, run.plan.sequence_length)}
+        sets = {"legal": evaluation_set(validation, grown, SEQUENCE)}
         evaluator = Evaluator(model, mesh, sets, batch_size=8, loss_chunk_tokens=64)
         random = evaluator(parameters)[SCORE]
     assert before < means
