@@ -54,7 +54,9 @@ def train(
     compute_dtype: str = "bfloat16",
     z_loss: float = 0.0,
     seed: int = 0,
-    max_epochs: float = 40.0,
+    max_epochs: float | Mapping[str, float] = 40.0,
+    at_cap: str = "refuse",
+    allow_blend_change: bool = False,
     log_period: int = 10,
     eval_period: int = 1000,
     eval_tokens: int | None = None,
@@ -86,7 +88,11 @@ def train(
       compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
       z_loss: coefficient of log(Z)^2.
       seed: of the initial parameters and the order of the rows.
-      max_epochs: a run that would read a source more often is refused.
+      max_epochs: how often a source is read at most: one number, or {source: number}, 40 for those
+        left out.
+      at_cap: what to do where that is not enough: 'refuse' the run, 'stop' it there, 'renormalise'
+        (the others take the source's share), or 'repeat' the source with a warning.
+      allow_blend_change: another blend may begin at the resume; what was read before stays.
       log_period: steps between training lines.
       eval_period: steps between evaluations.
       eval_tokens: tokens of each validation split to evaluate; all of them if not given.
@@ -101,10 +107,9 @@ def train(
     """
     refuse_unconsumed()
     law = None if own_law is None else read_law(own_law)
+    from t5x_style import training
     from t5x_style.data import ensure_stores
     from t5x_style.optim import BatchPlan
-    from t5x_style.training import Run, derived_rows
-    from t5x_style.training import train as run_training
 
     if set(task_feature_lengths) != {FEATURE}:
         wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
@@ -114,7 +119,7 @@ def train(
         )
     config_text = operative_config()
     stores = ensure_stores(corpus, build=not dry_run)
-    run = Run(
+    run = training.Run(
         model_dir=model_dir,
         architecture=architecture,
         topology=topology,
@@ -131,6 +136,8 @@ def train(
         z_loss=z_loss,
         seed=seed,
         max_epochs=max_epochs,
+        at_cap=at_cap,
+        allow_blend_change=allow_blend_change,
         log_period=log_period,
         eval_period=eval_period,
         eval_tokens=eval_tokens,
@@ -143,13 +150,17 @@ def train(
         early_stopping=early_stopping,
         own_law=law,
     )
+    run = training.within_caps(run)
     derived = run.derived()
-    print(table(derived_rows(derived), ("derived", "value", "")))
+    print(table(training.derived_rows(derived), ("derived", "value", "")))
+    print(f"\n{table(training.source_rows(derived), training.SOURCE_HEADERS)}")
+    for notice in derived["notices"]:
+        print(notice)
     if dry_run:
         return derived
     for change in run.config_changes:
         print(f"changed since the last start: {change}")
-    result = run_training(run)
+    result = training.train(run)
     line = result["line"]
     if result["resumed_from"] == line["step"]:
         print(f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens")
@@ -158,6 +169,8 @@ def train(
         print(result["reason"])
     # The line of a finished run may be from before the law was there.
     print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
+    had = training.achieved_rows(run.accounts(int(line["step"])))
+    print(table(had, training.ACHIEVED_HEADERS))
     if "best_step" in result:
         print(_best(model_dir, result["best_step"]))
     print(f"the run lies in {model_dir}")

@@ -101,6 +101,18 @@ class BatchPlan:
             if length_left <= 0:
                 length, length_left = lengths.pop(0)
 
+    def within(self, rows: int) -> "BatchPlan":
+        """The plan as far as its whole steps take no more than `rows` rows; it may have none."""
+        phases, left = [], rows
+        for phase in self.phases:
+            steps = min(phase.steps, left // phase.sequences)
+            left -= steps * phase.sequences
+            if steps:
+                phases.append(phase._replace(steps=steps))
+            if steps < phase.steps:
+                break
+        return BatchPlan(tuple(phases))
+
     def __str__(self) -> str:
         return ", then ".join(
             f"{phase.sequences:,} x {phase.sequence_length:,} tokens ({phase.steps:,} steps)"

@@ -23,6 +23,7 @@ EVENTS_FILE = "events.jsonl"
 EVENT_KINDS = (
     "started",
     "resumed",
+    "blend_changed",
     "saved",
     "spike",
     "rewound",

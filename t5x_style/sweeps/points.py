@@ -228,7 +228,7 @@ def _last_value(run: RunRecord, key: str) -> float:
 
 def _refuse_incomparable(first: RunRecord, run: RunRecord) -> None:
     """A law holds for one corpus and one vocabulary: a loss per token means nothing across two."""
-    for key in ("tokenizer", "shares"):
+    for key in ("tokenizer", "blend"):
         one, other = (each.plan["identity"][key] for each in (first, run))
         if one != other:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What a run derives before step 0, as tables for people."""
+"""What a run derives before step 0, and what it had of its sources, as tables for people."""
 
 import itertools
 from typing import Any
@@ -51,15 +51,6 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"compute in {derived['compute_dtype']}, attention {derived['kernel']}",
         ),
     ]
-    for name, source in derived["sources"].items():
-        rows.append(
-            (
-                f"source {name}",
-                f"{source['share']:.2%}",
-                f"{source['tokens']:,} tokens of {source['unique_tokens']:,}: "
-                f"{source['epochs']:.2f} epochs",
-            )
-        )
     rule = derived["early_stopping"]
     if rule is not None:
         watched = ", ".join(f"{name} {weight:.1%}" for name, weight in rule["weights"].items())
@@ -82,3 +73,32 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     return rows
+
+
+def source_rows(derived: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The sources of plan.json under SOURCE_HEADERS: what each is due, and what it is worth."""
+    rows = []
+    for name, source in derived["sources"].items():
+        first, last = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
+        rows.append((name, first if first == last else f"{first} to {last}", *_account(source)))
+    return rows
+
+
+SOURCE_HEADERS = ("source", "share asked", "tokens due", "of unique", "epochs", "worth fresh")
+
+
+def achieved_rows(accounts: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The same of what a run has had (see `Run.accounts`), under ACHIEVED_HEADERS."""
+    return [(name, f"{each['share']:.2%}", *_account(each)) for name, each in accounts.items()]
+
+
+ACHIEVED_HEADERS = ("source", "share had", "tokens had", "of unique", "epochs", "worth fresh")
+
+
+def _account(account: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{account['tokens']:,}",
+        f"{account['unique_tokens']:,}",
+        f"{account['epochs']:.2f}",
+        f"{account['effective_tokens']:,.0f}",
+    )

@@ -16,7 +16,7 @@ from t5x_style.errors import Fault, Preempted
 from t5x_style.reporting import Progress
 from t5x_style.training.batches import abstract_batch, global_batch
 from t5x_style.training.run import Run
-from t5x_style.training.setup import Session, finished_run, open_session
+from t5x_style.training.setup import Session, finished_run, open_session, tell_end
 from t5x_style.training.step import Batch, Metrics, packed_batch
 
 # Steps that may be queued on the device: enough to hide the host's work, few enough that a
@@ -158,8 +158,8 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
             lines.restart_clock(step)
 
     session.checkpointer.wait()
-    end, tokens = run.end(standing, step), plan.tokens_before(step)
-    writer.event("finished", step=step, tokens=tokens, seconds=ledger.seconds, **end)
+    end = run.end(standing, step)
+    tell_end(run, writer, step, ledger.seconds, end)
     progress.close()
     return {
         "line": lines.last,

@@ -12,15 +12,18 @@ from t5x_style.accounting import (
     Auditor,
     Chip,
     ParametricLaw,
-    Sources,
     chip,
+    count,
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.data import BatchReader, Blend, Stores, in_rows
+from t5x_style.data import BatchReader, Stores
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.optim import AdamW, BatchPlan
 from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.training import sources
+from t5x_style.training.blend_history import Chapter, asked_blend, chapters_of, reader_of
+from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, Standing
 from t5x_style.training.model_state import COMPUTE_DTYPES
 
@@ -35,7 +38,8 @@ class Run:
     Attributes are the parameters of the `train` verb, with `plan` in place of the batch size and
     the horizon, `stores` in place of the corpus, `own_law` read, and for the files that the run
     leaves `config_text`, the consumed configuration, and `config_changes`, how it differs from the
-    one that the run was last started with.
+    one that the run was last started with. `shortened` tells why `plan` ends before what was asked
+    for (see `within_caps`).
     """
 
     model_dir: str
@@ -48,7 +52,7 @@ class Run:
     compute_dtype: str
     z_loss: float
     seed: int
-    max_epochs: float
+    max_epochs: float | Mapping[str, float]
     log_period: int
     eval_period: int
     eval_tokens: int | None
@@ -60,12 +64,20 @@ class Run:
     config_changes: Sequence[Mapping[str, str]] = ()
     early_stopping: EarlyStopping | None = None
     own_law: ParametricLaw | None = None
+    at_cap: str = "refuse"
+    allow_blend_change: bool = False
+    shortened: str | None = None
 
     def __post_init__(self):
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise UsageError(
                 f"train.compute_dtype = {self.compute_dtype!r} is not one of "
                 f"{', '.join(COMPUTE_DTYPES)}{did_you_mean(self.compute_dtype, COMPUTE_DTYPES)}"
+            )
+        if self.at_cap not in sources.AT_CAP:
+            raise UsageError(
+                f"train.at_cap = {self.at_cap!r} is not one of {', '.join(sources.AT_CAP)}"
+                f"{did_you_mean(self.at_cap, sources.AT_CAP)}"
             )
         for name in (
             "microbatches",
@@ -108,25 +120,43 @@ class Run:
         _ = self.watched, self.auditor
 
     @functools.cached_property
-    def reader(self) -> BatchReader:
-        """Rows of the blend."""
-        return BatchReader(
-            Blend(in_rows(self.stores.phases, self.plan.rows_of_tokens, self.plan.lengths)),
-            self.stores.train,
-            sequence_lengths=self.plan.lengths,
-            seed=self.seed,
+    def chapters(self) -> list[Chapter]:
+        """The blends of the run, the one asked for last."""
+        newest = max(checkpoint_steps(self.model_dir), default=None)
+        # Of another version, a plan has no blend, and its identity is refused.
+        written = [] if newest is None else read_plan(self.model_dir).get("blend", [])
+        return chapters_of(
+            self.stores,
+            self.plan,
+            self._renormalised_at,
+            written=[Chapter.from_json(chapter) for chapter in written],
+            resume=None if newest is None else (self.plan.rows_before(newest), newest),
+            change=self.allow_blend_change,
         )
+
+    @functools.cached_property
+    def reader(self) -> BatchReader:
+        """Rows of the blend, and of those that it was before."""
+        return reader_of(self.chapters, self.stores, self.plan, self.seed)
+
+    @property
+    def _renormalised_at(self) -> dict[str, float] | None:
+        return self.caps if self.at_cap == "renormalise" else None
 
     @functools.cached_property
     def shares(self) -> dict[str, float]:
         """{source: share of the tokens of the whole run that it is due}."""
-        rows = self.plan.rows_before(self.plan.steps)
-        due = self.reader.blend.due(rows) / rows
+        due = self.reader.blend.due(self.plan.rows) / self.plan.rows
         return dict(zip(self.reader.names, due.tolist(), strict=True))
 
+    @functools.cached_property
     def caps(self) -> dict[str, float]:
         """{source: epochs} that it is read at most."""
-        return dict.fromkeys(self.reader.names, self.max_epochs)
+        return sources.checked_caps(self.max_epochs, list(self.stores.train))
+
+    def accounts(self, step: int) -> dict[str, dict[str, Any]]:
+        """What the steps before `step` take of each source; see `sources.accounts`."""
+        return sources.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
 
     @functools.cached_property
     def auditor(self) -> Auditor:
@@ -138,14 +168,10 @@ class Run:
             self.topology.kernel,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
-            effective_tokens=self._sources.effective,
+            effective_tokens=lambda tokens: sources.worth(
+                self.reader, self.stores.train, self.plan.rows_of_tokens(int(tokens))
+            ),
         )
-
-    @functools.cached_property
-    def _sources(self) -> Sources:
-        """The blend as the accounts see it."""
-        sizes = {name: store.num_tokens for name, store in self.stores.train.items()}
-        return Sources(sizes, self.shares, self.caps())
 
     @functools.cached_property
     def watched(self) -> dict[str, float]:
@@ -197,7 +223,7 @@ class Run:
         return {
             "architecture": dataclasses.asdict(self.architecture),
             "tokenizer": self.stores.tokenizer.hash,
-            "blend": [dataclasses.asdict(phase) for phase in self.stores.phases],
+            "blend": asked_blend(self.stores, self._renormalised_at),
             "stores": {
                 name: store.meta["fingerprint"] for name, store in self.stores.train.items()
             },
@@ -208,20 +234,49 @@ class Run:
             "seed": self.seed,
         }
 
-    def derived(self) -> dict[str, Any]:
-        """What plan.json holds: all that follows from the configuration, before step 0."""
-        rows = self.plan.rows
-        sources = {}
-        for index, name in enumerate(self.reader.names):
+    def _sources(self) -> dict[str, dict[str, Any]]:
+        """What the whole run takes of each source, what share was asked for, and where it lies."""
+        start = self.chapters[0].shares(0)
+        end = self.chapters[-1].shares(self.plan.rows)
+        planned = {}
+        for name, account in self.accounts(self.plan.steps).items():
             validation = self.stores.validation.get(name)
-            sources[name] = {
+            planned[name] = {
+                **account,
                 "share": self.shares[name],
-                "unique_tokens": self.stores.train[name].num_tokens,
-                "tokens": int(self.reader.tokens_by_source(rows)[index]),
-                "epochs": float(self.reader.epochs(rows)[index]),
+                "first_share": start.get(name, 0.0),
+                "last_share": end.get(name, 0.0),
                 "store": str(self.stores.train[name].path),
                 "validation_store": None if validation is None else str(validation.path),
             }
+        return planned
+
+    def _notices(self) -> list[str]:
+        """What is to be said of sources that are read more than a few times.
+
+        Raises:
+          UsageError: one would be read more often than its cap, and that is refused.
+        """
+        notices = [] if self.shortened is None else [self.shortened]
+        for row, name in self.chapters[-1].reached:
+            if row < self.plan.rows:
+                notices.append(
+                    f"source {name!r} is at its cap of {self.caps[name]:g} epochs after "
+                    f"{count(self.plan.tokens_of_rows(row))} tokens: the others take its share"
+                )
+        caps = self.caps if self.at_cap in ("refuse", "stop") else None
+        notices += self.reader.check_horizon(self.plan.rows, caps)
+        if self.at_cap == "repeat":
+            notices += [
+                f"source {name!r} will be read {account['epochs']:.1f} times, past its cap of "
+                f"{self.caps[name]:g}"
+                for name, account in self.accounts(self.plan.steps).items()
+                if account["epochs"] > self.caps[name]
+            ]
+        return notices
+
+    def derived(self) -> dict[str, Any]:
+        """What plan.json holds: all that follows from the configuration, before step 0."""
         audit = self.auditor.at(self.plan.tokens)
         return {
             "identity": self.identity(),
@@ -248,7 +303,9 @@ class Run:
             "kernel": self.topology.kernel,
             "loss_chunk_tokens": self.topology.loss_chunk_tokens,
             "compute_dtype": self.compute_dtype,
-            "sources": sources,
+            "blend": [chapter.to_json() for chapter in self.chapters],
+            "sources": self._sources(),
+            "notices": self._notices(),
             "tokenizer": {
                 **dataclasses.asdict(self.stores.tokenizer.absolute()),
                 "hash": self.stores.tokenizer.hash,
@@ -289,22 +346,60 @@ def read_plan(model_dir: str) -> dict[str, Any]:
         raise Fault(f"{path} is not JSON: {error}") from None
 
 
-def refuse_another_run(old: dict[str, Any], new: dict[str, Any], model_dir: str) -> None:
+def refuse_another_run(
+    old: dict[str, Any], new: dict[str, Any], model_dir: str, *, allow_blend_change: bool
+) -> None:
     """Compare the identities of the run that is there and of the one asked for.
+
+    Args:
+      allow_blend_change: whether another blend, also of more sources, is no other run.
 
     Raises:
       UsageError: going on would corrupt it; names every difference.
     """
+    with_blend = {**old, "blend": new["blend"], "stores": {**new["stores"], **old["stores"]}}
     differences = [
         f"{name}: {before!r} there, {after!r} asked for"
-        for name, before, after in _flat_differences(old, new)
+        for name, before, after in _flat_differences(with_blend if allow_blend_change else old, new)
     ]
-    if differences:
-        raise UsageError(
-            f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"
-            + "".join(f"\n  {difference}" for difference in differences)
-            + "\nname another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
+    if not differences:
+        return
+    advice = "name another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
+    if not allow_blend_change and with_blend == new:
+        advice += (
+            ";\ntrain.allow_blend_change = True goes on from the newest checkpoint with the new "
+            "blend, and leaves the rows before it what they were"
         )
+    raise UsageError(
+        f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"
+        + "".join(f"\n  {difference}" for difference in differences)
+        + f"\n{advice}"
+    )
+
+
+def within_caps(run: Run) -> Run:
+    """The run, planned to end before a source is read more often than its cap.
+
+    Only where `at_cap` is 'stop'; any other is left as it is.
+
+    Raises:
+      UsageError: that is before its first step.
+    """
+    if run.at_cap != "stop":
+        return run
+    rows = sources.rows_within(run.reader, run.caps, run.plan.rows)
+    if rows == run.plan.rows:
+        return run
+    plan = run.plan.within(rows)
+    after = sources.accounts(run.reader, run.stores.train, rows + 1)
+    name = next(name for name, cap in run.caps.items() if after[name]["epochs"] > cap)
+    reason = (
+        f"source {name!r} is at its cap of {run.caps[name]:g} epochs at step {plan.steps:,} of "
+        f"{run.plan.steps:,}: the run is planned to end there"
+    )
+    if not plan.phases:
+        raise UsageError(f"AT_CAP = 'stop': {reason}")
+    return dataclasses.replace(run, plan=plan, shortened=reason)
 
 
 def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

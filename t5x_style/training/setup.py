@@ -19,7 +19,12 @@ from t5x_style.reporting import RunWriter
 from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
 from t5x_style.training.batches import abstract_batch
-from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
+from t5x_style.training.checkpoints import (
+    Checkpointer,
+    checkpoint_steps,
+    find_checkpoint,
+    restore_parameters,
+)
 from t5x_style.training.evaluation import Evaluator
 from t5x_style.training.model_state import State, abstract_state, bind_model, fresh_state
 from t5x_style.training.run import (
@@ -30,7 +35,6 @@ from t5x_style.training.run import (
     refuse_another_run,
 )
 from t5x_style.training.step import make_train_step
-from t5x_style.training.vocabulary_rows import initial_parameters
 
 
 @dataclasses.dataclass
@@ -77,12 +81,18 @@ def open_session(run: Run) -> Session:
     started = time.perf_counter()
     plan, topology = run.plan, run.topology
     derived = run.derived()
-    warnings = run.reader.check_horizon(plan.rows, run.caps())
 
     # What is there already, and may it be gone on with?
     resume_step = max(checkpoint_steps(run.model_dir), default=None)
+    before: dict[str, Any] = {}
     if resume_step is not None:
-        refuse_another_run(read_plan(run.model_dir)["identity"], derived["identity"], run.model_dir)
+        before = read_plan(run.model_dir)
+        refuse_another_run(
+            before["identity"],
+            derived["identity"],
+            run.model_dir,
+            allow_blend_change=run.allow_blend_change,
+        )
         if resume_step > plan.steps:
             raise UsageError(
                 f"MODEL_DIR = {run.model_dir} is at step {resume_step:,}, behind the end of the "
@@ -113,9 +123,8 @@ def open_session(run: Run) -> Session:
         else:
             parameters = None
             if run.initial_checkpoint_path is not None:
-                parameters = initial_parameters(
-                    run.initial_checkpoint_path, run.stores.tokenizer, model.abstract
-                )
+                checkpoint = find_checkpoint(run.initial_checkpoint_path)
+                parameters = restore_parameters(checkpoint, model.abstract)
             state = fresh_state(model, optimizer, target, run.seed, parameters)
             ledger = Ledger()
         step = resume_step or 0
@@ -140,10 +149,15 @@ def open_session(run: Run) -> Session:
             mesh=topology.mesh_shape,
             jax=jax.__version__,
             config_changes=list(run.config_changes),
+            sources=derived["sources"],
             initial_checkpoint=run.initial_checkpoint_path if resume_step is None else None,
         )
-        for warning in warnings:
-            writer.event("warned", step=step, tokens=tokens, reason=warning)
+        *earlier, chapter = run.chapters
+        if earlier and chapter.step == step and before["blend"][-1]["asked"] != chapter.asked:
+            old, new = (each.shares(plan.rows_before(step)) for each in (earlier[-1], chapter))
+            writer.event("blend_changed", step=step, tokens=tokens, old=old, new=new)
+        for notice in derived["notices"]:
+            writer.event("warned", step=step, tokens=tokens, reason=notice)
         ledger.add("other", time.perf_counter() - started)
 
         # Every program of the run, compiled here and nowhere else.
@@ -210,7 +224,12 @@ def finished_run(run: Run) -> dict[str, Any] | None:
         return None
     if step < run.plan.steps and run.early_stopping is None:
         return None
-    refuse_another_run(read_plan(run.model_dir)["identity"], run.identity(), run.model_dir)
+    refuse_another_run(
+        read_plan(run.model_dir)["identity"],
+        run.identity(),
+        run.model_dir,
+        allow_blend_change=run.allow_blend_change,
+    )
     folder = pathlib.Path(run.model_dir)
     lines = [line for line in read_lines(folder / METRICS_FILE) if line["step"] <= step]
     evaluations = [line for line in lines if is_evaluation(line)]
@@ -237,8 +256,7 @@ def finished_run(run: Run) -> dict[str, Any] | None:
     if not ends:
         # A kill came between the last checkpoint and the last word.
         with RunWriter(run.model_dir, resume_step=step) as writer:
-            tokens = training[-1]["tokens"]
-            writer.event("finished", step=step, tokens=tokens, seconds=seconds, **end)
+            tell_end(run, writer, step, seconds, end)
     return {
         "line": training[-1],
         "evaluation": evaluations[-1] if evaluations else {},
@@ -246,6 +264,17 @@ def finished_run(run: Run) -> dict[str, Any] | None:
         "resumed_from": step,
         **end,
     }
+
+
+def tell_end(
+    run: Run, writer: RunWriter, step: int, seconds: Mapping[str, float], end: dict[str, Any]
+) -> None:
+    """The last word on a run: what it had of each source, in its events and beside the plan."""
+    tokens, sources = run.plan.tokens_before(step), run.accounts(step)
+    achieved = {"step": step, "tokens": tokens, "sources": sources}
+    plan = run.derived() | {"achieved": achieved}
+    write_whole(run.model_dir, PLAN_FILE, json.dumps(plan, indent=1) + "\n")
+    writer.event("finished", step=step, tokens=tokens, sources=sources, seconds=seconds, **end)
 
 
 def write_whole(folder: str, name: str, text: str) -> None:

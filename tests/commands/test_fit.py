@@ -91,7 +91,7 @@ def test_runs_are_points(tmp_path):
             loss = true_loss(params, tokens)
             writer.metrics({"step": 1, "tokens": tokens, "eval/legal/loss": loss})
         plan = {
-            "identity": {"tokenizer": "t", "shares": {"legal": 1.0}},
+            "identity": {"tokenizer": "t", "blend": {"legal": 1.0}},
             "parameters": {"total": params},
             "horizon": {"tokens": tokens + (number == 8)},
             "sources": {"legal": {"share": 1.0, "epochs": 4.0 + number}},

@@ -83,6 +83,17 @@ def test_every_count_against_a_plain_loop(sizes, lengths):
     assert BatchPlan.of(sizes, lengths, train_tokens=tokens) == plan
 
 
+def test_a_plan_within_rows_is_the_longest_of_its_beginnings():
+    plan = BatchPlan.of([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
+    for rows in range(25):
+        within = plan.within(rows)
+        fitting = [step for step in range(plan.steps + 1) if plan.rows_before(step) <= rows]
+        assert within.steps == fitting[-1]
+        assert within.phases[:-1] == plan.phases[: max(0, len(within.phases) - 1)]
+        for step in range(within.steps):
+            assert within.shape(step) == plan.shape(step)
+
+
 def test_a_run_is_never_shorter_than_asked():
     assert BatchPlan.of(4, 10, train_tokens=401).phases == ((4, 10, 11),)
     assert BatchPlan.of(4, 10, train_tokens=400).phases == ((4, 10, 10),)

@@ -93,7 +93,7 @@ def make_run(tmp_path):
                     }
                 )
         plan = {
-            "identity": {"tokenizer": tokenizer, "shares": shares},
+            "identity": {"tokenizer": tokenizer, "blend": shares},
             "parameters": {"total": params},
             "horizon": {"tokens": 100},
             "sources": {name: {"share": share, "epochs": epochs} for name, share in shares.items()},
@@ -152,7 +152,7 @@ def test_runs_that_cannot_be_compared_are_refused(make_run):
     run = make_run("a")
     with pytest.raises(UsageError, match="tokenizer is 't' in the one and 'u' in the other"):
         points_of_runs([run, make_run("b", tokenizer="u")])
-    with pytest.raises(UsageError, match="shares is"):
+    with pytest.raises(UsageError, match="blend is"):
         points_of_runs([run, make_run("c", source="medical")])
 
 

@@ -11,19 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_style.data import BatchReader
 from t5x_style.optim import BatchPlan
 from t5x_style.partitioning import MESH_AXES, batch_sharding
 from t5x_style.training.batches import abstract_batch, global_batch
 from t5x_style.training.step import packed_batch
-from tests.training.runs import stores
+from tests.training.runs import make_run
 
 STEPS = 9
 # A new life of the run begins at each of these steps.
 STARTS = (0, 1, 3, 7)
 # By data, fsdp, tensor and sequence.
 MESHES = {"data=2 x fsdp=2": (2, 2, 1, 1), "fsdp=2 x tensor=2": (1, 2, 2, 1)}
-PLAN = BatchPlan.of([(8, 512), (16, None)], 16, train_steps=STEPS)
+PLAN = BatchPlan.of([(8, 512), (16, None)], [(8, 256), (16, None)], train_steps=STEPS)
 
 
 def held(devices: list[jax.Device]) -> dict[str, np.ndarray]:
@@ -42,12 +41,13 @@ def held_on(mesh: Mesh) -> dict[str, np.ndarray]:
     def read(rows: np.ndarray) -> np.ndarray:
         nonlocal rows_read
         rows_read += len(rows)
-        return packed_batch(*reader.rows(rows))
+        found = reader.rows(rows)
+        return packed_batch(found.tokens, found.source)
 
     found = {}
     for step in range(STEPS):
         if step in STARTS:
-            reader = BatchReader(stores(), sequence_length=16, seed=0)
+            reader = make_run("no-such-run", plan=PLAN).reader
         like = abstract_batch(*PLAN.shape(step), batch_sharding(mesh))
         with jax.transfer_guard("disallow"):
             batch = global_batch(read, PLAN.rows_before(step), like)

@@ -1,0 +1,77 @@
+"""What a run has of each source, and how much of it: in the table before step 0, and after it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_style.accounting.laws.data_constrained import effective_tokens
+from t5x_style.data import BatchReader, TokenStore
+from t5x_style.errors import UsageError, did_you_mean
+
+# What happens when a source has been read as often as it may be: the run is refused; it is planned
+# to end there; the others take its share; or it is read on, with a warning.
+AT_CAP = ("refuse", "stop", "renormalise", "repeat")
+# Of sources that a mapping of caps leaves out: beyond it a text teaches nothing more (Muennighoff
+# et al. 2023).
+DEFAULT_MAX_EPOCHS = 40.0
+
+
+def checked_caps(max_epochs: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """{source: epochs that it is read at most}, from one number or {source: number}.
+
+    Raises:
+      UsageError: a cap that is not above 0, or of a source that is not there.
+    """
+    if not isinstance(max_epochs, Mapping):
+        max_epochs = dict.fromkeys(names, max_epochs)
+    for name, cap in max_epochs.items():
+        if name not in names:
+            raise UsageError(
+                f"train.max_epochs names {name!r}; the sources of the blend are "
+                f"{', '.join(names)}{did_you_mean(name, names)}"
+            )
+        if not cap > 0:
+            raise UsageError(f"train.max_epochs of {name!r} = {cap!r}: must be above 0")
+    return {name: float(max_epochs.get(name, DEFAULT_MAX_EPOCHS)) for name in names}
+
+
+def rows_within(reader: BatchReader, caps: Mapping[str, float], rows: int) -> int:
+    """The most rows, up to `rows`, that read no source more often than its cap."""
+    most = [caps[name] for name in reader.names]
+    fits, beyond = 0, rows + 1
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        within = (reader.epochs(middle) <= most).all()
+        fits, beyond = (middle, beyond) if within else (fits, middle)
+    return fits
+
+
+def worth(reader: BatchReader, stores: Mapping[str, TokenStore], rows: int) -> float:
+    """Fresh tokens that teach as much as the first `rows` rows, each source repeating by itself."""
+    return math.fsum(
+        effective_tokens(int(tokens), stores[name].num_tokens)
+        for name, tokens in zip(reader.names, reader.tokens_by_source(rows), strict=True)
+    )
+
+
+def accounts(
+    reader: BatchReader, stores: Mapping[str, TokenStore], rows: int
+) -> dict[str, dict[str, Any]]:
+    """What the first `rows` rows take of each source, by name.
+
+    Returns:
+      unique_tokens, tokens, share (of the tokens), epochs, effective_tokens (what they are worth in
+      fresh ones).
+    """
+    tokens, epochs = reader.tokens_by_source(rows).tolist(), reader.epochs(rows).tolist()
+    total = max(1, sum(tokens))
+    return {
+        name: {
+            "unique_tokens": stores[name].num_tokens,
+            "tokens": tokens[index],
+            "share": tokens[index] / total,
+            "epochs": epochs[index],
+            "effective_tokens": effective_tokens(tokens[index], stores[name].num_tokens),
+        }
+        for index, name in enumerate(reader.names)
+    }

@@ -1,0 +1,177 @@
+"""A blend that is changed at a resume: what was read stays, and what comes is what was told."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from t5x_style.data import BatchReader, BlendPhase, SharePhase
+from t5x_style.errors import UsageError
+from t5x_style.optim import AdamW, Schedule
+from t5x_style.training import train
+from t5x_style.training.blend_history import Chapter, chapters_before, phases_from
+from tests.training.runs import made_up_store, make_run, stores
+
+CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="constant"))
+OLD = SharePhase(None, {"domain": 0.51, "general": 0.49}, {"domain": 0.51, "general": 0.49})
+# The same blend to token 640, which is row 40, and then a ramp to the domain alone.
+ANNEALED = (
+    SharePhase(640, OLD.start, OLD.end),
+    SharePhase(1280, OLD.start, {"domain": 0.9, "general": 0.1}),
+    SharePhase(None, {"domain": 0.9, "general": 0.1}, {"domain": 0.9, "general": 0.1}),
+)
+QUARTER = SharePhase(None, *[{"general": 0.75, "domain": 0.25} for _ in range(2)])
+
+
+def blended(*phases: SharePhase, **more_stores):
+    held = stores()
+    return dataclasses.replace(held, phases=phases, train=held.train | more_stores, validation={})
+
+
+def run_of(model_dir, steps: int, *phases: SharePhase, **changes):
+    return make_run(
+        model_dir, steps=steps, optimizer=CONSTANT, **{"stores": blended(*phases), **changes}
+    )
+
+
+def event(model_dir, kind: str) -> list[dict]:
+    lines = map(json.loads, (model_dir / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.fixture
+def rows_read(monkeypatch) -> dict[int, bytes]:
+    """{row: its source and tokens} of all that is read while the test runs.
+
+    A run that comes to row 60 for the first time is broken off there.
+    """
+    seen: dict[int, bytes] = {}
+    read = BatchReader.rows
+
+    def recorded(reader, numbers):
+        if 60 in numbers and 60 not in seen:
+            seen[60] = b""
+            raise InterruptedError
+        rows = read(reader, numbers)
+        for at, number in enumerate(numbers.tolist()):
+            seen[number] = row_of(reader, rows, at)
+        return rows
+
+    monkeypatch.setattr(BatchReader, "rows", recorded)
+    return seen
+
+
+def row_of(reader, rows, at: int) -> bytes:
+    return reader.names[rows.source[at]].encode() + b":" + rows.tokens[at].tobytes()
+
+
+@pytest.mark.parametrize("new", [ANNEALED, (QUARTER,)], ids=["annealed", "constant"])
+def test_broken_off_changed_and_gone_on_with(tmp_path, rows_read, new):
+    """Broken off in step 8, gone on with from step 5 to 10 with another blend, and then to 15."""
+    with pytest.raises(InterruptedError):
+        train(run_of(tmp_path, 20, OLD))
+    before = {row: rows_read[row] for row in range(40)}
+    with pytest.raises(UsageError, match=r"train\.allow_blend_change = True goes on"):
+        train(run_of(tmp_path, 10, *new))
+
+    train(run_of(tmp_path, 10, *new, allow_blend_change=True))
+    # The configuration of the run is the new one now: nothing is to be allowed any more.
+    train(run_of(tmp_path, 15, *new))
+    assert sorted(rows_read) == list(range(120))
+    assert {row: rows_read[row] for row in range(40)} == before
+    assert len(set(rows_read.values())) == 120, "a window was read twice"
+
+    (told,) = event(tmp_path, "blend_changed")
+    assert (told["step"], told["tokens"]) == (5, 640)
+    assert told["old"] == OLD.start
+    assert told["new"] == dict(new[0].start)
+
+    # What is due of the rows since the change: the integral of the shares that were asked for.
+    names = ("domain", "general")
+    first, last = new[min(1, len(new) - 1)].start, new[-1].end
+    due, had = np.zeros(2), np.zeros(2)
+    for row in range(40, 120):
+        # The ramp lasts from row 40 to row 120.
+        at = (row + 0.5 - 40) / 80
+        due += [(1 - at) * first[name] + at * last[name] for name in names]
+        had += [rows_read[row].startswith(name.encode()) for name in names]
+        assert (abs(had - due) < 1).all()
+
+    # Whoever begins anew reads the same.
+    reader = run_of(tmp_path, 15, *new).reader
+    again = reader.rows(np.arange(120))
+    assert {row: row_of(reader, again, row) for row in range(120)} == rows_read
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert [(chapter["row"], chapter["step"]) for chapter in plan["blend"]] == [(0, 0), (40, 5)]
+
+
+def test_a_change_that_was_never_saved_leaves_no_trace(tmp_path):
+    train(run_of(tmp_path, 5, OLD))
+    # Killed before its first checkpoint: all that it left is its plan.
+    changed = run_of(tmp_path, 10, *ANNEALED, allow_blend_change=True)
+    (tmp_path / "plan.json").write_text(json.dumps(changed.derived()))
+    for phases, rows in (((OLD,), [0]), (ANNEALED, [0, 40]), ((QUARTER,), [0, 40])):
+        run = run_of(tmp_path, 10, *phases, allow_blend_change=True)
+        assert [chapter.row for chapter in run.chapters] == rows
+        assert run.chapters[0].phases == changed.chapters[0].phases
+
+
+def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
+    train(run_of(tmp_path, 5, OLD))
+    third = made_up_store("t", 2048, 5)
+    with_third = SharePhase(
+        None, *[{"domain": 0.5, "general": 0.25, "third": 0.25} for _ in range(2)]
+    )
+    run = run_of(tmp_path, 10, stores=blended(with_third, third=third), allow_blend_change=True)
+    line = train(run)["line"]
+    assert line["tokens/third"] == 16 * 10
+    assert line["share/third"] == pytest.approx(0.125)
+
+    alone = SharePhase(None, {"third": 1.0}, {"third": 1.0})
+    without = dataclasses.replace(blended(alone), train={"third": third})
+    with pytest.raises(UsageError, match="has read of the source"):
+        run_of(tmp_path, 15, stores=without, allow_blend_change=True)
+    other = blended(with_third, third=third, domain=made_up_store("other", 4096, 9))
+    with pytest.raises(UsageError, match=r"stores\.domain") as refused:
+        train(run_of(tmp_path, 15, stores=other, allow_blend_change=True))
+    assert "allow_blend_change" not in str(refused.value)
+    again = blended(with_third, third=third)
+    with pytest.raises(UsageError, match="seed: 0 there, 1 asked for"):
+        train(run_of(tmp_path, 15, stores=again, seed=1, allow_blend_change=True))
+
+
+def test_phases_from_a_row_on():
+    ramp = BlendPhase(10, {"a": 1.0}, {"a": 0.5, "b": 0.5})
+    rest = BlendPhase(None, {"b": 1.0}, {"b": 1.0})
+    assert phases_from([ramp, rest], 0) == [ramp, rest]
+    assert phases_from([ramp, rest], 4) == [
+        BlendPhase(6, {"a": 0.8, "b": 0.2}, {"a": 0.5, "b": 0.5}),
+        rest,
+    ]
+    assert phases_from([ramp, rest], 10) == phases_from([ramp, rest], 99) == [rest]
+
+
+def test_which_chapters_stay():
+    one, two, three = (Chapter(10 * n, n, f"blend {n}", ()) for n in range(3))
+    written = [one, two, three]
+    assert chapters_before(written, "blend 2", (25, 3), change=False) == ([one, two], (20, 2))
+    assert chapters_before(written, "blend 2", (25, 3), change=True) == ([one, two], (20, 2))
+    assert chapters_before(written, "new", (25, 3), change=True) == (written, (25, 3))
+    # Not allowed: for the identity to refuse.
+    assert chapters_before(written, "new", (25, 3), change=False) == ([one, two], (20, 2))
+    # The third has no checkpoint behind its row.
+    assert chapters_before(written, "new", (20, 2), change=True) == ([one, two], (20, 2))
+    assert chapters_before(written, "blend 1", (20, 2), change=True) == ([one], (10, 1))
+    assert chapters_before([one], "new", (0, 0), change=True) == ([], (0, 0))
+
+
+def test_a_chapter_in_json_and_back():
+    chapter = Chapter(
+        40,
+        5,
+        {"phases": [], "max_epochs": None},
+        (BlendPhase(10, {"a": 1.0}, {"b": 1.0}), BlendPhase(None, {"b": 1.0}, {"b": 1.0})),
+        ((50, "a"),),
+    )
+    assert Chapter.from_json(json.loads(json.dumps(chapter.to_json()))) == chapter
