@@ -262,6 +262,8 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
 def _details(name: str, run: RunRecord) -> str:
     """What was derived, what happened, and the configuration, folded away."""
     parts = [f"<h2>{html.escape(name)}</h2>"]
+    if run.plan.get("sources"):
+        parts.append(_due_and_had(run))
     if run.events:
         rows = [
             [
@@ -271,7 +273,7 @@ def _details(name: str, run: RunRecord) -> str:
                 ", ".join(
                     f"{key} {value}"
                     for key, value in event.items()
-                    if key not in ("event", "step", "tokens", "time", "seconds")
+                    if key not in ("event", "step", "tokens", "time", "seconds", "sources")
                 ),
             ]
             for event in run.events
@@ -283,6 +285,29 @@ def _details(name: str, run: RunRecord) -> str:
     if run.config:
         parts.append(_folded("Configuration", f"<pre>{html.escape(run.config)}</pre>"))
     return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _due_and_had(run: RunRecord) -> str:
+    """What the whole run is due of each source, and what it has had by its last line."""
+    last = run.training[-1] if run.training else {}
+    rows = []
+    for name, source in run.plan["sources"].items():
+        first, end = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
+        rows.append(
+            [
+                name,
+                first if first == end else f"{first} to {end}",
+                _number(last.get(f"share/{name}"), ".2%"),
+                f"{source['tokens']:,}",
+                _number(last.get(f"tokens/{name}"), ","),
+                f"{source['unique_tokens']:,}",
+                f"{source['epochs']:.2f}",
+                _number(last.get(f"epochs/{name}"), ".2f"),
+                f"{source['effective_tokens']:,.0f}",
+            ]
+        )
+    headers = ["source", "share asked", "share had", "tokens due", "tokens had", "of unique"]
+    return html_table([*headers, "epochs due", "epochs had", "tokens due are worth fresh"], rows)
 
 
 def _folded(title: str, body: str) -> str:

@@ -155,3 +155,23 @@ def test_a_run_that_stopped_early_and_a_law_of_ones_own(made_up_run, tmp_path):
     assert "early stopping at 50.0% of it" in page.text
     assert "mine: compute efficiency 50.0%" in page.text
     assert f"the {own['expected_loss']:.4f} that mine expects" in page.text
+
+
+def test_what_each_source_was_due_and_had(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "small")
+    account = {"unique_tokens": 4_000_000, "epochs": 0.1, "effective_tokens": 400_000.0}
+    sources = {
+        "legal": account | {"first_share": 0.51, "last_share": 0.9, "tokens": 400_128},
+        "general": account | {"first_share": 0.49, "last_share": 0.1, "tokens": 419_072},
+    }
+    (model_dir / "plan.json").write_text(json.dumps({"sources": sources}))
+    with RunWriter(model_dir, resume_step=400) as writer:
+        writer.event("finished", step=400, tokens=819_200, sources=sources)
+    page = page_of([model_dir], tmp_path / "report.html")
+    assert re.search(
+        r"legal\s*51\.00% to 90\.00%\s*51\.00%\s*400,128\s*417,792\s*4,000,000\s*0\.10\s*0\.10"
+        r"\s*400,000",
+        page.text,
+    )
+    # The table says it; a line of the history does not say it again.
+    assert "sources {" not in page.text
