@@ -1,18 +1,18 @@
-"""Training a vocabulary on a blend, and what it makes of each source."""
+"""Training a vocabulary on a blend."""
 
-import collections
-import dataclasses
 import io
 import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from t5x_style.data.tokenizer import PAD_ID, Tokenizer
-from t5x_style.errors import Fault, UsageError
+from t5x_style.data.tokenizer_kinds import SPACE_MARK
+from t5x_style.errors import Fault, UsageError, did_you_mean
 
 # sentencepiece adds up expectations in the order of its threads: a fixed number of them, and not
 # the machine's, makes the same vocabulary everywhere.
@@ -23,6 +23,11 @@ UNIT_CHARACTERS = 2000
 # source, so that a source of a terabyte need not be read to its end.
 SCANNED = 8
 SMALLEST_VOCABULARY = 320
+MODEL_TYPES = ("unigram", "bpe")
+# What sentencepiece calls ids 0, 1 and 2.
+RESERVED_PIECES = ("<pad>", "</s>", "<unk>", "<s>")
+# sentencepiece's own limit of 16 characters would cut most phrases of three words.
+PHRASE_CHARACTERS = 32
 
 
 def train_tokenizer(
@@ -31,32 +36,51 @@ def train_tokenizer(
     *,
     vocab_size: int,
     path: str | os.PathLike,
+    model_type: str = "unigram",
+    spaces_inside_words: bool = False,
+    text_symbols: Sequence[str] = (),
+    control_symbols: Sequence[str] = (),
     seed: int = 0,
     sample_bytes: int = 4_000_000,
 ) -> Tokenizer:
-    """Trains a Unigram vocabulary (Kudo 2018) with byte fallback, and writes it to `path`.
+    """Trains a vocabulary with byte fallback, and writes it to `path`.
 
     It loses nothing: no normalisation, no dummy prefix, white space kept, every byte a piece, each
-    digit alone. Ids: 0 pad, 1 end of document, 2 unknown, 3 to 258 the bytes. The same arguments
-    give the same file, on any machine.
+    digit alone. Ids: 0 pad, 1 end of document, 2 unknown, then the control symbols, the text
+    symbols, the 256 bytes, and the pieces that were learnt. The same arguments give the same file,
+    on any machine.
 
     Args:
       texts: {source: its documents}.
       shares: {source: share of the sample's bytes}; a source smaller than its part is repeated, as
         it will be in training.
-      vocab_size: V, 320 or more.
+      vocab_size: V, with all of these ids: 320 and the symbols at least.
       path: the `.model` file.
+      model_type: 'unigram' (Kudo 2018) or 'bpe' (Sennrich et al. 2016).
+      spaces_inside_words: learn pieces of several words as well, up to 32 characters, as
+        BloombergGPT does (2303.17564, section 2.3).
+      text_symbols: strings without white space that are one id each wherever a text has them.
+      control_symbols: ids that no text is encoded to and that decode to nothing.
       seed: of the choice of documents.
       sample_bytes: how much text to look at.
 
     Raises:
-      UsageError: a vocabulary too small to hold the bytes, or too large for the text.
+      UsageError: a vocabulary too small to hold the bytes, or too large for the text; an unknown
+        type; a symbol that cannot be one.
       Fault: a source without text.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
+    if model_type not in MODEL_TYPES:
         raise UsageError(
-            f"vocab_size = {vocab_size}: 259 ids go to bytes and control, and the frequent "
-            f"characters need theirs; {SMALLEST_VOCABULARY} is the least"
+            f"model_type = {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
+            f"{did_you_mean(model_type, MODEL_TYPES)}"
+        )
+    symbols = [*control_symbols, *text_symbols]
+    _check_symbols(symbols)
+    smallest = SMALLEST_VOCABULARY + len(symbols)
+    if vocab_size < smallest:
+        raise UsageError(
+            f"vocab_size = {vocab_size}: {259 + len(symbols)} ids go to bytes, control and "
+            f"symbols, and the frequent characters need theirs; {smallest} is the least"
         )
     import sentencepiece
 
@@ -64,12 +88,16 @@ def train_tokenizer(
         sampled(name, texts[name], round(share * sample_bytes), seed)
         for name, share in shares.items()
     )
+    # Left out otherwise: what is set is written into the model, and would change its hash.
+    phrases: dict[str, Any] = {}
+    if spaces_inside_words:
+        phrases = {"split_by_whitespace": False, "max_sentencepiece_length": PHRASE_CHARACTERS}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=itertools.chain.from_iterable(map(_units, sample)),
+            sentence_iterator=itertools.chain.from_iterable(map(units, sample)),
             model_writer=model,
-            model_type="unigram",
+            model_type=model_type,
             vocab_size=vocab_size,
             byte_fallback=True,
             split_digits=True,
@@ -85,6 +113,9 @@ def train_tokenizer(
             unk_id=2,
             bos_id=-1,
             minloglevel=2,
+            user_defined_symbols=list(text_symbols),
+            control_symbols=list(control_symbols),
+            **phrases,
         )
     except RuntimeError as error:
         too_large = re.search(r"Please set it to a value <= (\d+)", str(error))
@@ -100,12 +131,27 @@ def train_tokenizer(
                 f"{too_small[2]} at least"
             ) from None
         raise Fault(f"sentencepiece could not train: {error}") from error
+    write_model(path, model.getvalue())
+    return Tokenizer(str(path))
+
+
+def write_model(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a vocabulary's file so that a reader, or a kill, sees the old one or the new one."""
     file = pathlib.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    fresh.write_bytes(model.getvalue())
+    fresh.write_bytes(content)
     os.replace(fresh, file)
-    return Tokenizer(str(path))
+
+
+def _check_symbols(symbols: Sequence[str]) -> None:
+    for symbol in symbols:
+        if not symbol or symbol.split() != [symbol] or SPACE_MARK in symbol:
+            raise UsageError(f"the symbol {symbol!r} is empty or has white space: write it without")
+        if symbol in RESERVED_PIECES or re.fullmatch("<0x[0-9A-F]{2}>", symbol):
+            raise UsageError(f"the symbol {symbol!r} is a piece of every vocabulary: name another")
+        if symbols.count(symbol) > 1:
+            raise UsageError(f"the symbol {symbol!r} is given twice")
 
 
 def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> Iterator[str]:
@@ -137,7 +183,7 @@ def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> It
                 return
 
 
-def _units(text: str) -> Iterator[str]:
+def units(text: str) -> Iterator[str]:
     """Cuts a text before a newline or a space: the trainer strips newlines from a unit's end."""
     start = 0
     while start < len(text):
@@ -147,43 +193,3 @@ def _units(text: str) -> Iterator[str]:
             end = cut if cut > start else end
         yield text[start:end]
         start = end
-
-
-@dataclasses.dataclass(frozen=True)
-class Fertility:
-    """What a vocabulary makes of a text.
-
-    Attributes:
-      tokens_per_word: tokens over words, a word being what stands between white space.
-      bytes_per_token: UTF-8 bytes over tokens.
-      whole_words: share of the alphabetic words (each occurrence counted) that are one token.
-      lossless: share of the documents that decode to themselves.
-    """
-
-    tokens_per_word: float
-    bytes_per_token: float
-    whole_words: float
-    lossless: float
-
-
-def fertility(tokenizer: Tokenizer, texts: Iterable[str]) -> Fertility:
-    """Encodes all of `texts`."""
-    tokens = size = words = documents = kept = 0
-    alphabetic: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        ids = tokenizer.encode(text)
-        documents += 1
-        kept += tokenizer.decode(ids) == text
-        tokens += len(ids)
-        size += len(text.encode())
-        words += len(text.split())
-        alphabetic.update(re.findall(r"[^\W\d_]+", text))
-    whole = sum(
-        count for word, count in alphabetic.items() if len(tokenizer.encode(f" {word}")) == 1
-    )
-    return Fertility(
-        tokens_per_word=tokens / max(words, 1),
-        bytes_per_token=size / max(tokens, 1),
-        whole_words=whole / max(alphabetic.total(), 1),
-        lossless=kept / max(documents, 1),
-    )

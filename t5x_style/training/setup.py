@@ -19,12 +19,7 @@ from t5x_style.reporting import RunWriter
 from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
 from t5x_style.training.batches import abstract_batch
-from t5x_style.training.checkpoints import (
-    Checkpointer,
-    checkpoint_steps,
-    find_checkpoint,
-    restore_parameters,
-)
+from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
 from t5x_style.training.evaluation import Evaluator
 from t5x_style.training.model_state import State, abstract_state, bind_model, fresh_state
 from t5x_style.training.run import (
@@ -35,6 +30,7 @@ from t5x_style.training.run import (
     refuse_another_run,
 )
 from t5x_style.training.step import make_train_step
+from t5x_style.training.vocabulary_rows import initial_parameters
 
 
 @dataclasses.dataclass
@@ -123,8 +119,9 @@ def open_session(run: Run) -> Session:
         else:
             parameters = None
             if run.initial_checkpoint_path is not None:
-                checkpoint = find_checkpoint(run.initial_checkpoint_path)
-                parameters = restore_parameters(checkpoint, model.abstract)
+                parameters = initial_parameters(
+                    run.initial_checkpoint_path, run.stores.tokenizer, model.abstract
+                )
             state = fresh_state(model, optimizer, target, run.seed, parameters)
             ledger = Ledger()
         step = resume_step or 0

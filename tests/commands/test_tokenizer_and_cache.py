@@ -3,12 +3,15 @@
 import gzip
 import itertools
 import json
+import math
 import pathlib
 
 import pytest
 
 from t5x_style.__main__ import main
+from t5x_style.data import Tokenizer
 from t5x_style.data.files import EMBEDDED
+from t5x_style.data.vocabulary_extension import read_extension
 
 MIXTURE = "gin_configs/mixtures/legal_general.gin"
 
@@ -55,22 +58,97 @@ def test_a_vocabulary_is_trained_once(call):
     assert "tokens per word" in out
     model = pathlib.Path("small.model").read_bytes()
     status, out, _ = call("tokenizer")
-    assert "trained already" in out
-    status, out, _ = call("tokenizer", "--json", "--also_sizes=[600]", "--compare=['small.model']")
+    assert "is there already" in out
+    status, out, _ = call(
+        "tokenizer", "--json", "--vocab_sizes=[512, 600]", "--compare=['small.model']"
+    )
     result = json.loads(out)
-    assert result["trained"] == ["small-600.model"]
+    assert result["trained"] == ["small_512.model", "small_600.model"]
     pieces = [row["pieces"] for row in result["fertility"] if row["source"] == "legal"]
-    assert pieces == [512, 600]
+    assert pieces == [512, 600, 512]
+    assert pathlib.Path("small_512.model").read_bytes() == model
     assert all(row["lossless"] == 1 for row in result["fertility"])
     assert pathlib.Path("small.model").read_bytes() == model
     status, out, _ = call("tokenizer", "--seed=1")
     assert "trained in" in out, "other arguments, another vocabulary"
 
 
+def test_the_size_that_writes_the_blend_in_fewest_bits(call):
+    """Tokens x log2(size), recomputed from the table that is printed beside it."""
+    status, out, _ = call("tokenizer", "--json", "--vocab_sizes=[350, 1000]", "--round_to=128")
+    assert status == 0
+    result = json.loads(out)
+    bits = {}
+    for size in (384, 1024):
+        rows = [row for row in result["fertility"] if row["pieces"] == size]
+        tokens = sum(
+            {"legal": 0.51, "general": 0.49}[row["source"]] / row["bytes_per_token"] for row in rows
+        )
+        bits[f"small_{size}.model"] = tokens * math.log2(size)
+    encoded = {row["vocabulary"]: row["bits_per_byte"] for row in result["encoded"]}
+    assert encoded == pytest.approx(bits)
+    assert result["best"] == min(bits, key=bits.get)
+    status, out, _ = call("tokenizer", "--vocab_sizes=[350, 1000]", "--round_to=128")
+    (marked,) = [line for line in out.splitlines() if "<- fewest" in line]
+    assert marked.split()[0] == result["best"]
+
+
+def test_terms_and_the_words_that_cost_most_are_shown(call):
+    pathlib.Path("terms.txt").write_text("res judicata\n\nEBITDA\n")
+    terms = ["--terms=['mens rea']", "--terms_file=terms.txt", "--compare=['bytes']"]
+    status, out, _ = call("tokenizer", "--json", *terms)
+    assert status == 0
+    result = json.loads(out)
+    assert list(result["terms"]) == ["mens rea", "res judicata", "EBITDA"]
+    for term, pieces in result["terms"].items():
+        assert pieces["small.model"].replace(" ", "") == "▁" + term.replace(" ", "▁")
+        assert len(pieces["bytes"].split()) == len(term) + 1
+    worst = {row["word"]: row["source"] for row in result["worst_words"]}
+    print(worst)
+    assert not set(worst) & {"the", "and", "of"}
+    _, out, _ = call("tokenizer", *terms)
+    assert "res judicata" in out
+    status, _, err = call("tokenizer", "--terms_file=nowhere.txt")
+    assert status == 2
+    assert "nowhere.txt" in err
+
+
+def test_a_vocabulary_is_extended(call):
+    assert call("tokenizer")[0] == 0
+    base = Tokenizer("small.model")
+    grow = ["--extend=small.model", "--output=grown.model", "--gin.VOCAB_SIZE=600"]
+    grow += ["--added_terms=['mens rea']"]
+    status, out, _ = call("tokenizer", "--dry_run", *grow)
+    assert "grown.model: 600 pieces, would be extended" in out
+    status, out, _ = call("tokenizer", *grow, "--compare=['small.model']")
+    assert status == 0
+    assert "600 pieces (88 of them new) extended from small.model" in out
+    grown = Tokenizer("grown.model")
+    assert len(grown.encode(" mens rea")) == 1
+    extension = read_extension(grown)
+    assert (extension.base_hash, extension.base_size) == (base.hash, 512)
+    assert sorted(extension.sub_pieces) == list(range(512, 600))
+    assert "is there already" in call("tokenizer", *grow)[1]
+    for flags, message in (
+        (["--extend=small.model"], "is the file to write"),
+        ([*grow, "--model_type=bpe"], "cannot be with tokenizer.extend"),
+        (["--added_terms=['x']"], "are for tokenizer.extend"),
+        (["--round_to=0"], "must be 1 or more"),
+        (["--extend=bytes", "--output=grown.model"], "only sentencepiece's .model files can"),
+    ):
+        status, _, err = call("tokenizer", *flags)
+        assert status == 2, flags
+        assert message in err
+    assert Tokenizer("small.model").hash == base.hash
+
+
 def test_a_vocabulary_of_somebody_else_is_not_written_over(call):
     pathlib.Path("small.model").write_bytes(b"theirs")
     status, _, err = call("tokenizer")
     assert status == 2
+    assert "small.model is there and was not made here" in err
+    pathlib.Path("small.json").write_text('{"model": {"type": "BPE"}}')
+    status, _, err = call("tokenizer")
     assert "small.model is there and was not made here" in err
     status, _, err = call("tokenizer", "--compare=['absent.model']", "--output=mine.model")
     assert status == 2
@@ -90,7 +168,7 @@ def test_stores_are_built_described_and_verified(call):
     result = json.loads(out)
     assert result["built"] == ["legal train", "general train"]
     assert [store["documents"] for store in result["stores"]] == [40, 40]
-    assert result["shares"] == {"legal": 0.51, "general": 0.49}
+    assert result["phases"][0]["start"] == {"legal": 0.51, "general": 0.49}
     status, out, _ = call("cache", "--describe", "--verify")
     assert status == 0
     assert "legal 51 %, general 49 %" in out

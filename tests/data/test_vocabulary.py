@@ -2,9 +2,8 @@
 
 import pytest
 
-from t5x_style.data import Tokenizer
 from t5x_style.data.sources import documents
-from t5x_style.data.vocabulary import fertility, sampled, train_tokenizer
+from t5x_style.data.vocabulary import sampled, train_tokenizer
 from t5x_style.errors import Fault, UsageError
 
 SHARES = {"legal": 0.51, "general": 0.49}
@@ -55,30 +54,45 @@ def test_a_sample_has_the_wanted_bytes():
     assert sum(map(len, sampled("a", endless, 5000, seed=0))) == 5000
 
 
-def test_fertility_by_hand(tokenizer):
-    measured = fertility(tokenizer, ["the the zyxwvutsrq", ""])
-    ids = tokenizer.encode("the the zyxwvutsrq")
-    assert measured.tokens_per_word == pytest.approx(len(ids) / 3)
-    assert measured.bytes_per_token == pytest.approx(18 / len(ids))
-    assert measured.whole_words == pytest.approx(2 / 3)
-    assert measured.lossless == 1
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("spaces", [False, True])
+def test_every_kind_loses_nothing_and_keeps_digits_alone(embedded, tmp_path, model_type, spaces):
+    form = {"model_type": model_type, "spaces_inside_words": spaces, "sample_bytes": 50_000}
+    vocabulary = train(embedded, tmp_path / "t.model", **form)
+    pieces = [vocabulary.piece(token) for token in range(259, vocabulary.vocab_size)]
+    for text in ["a  b\n\n\tc 1234 é漢\0", " of the ", "<0x41></s>"]:
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert len(vocabulary.encode("2024")) == 4
+    phrases = [piece for piece in pieces if "▁" in piece[1:].strip("▁")]
+    assert bool(phrases) == spaces
+    again = train(embedded, tmp_path / "again.model", **form)
+    assert again.hash == vocabulary.hash
 
 
-def test_a_vocabulary_of_another_kind_shows_its_losses(tmp_path):
-    """T5's own way: normalised, white space folded, no bytes."""
-    import sentencepiece
+def test_symbols(embedded, tmp_path):
+    vocabulary = train(
+        embedded, tmp_path / "t.model", text_symbols=["<|case|>", "§"], control_symbols=["<|doc|>"]
+    )
+    assert [vocabulary.piece(token) for token in range(3, 8)] == [
+        "<|doc|>", "<|case|>", "§", "<0x00>", "<0x01>",
+    ]  # fmt: skip
+    text = "a<|case|>b § <|doc|>"
+    ids = vocabulary.encode(text)
+    assert ids.count(4) == ids.count(5) == 1
+    assert 3 not in ids, "a control symbol is not to be had by writing it"
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.decode([3]) == ""
+    assert list(vocabulary.token_bytes()[3:7]) == [0, 8, 2, 1]
 
-    path = tmp_path / "lossy.model"
-    with open(path, "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(["the quick brown fox " * 20] * 20),
-            model_writer=file,
-            vocab_size=20,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            minloglevel=2,
-        )
-    measured = fertility(Tokenizer(str(path)), ["the quick brown fox", "the  quick\nfox", "É"])
-    assert measured.lossless == pytest.approx(1 / 3)
+
+def test_options_that_cannot_be(embedded, tmp_path):
+    for options, message in (
+        ({"model_type": "unigramm"}, "did you mean 'unigram'"),
+        ({"text_symbols": ["a b"]}, "has white space"),
+        ({"text_symbols": ["x"], "control_symbols": ["x"]}, "given twice"),
+        ({"text_symbols": ["<0x0A>"]}, "a piece of every vocabulary"),
+        ({"vocab_size": 321, "text_symbols": ["x", "y"]}, "322 is the least"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(embedded, tmp_path / "t.model", **options)
+    assert list(tmp_path.iterdir()) == []
