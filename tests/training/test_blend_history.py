@@ -8,9 +8,15 @@ import pytest
 
 from t5x_style.data import BatchReader, BlendPhase, SharePhase
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW, Schedule
+from t5x_style.optim import AdamW, BatchPlan, Schedule
 from t5x_style.training import train
-from t5x_style.training.blend_history import Chapter, chapters_before, phases_from
+from t5x_style.training.blend_history import (
+    Chapter,
+    chapters_before,
+    chapters_of,
+    phases_from,
+    reader_of,
+)
 from tests.training.runs import made_up_store, make_run, stores
 
 CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="constant"))
@@ -139,6 +145,23 @@ def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
     again = blended(with_third, third=third)
     with pytest.raises(UsageError, match="seed: 0 there, 1 asked for"):
         train(run_of(tmp_path, 15, stores=again, seed=1, allow_blend_change=True))
+
+
+def test_a_cap_counts_what_the_blend_before_has_given():
+    """The domain has 255 windows, of which the old blend read those of 40 rows."""
+    plan = BatchPlan.of(8, 16, train_steps=300)
+    begin = {"resume": None, "written": [], "change": True}
+    old = chapters_of(blended(OLD), plan, None, **begin)
+    caps = {"domain": 1.0, "general": 40.0}
+    begin |= {"resume": (40, 5), "written": old}
+    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
+    assert chapters[0] == old[0]
+    (row, name), *_ = chapters[1].reached
+    reader = reader_of(chapters, blended(OLD), plan, seed=0)
+    given = [int(reader.blend.counts(rows)[list(reader.names).index(name)]) for rows in (40, row)]
+    assert row == 40 + 4 * (255 - given[0])
+    assert given[1] == 255
+    assert reader.epochs(plan.rows)[list(reader.names).index(name)] == 1.0
 
 
 def test_phases_from_a_row_on():
