@@ -56,6 +56,10 @@ def mismatch(value: Any, annotation: Any) -> str | None:
         if len(solid) == 1:
             optional = " (or None: write None)" if _is_none_word(value) else ""
             return (mismatch(value, solid[0]) or "") + optional
+        # A list is held against the one alternative that is a list: its elements are what is wrong.
+        shaped = [a for a in solid if _of_shape(value, typing.get_origin(a))]
+        if len(shaped) == 1:
+            return mismatch(value, shaped[0])
         return _not(value, annotation_text(annotation))
     if origin is typing.Literal:
         if any(value == allowed and type(value) is type(allowed) for allowed in arguments):
@@ -79,6 +83,15 @@ def mismatch(value: Any, annotation: Any) -> str | None:
     if annotation is str:
         return None if isinstance(value, str) else _not(value, f"a string: write {str(value)!r}")
     return _container_mismatch(value, origin or annotation, arguments, annotation)
+
+
+def _of_shape(value: Any, kind: Any) -> bool:
+    """Whether `value` is a mapping, or a list, and so is what `kind` says."""
+    if not isinstance(kind, type):
+        return False
+    if isinstance(value, dict):
+        return issubclass(kind, collections.abc.Mapping)
+    return isinstance(value, list | tuple) and issubclass(kind, collections.abc.Sequence)
 
 
 def _container_mismatch(value: Any, kind: Any, arguments: tuple, annotation: Any) -> str | None:

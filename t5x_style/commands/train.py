@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gin
 
@@ -55,7 +55,7 @@ def train(
     z_loss: float = 0.0,
     seed: int = 0,
     max_epochs: float | Mapping[str, float] = 40.0,
-    at_cap: str = "refuse",
+    at_cap: Literal["refuse", "stop", "renormalise", "repeat"] = "refuse",
     allow_blend_change: bool = False,
     log_period: int = 10,
     eval_period: int = 1000,
@@ -117,6 +117,13 @@ def train(
             f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: a decoder has one feature, as "
             f"in {{'{FEATURE}': 1024}}{did_you_mean(wrong or '', [FEATURE])}"
         )
+    # Before the stores, which may take hours to build.
+    plan = BatchPlan.of(
+        batch_size,
+        task_feature_lengths[FEATURE],
+        train_tokens=train_tokens,
+        train_steps=train_steps,
+    )
     config_text = operative_config()
     stores = ensure_stores(corpus, build=not dry_run)
     run = training.Run(
@@ -125,12 +132,7 @@ def train(
         topology=topology,
         optimizer=optimizer,
         stores=stores,
-        plan=BatchPlan.of(
-            batch_size,
-            task_feature_lengths[FEATURE],
-            train_tokens=train_tokens,
-            train_steps=train_steps,
-        ),
+        plan=plan,
         microbatches=microbatches,
         compute_dtype=compute_dtype,
         z_loss=z_loss,

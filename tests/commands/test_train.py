@@ -54,3 +54,20 @@ def test_rules_of_early_stopping_that_are_none(flags, told, tmp_path, capsys):
     assert status == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--gin.AT_CAP='renormalize'", "did you mean 'renormalise'"),
+        ("--gin.train.max_epochs={'legal': 'four'}", "'legal': 'four' that"),
+        ("--gin.TASK_FEATURE_LENGTHS={'targets': [(64, 1e6), (128, None)]}", "whole number"),
+        ("--gin.TASK_FEATURE_LENGTHS={'targets': [(64, 1000), (128, 1000)]}", "ends with"),
+        ("--gin.BATCH_SIZE=[(4, 9_000_000), (16, None)]", "ends before the phase of 16 sequences"),
+    ],
+)
+def test_phases_and_caps_are_checked_before_any_work(flag, told, tmp_path, capsys):
+    folders = [f"--gin.MODEL_DIR={tmp_path / 'run'}", f"--gin.CACHE_DIR={tmp_path / 'stores'}"]
+    assert main(["train", QUICKSTART, *folders, flag]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
