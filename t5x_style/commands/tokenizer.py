@@ -215,7 +215,7 @@ def _make(
     import time
 
     from t5x_style.data.files import write_atomically
-    from t5x_style.data.sources import documents
+    from t5x_style.data.records import documents
     from t5x_style.data.store import file_digest
     from t5x_style.data.vocabulary import train_tokenizer
     from t5x_style.data.vocabulary_extension import extend_vocabulary

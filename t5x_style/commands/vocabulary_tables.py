@@ -13,7 +13,7 @@ from t5x_style.data.fertility import (
     word_counts,
     worst_split,
 )
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.reporting import table
 
 FERTILITY_CHARACTERS = 1_000_000
@@ -115,7 +115,7 @@ def _some_texts(corpus: Corpus, task: str) -> Iterator[str]:
     source = corpus.source(task)
     assert source is not None
     characters = 0
-    for text in documents(source, "validation" if "validation" in source.splits else "train"):
+    for text in documents(source, source.split_names()[-1]):
         yield text
         characters += len(text)
         if characters >= FERTILITY_CHARACTERS:

@@ -27,7 +27,16 @@ import numpy as np
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.filters import filtered
 from t5x_style.data.progress import Progress
-from t5x_style.data.sources import BadRecord, Record, Source, records, refusal, text_of
+from t5x_style.data.records import (
+    BadRecord,
+    Record,
+    belongs,
+    document_of,
+    parts,
+    records,
+    refusal,
+)
+from t5x_style.data.sources import Source
 from t5x_style.data.store import StoreWriter, token_dtype
 from t5x_style.data.stores import PlannedStore
 from t5x_style.data.tokenizer import Tokenizer
@@ -58,7 +67,7 @@ class Encoded:
     bad: list[str]
 
 
-def encode(batch: list[Record], source: Source, tokenizer: Tokenizer) -> Encoded:
+def encode(batch: list[Record], source: Source, split: str, tokenizer: Tokenizer) -> Encoded:
     """Tokenises records; a bad one is named in the result, the rest go on."""
     ids: list[np.ndarray] = []
     text_bytes = dropped = 0
@@ -67,11 +76,14 @@ def encode(batch: list[Record], source: Source, tokenizer: Tokenizer) -> Encoded
     dtype = token_dtype(tokenizer.vocab_size)
     for record in batch:
         try:
-            text, dropped_it = filtered(source.filters, text_of(source, record))
+            document = document_of(source, record)
+            text, dropped_it = filtered(source.filters, document.text)
         except BadRecord as reason:
             bad.append(str(reason))
             if source.on_bad_record == "refuse":
                 break
+            continue
+        if not belongs(source, split, document):
             continue
         if text is None:
             dropped_by[dropped_it] += 1
@@ -90,12 +102,13 @@ def batches(source: Source, split: str, progress: Progress) -> Iterator[list[Rec
     """The records of a split in order, about a megabyte at a time."""
     batch: list[Record] = []
     held = 0
-    for record in records(source, split, progress.read):
-        batch.append(record)
-        held += record.size
-        if held >= BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
+    for part in parts(source, split):
+        for record in records(source, split, part, progress.read):
+            batch.append(record)
+            held += len(record.data) if isinstance(record.data, bytes) else BATCH_BYTES // 1024
+            if held >= BATCH_BYTES:
+                yield batch
+                batch, held = [], 0
     if batch:
         yield batch
 
@@ -118,7 +131,7 @@ class Workers:
         work = batches(source, split, progress)
         if self.count == 1:
             for batch in work:
-                yield encode(batch, source, self.tokenizer)
+                yield encode(batch, source, split, self.tokenizer)
             return
         if self.pool is None:
             # Spawned, not forked: this process may hold TensorFlow's threads.
@@ -130,7 +143,7 @@ class Workers:
             )
         pending: collections.deque[concurrent.futures.Future[Encoded]] = collections.deque()
         for batch in work:
-            pending.append(self.pool.submit(_encode_in_worker, batch, source))
+            pending.append(self.pool.submit(_encode_in_worker, batch, source, split))
             if len(pending) > 3 * self.count:
                 yield pending.popleft().result()
         while pending:
@@ -159,8 +172,8 @@ def _start_worker(tokenizer: Tokenizer) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _encode_in_worker(batch: list[Record], source: Source) -> Encoded:
-    return encode(batch, source, _worker_tokenizer)
+def _encode_in_worker(batch: list[Record], source: Source, split: str) -> Encoded:
+    return encode(batch, source, split, _worker_tokenizer)
 
 
 @contextlib.contextmanager

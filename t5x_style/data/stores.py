@@ -203,7 +203,7 @@ def planned_stores(
     for task in dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}):
         source = corpus.source(task)
         for split in ("train", "validation"):
-            if split in (source.splits if source else splits[task]):
+            if split in (source.split_names() if source else splits[task]):
                 plans.append(_plan(corpus, task, split, remember=remember))
     return phases, plans
 
@@ -227,9 +227,16 @@ def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedSt
             "format": source.format,
             "text_field": source.text_field,
             "on_bad_record": source.on_bad_record,
-            "where": source.splits[split] if source.format == "tfds" else None,
+            "where": source.where(split) if source.format == "tfds" else None,
             "files": content_digests(files, cache_dir, remember=remember),
         }
+        made_from |= {
+            name: getattr(source, name)
+            for name in ("date_field", "license_field", "validation_from")
+            if getattr(source, name) is not None
+        }
+        if any(source.dates):
+            made_from["dates"] = list(source.dates)
         if source.filters:
             made_from["filters"] = filters.made_from(source.filters, cache_dir, remember=remember)
     else:

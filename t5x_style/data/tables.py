@@ -3,46 +3,108 @@
 The libraries that read them are imported when they are called: in the process that builds stores.
 """
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from t5x_style.errors import Fault, UsageError, did_you_mean
 
 HF_STATE_FILE = "state.json"
+ARRAY_RECORDS = ("array_record", "array_record_example")
 # Records that are read at a time: rows of a table hold whole documents.
 ROWS_AT_ONCE = 1024
 
 
-def parquet_rows(
-    path: pathlib.Path, fields: Sequence[str], on_read: Callable[[int], None]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file in order, the columns `fields` alone.
+def cuts(kind: str, path: pathlib.Path) -> list[tuple[int, int]]:
+    """Where a file may be cut: [(end, bytes up to there from the cut before)], ends as in `rows`.
+
+    Raises:
+      Fault: it is of another kind, or broken.
+    """
+    if kind == "parquet":
+        with _parquet(path) as file:
+            rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    elif kind == "hf":
+        with _arrow(path) as stream:
+            rows = [batch.num_rows for batch in stream]
+    else:
+        with _array_record(path) as reader:
+            total = reader.num_records()
+        rows = [min(ROWS_AT_ONCE, total - at) for at in range(0, total, ROWS_AT_ONCE)]
+    ends = np.cumsum(rows)
+    units = ends if kind in ARRAY_RECORDS else np.arange(1, len(rows) + 1)
+    bytes_before = ends * path.stat().st_size // max(1, sum(rows))
+    sizes = np.diff(bytes_before, prepend=0)
+    return list(zip(units.tolist(), sizes.tolist(), strict=True))
+
+
+def rows(
+    kind: str,
+    path: pathlib.Path,
+    fields: Sequence[str],
+    start: int,
+    stop: int | None,
+    on_read: Callable[[int], None],
+) -> Iterator[tuple[int, Any]]:
+    """The rows or records of a piece of a file in order, numbered from 1 within the file.
 
     Args:
+      kind: 'parquet', 'hf' or one of `ARRAY_RECORDS`.
       path: the file.
-      fields: columns to read.
+      fields: columns to read, of a table.
+      start, stop: row groups of Parquet, batches of a Hugging Face dataset, records of ArrayRecord;
+        stop None: to the end.
       on_read: called with bytes of the file, in proportion to the rows that were read.
+
+    Yields:
+      (number, {field: value} or, of ArrayRecord, bytes).
 
     Raises:
       UsageError: the file has no such column.
-      Fault: it is not Parquet, or broken.
+      Fault: it is of another kind, or broken.
     """
+    if kind == "parquet":
+        yield from _parquet_rows(path, fields, start, stop, on_read)
+    elif kind == "hf":
+        yield from _hf_rows(path, fields, start, stop, on_read)
+    else:
+        yield from _records(path, start, stop, on_read)
+
+
+@contextlib.contextmanager
+def _parquet(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, fields)
-            size, total, rows, told = path.stat().st_size, file.metadata.num_rows, 0, 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(fields)):
-                yield from batch.to_pylist()
-                rows += batch.num_rows
-                on_read(size * rows // total - told)
-                told = size * rows // total
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
         raise Fault(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _parquet_rows(
+    path: pathlib.Path,
+    fields: Sequence[str],
+    start: int,
+    stop: int | None,
+    on_read: Callable[[int], None],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    with _parquet(path) as file:
+        _check_columns(path, file.schema_arrow.names, fields)
+        groups = range(file.num_row_groups)[start:stop]
+        size, total = path.stat().st_size, file.metadata.num_rows
+        number = sum(file.metadata.row_group(i).num_rows for i in range(start))
+        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=list(groups), columns=list(fields)):
+            before = number
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+            on_read(size * number // total - size * before // total)
 
 
 def hf_files(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
@@ -76,46 +138,66 @@ def hf_files(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
     return files
 
 
-def hf_rows(
-    path: pathlib.Path, fields: Sequence[str], on_read: Callable[[int], None]
-) -> Iterator[dict[str, Any]]:
-    """The rows of one Arrow file of a Hugging Face dataset; as `parquet_rows`."""
+@contextlib.contextmanager
+def _arrow(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.ipc
 
     try:
         with pyarrow.memory_map(str(path)) as raw, pyarrow.ipc.open_stream(raw) as stream:
-            _check_columns(path, stream.schema.names, fields)
-            told = 0
-            for batch in stream:
-                for part in range(0, batch.num_rows, ROWS_AT_ONCE):
-                    yield from batch.select(list(fields)).slice(part, ROWS_AT_ONCE).to_pylist()
-                on_read(raw.tell() - told)
-                told = raw.tell()
+            yield stream
     except (pyarrow.ArrowException, OSError) as error:
         raise Fault(f"{path} cannot be read as an Arrow stream: {error}") from error
 
 
-def array_records(path: pathlib.Path, on_read: Callable[[int], None]) -> Iterator[bytes]:
-    """The records of an ArrayRecord file in order, as bytes; `on_read` as in `parquet_rows`.
+def _hf_rows(
+    path: pathlib.Path,
+    fields: Sequence[str],
+    start: int,
+    stop: int | None,
+    on_read: Callable[[int], None],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    sizes = [size for _, size in cuts("hf", path)]
+    with _arrow(path) as stream:
+        _check_columns(path, stream.schema.names, fields)
+        number = 0
+        for position, batch in enumerate(stream):
+            if stop is not None and position >= stop:
+                return
+            if position < start:
+                # A batch of a file that is mapped is not read by being passed.
+                number += batch.num_rows
+                continue
+            for part in range(0, batch.num_rows, ROWS_AT_ONCE):
+                for row in batch.select(list(fields)).slice(part, ROWS_AT_ONCE).to_pylist():
+                    number += 1
+                    yield number, row
+            on_read(sizes[position])
 
-    Raises:
-      Fault: it is not ArrayRecord, or broken.
-    """
+
+@contextlib.contextmanager
+def _array_record(path: pathlib.Path) -> Iterator[Any]:
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
         reader = ArrayRecordReader(str(path))
-        size, total, told = path.stat().st_size, reader.num_records(), 0
-        for start in range(0, total, ROWS_AT_ONCE):
-            end = min(start + ROWS_AT_ONCE, total)
-            yield from reader.read(start, end)
-            on_read(size * end // total - told)
-            told = size * end // total
+        yield reader
         # A broken file passes for one without records; closing it says what was wrong.
         reader.close()
     except (ValueError, RuntimeError, IndexError) as error:
         raise Fault(f"{path} cannot be read as ArrayRecord: {error}") from error
+
+
+def _records(
+    path: pathlib.Path, start: int, stop: int | None, on_read: Callable[[int], None]
+) -> Iterator[tuple[int, bytes]]:
+    with _array_record(path) as reader:
+        size, total = path.stat().st_size, reader.num_records()
+        end = total if stop is None else stop
+        for first in range(start, end, ROWS_AT_ONCE):
+            last = min(first + ROWS_AT_ONCE, end)
+            yield from enumerate(reader.read(first, last), start=first + 1)
+            on_read(size * last // total - size * first // total)
 
 
 def _check_columns(path: pathlib.Path, columns: Sequence[str], fields: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from t5x_style.data.corpus import Corpus
-from t5x_style.data.sources import Source, documents
+from t5x_style.data.records import documents
+from t5x_style.data.sources import Source
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError, did_you_mean
 
@@ -49,7 +50,7 @@ def register(corpus: Corpus) -> None:
         seqio.TaskRegistry.remove(source.name)
         seqio.TaskRegistry.add(
             source.name,
-            source=seqio.FunctionDataSource(_dataset_fn(source), splits=tuple(source.splits)),
+            source=seqio.FunctionDataSource(_dataset_fn(source), splits=source.split_names()),
             preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
             output_features={FEATURE: feature},
         )
@@ -215,13 +216,13 @@ def tfds_texts(source: Source, split: str) -> Iterator[bytes]:
         )
     try:
         dataset = builder.as_dataset(
-            split=source.splits[split],
+            split=source.where(split),
             shuffle_files=False,
             decoders=tfds.decode.PartialDecoding({source.text_field: True}),
         )
     except ValueError as error:
         raise UsageError(
-            f"Source.splits[{split!r}] = {source.splits[split]!r} of {source.name!r}: {error}"
+            f"Source.splits[{split!r}] = {source.where(split)!r} of {source.name!r}: {error}"
         ) from None
     for example in dataset.as_numpy_iterator():
         yield example[source.text_field]

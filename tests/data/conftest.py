@@ -3,7 +3,7 @@
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.vocabulary import train_tokenizer
 
 EMBEDDED = {

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from t5x_style.data import Corpus, Source
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.tasks import declared_blend, load_module, task_tokens
 from t5x_style.errors import Fault, UsageError
 

@@ -7,7 +7,7 @@ import pytest
 
 from t5x_style.data import Corpus, Length, Rewrite, Source, ensure_stores, missing_stores
 from t5x_style.data.filters import filtered
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.errors import Fault, UsageError
 
 TEXTS = [

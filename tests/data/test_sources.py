@@ -6,13 +6,18 @@ import json
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.sources import documents, records
+from t5x_style.data.records import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 
 
 def jsonl(path, *lines):
     path.write_bytes(b"\n".join(lines) + b"\n")
     return Source(name="a", splits={"train": str(path)})
+
+
+def all_records(source, split="train", *, part_bytes=1 << 25, on_read=lambda size: None):
+    for part in parts(source, split, part_bytes):
+        yield from records(source, split, part, on_read)
 
 
 def line(text, **fields):
@@ -27,7 +32,7 @@ def test_jsonl_plain_and_zipped_in_the_order_of_names(tmp_path):
         )
     source = Source(name="a", splits={"train": str(tmp_path / "*.jsonl*")})
     assert list(documents(source, "train")) == ["first", "s\u00e9cond \u2028 x", "third", "fourth"]
-    assert [record.where.rsplit("/", 1)[1] for record in records(source, "train")] == [
+    assert [record.place.rsplit("/", 1)[1] for record in all_records(source)] == [
         "a.jsonl.gz:1",
         "a.jsonl.gz:2",
         "a.jsonl.gz:3",
@@ -49,7 +54,7 @@ def test_text_files_are_one_document_each(tmp_path):
 def test_what_was_read_is_counted(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", *[line("x" * 50)] * 1000)
     sizes = []
-    list(records(source, "train", sizes.append))
+    list(all_records(source, on_read=sizes.append))
     assert sum(sizes) == (tmp_path / "a.jsonl").stat().st_size
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from t5x_style.data import Corpus, SharePhase, Source, ensure_stores, missing_stores
 from t5x_style.data.build import locked
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.vocabulary import train_tokenizer
 from t5x_style.errors import Fault, UsageError
 

@@ -9,7 +9,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from t5x_style.data import Corpus, Source, ensure_stores
-from t5x_style.data.sources import documents, records
+from t5x_style.data.records import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 
 TEXTS = [f"document {i} of the table, \u00e9\n" * (1 + i % 3) for i in range(3000)]
@@ -71,7 +71,11 @@ def test_every_format_gives_the_texts_in_order_and_counts_its_bytes(kind, tmp_pa
     source = source_of(kind, tmp_path)
     assert list(documents(source, "train")) == TEXTS
     read = []
-    count = sum(1 for _ in records(source, "train", read.append))
+    count = sum(
+        1
+        for part in parts(source, "train", 1000)
+        for _ in records(source, "train", part, read.append)
+    )
     assert count == len(TEXTS)
     on_disk = sum(path.stat().st_size for path in source.files("train"))
     assert sum(read) == pytest.approx(on_disk, rel=0.01)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.vocabulary import train_tokenizer
 from t5x_style.errors import UsageError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies
 
 from t5x_style.data import Tokenizer, tokenizer_kinds
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.errors import UsageError
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra hf or dev brings it")

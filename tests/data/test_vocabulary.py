@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.vocabulary import sampled, train_tokenizer
 from t5x_style.errors import Fault, UsageError
 

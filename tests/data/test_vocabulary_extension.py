@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources import documents
+from t5x_style.data.records import documents
 from t5x_style.data.vocabulary import train_tokenizer
 from t5x_style.data.vocabulary_extension import Extension, extend_vocabulary, read_extension
 from t5x_style.errors import UsageError
