@@ -151,8 +151,15 @@ def open_session(run: Run) -> Session:
         )
         *earlier, chapter = run.chapters
         if earlier and chapter.step == step and before["blend"][-1]["asked"] != chapter.asked:
-            old, new = (each.shares(plan.rows_before(step)) for each in (earlier[-1], chapter))
-            writer.event("blend_changed", step=step, tokens=tokens, old=old, new=new)
+            row = plan.rows_before(step)
+            writer.event(
+                "blend_changed",
+                step=step,
+                tokens=tokens,
+                old=earlier[-1].shares(row),
+                new=chapter.shares(row),
+                new_at_end=chapter.shares(plan.rows),
+            )
         for notice in derived["notices"]:
             writer.event("warned", step=step, tokens=tokens, reason=notice)
         ledger.add("other", time.perf_counter() - started)
