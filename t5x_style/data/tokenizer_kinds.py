@@ -7,6 +7,7 @@ Each kind has `vocab_size`, `eos_id`, `encode_array`, `decode`, `piece` and `tok
 import itertools
 import json
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ class SentencePiece:
             for position, part in enumerate(segment.split(SPACE_MARK)):
                 if position:
                     parts.append(self._space_mark_ids)
-                parts.append(np.array(self.processor.encode(part), np.int32))
+                parts.append(_array(self.processor.encode(part)))
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def decode(self, ids: list[int]) -> str:
@@ -90,6 +91,11 @@ class SentencePiece:
             elif not (processor.is_control(token) or processor.is_unknown(token)):
                 sizes[token] = len(processor.id_to_piece(token).replace(SPACE_MARK, " ").encode())
         return sizes
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    """The ids as int32: np.array takes three times as long, a quarter of the whole tokenising."""
+    return np.frombuffer(struct.pack(f"{len(ids)}i", *ids), np.int32)
 
 
 def _segments(text: str) -> Iterator[str]:
@@ -176,7 +182,7 @@ class Json:
     def _encode(self, text: str) -> np.ndarray:
         # The batch of one is what has a form that leaves the places of tokens out.
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoding.ids, np.int32)
+        return _array(encoding.ids)
 
     def _segments(self, text: str) -> Iterator[str]:
         """Cuts a long text only where that leaves the ids as they are."""
