@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # The mixture files bind both verbs of the data room.
 CONFIGURABLES = ("t5x_style.data", "t5x_style.commands.tokenizer")
 
+SHOWN_LICENSES = 20
+
 
 @gin.configurable
 def cache(
@@ -23,6 +26,7 @@ def cache(
     describe: bool = False,
     verify: bool = False,
     dry_run: bool = False,
+    beam_options: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Builds the token stores of a blend, those that are not there or no longer match.
 
@@ -30,9 +34,12 @@ def cache(
 
     Args:
       corpus: sources, blend and tokenizer, @Corpus().
-      describe: show lengths of documents and how one begins, too.
+      describe: show lengths of documents, what was dropped and why, licenses, dates, checksums, and
+        how a document begins, too.
       verify: read every byte of the stores and compare with the checksums of their build.
       dry_run: say which stores would be built, and stop.
+      beam_options: of an Apache Beam pipeline that builds, such as ['--runner=DirectRunner'],
+        instead of processes of this machine; the bytes are the same.
     """
     refuse_unconsumed()
     from t5x_style.data import ensure_stores, missing_stores
@@ -45,7 +52,7 @@ def cache(
         if not missing:
             print("every store is there")
         return {"missing": [f"{plan.task} {plan.split}" for plan in missing]}
-    stores = ensure_stores(corpus)
+    stores = ensure_stores(corpus, beam_options=beam_options)
     opened = [*stores.train.values(), *stores.validation.values()]
     facts = [_facts(store) for store in opened]
     print(table([list(row.values()) for row in facts], list(facts[0])))
@@ -97,12 +104,23 @@ def _facts(store: TokenStore) -> dict[str, Any]:
 def _description(store: TokenStore, corpus: Corpus) -> str:
     import numpy as np
 
+    meta = store.meta
     lengths = np.diff(store.document_ends, prepend=0)
     tenths = np.percentile(lengths, [10, 50, 90, 100]).astype(int)
     beginning = corpus.tokenizer.decode(store.tokens[: min(60, int(store.document_ends[0]))])
-    return (
-        f"\n{store.meta['source']} {store.meta['split']}: {store.path}\n"
+    dropped = {"bad records": meta["skipped"], "empty": meta["dropped"]} | meta["filtered"]
+    lines = [
+        f"\n{meta['source']} {meta['split']}: {store.path}",
         f"  tokens a document: 10 % below {tenths[0]:,}, half below {tenths[1]:,}, "
-        f"90 % below {tenths[2]:,}, longest {tenths[3]:,}\n"
-        f"  begins {beginning!r}"
-    )
+        f"90 % below {tenths[2]:,}, longest {tenths[3]:,}",
+        "  documents dropped: "
+        + (", ".join(f"{name} {count:,}" for name, count in dropped.items() if count) or "none"),
+    ]
+    if "dates" in meta:
+        lines.append(f"  dates from {meta['dates'][0]} to {meta['dates'][1]}")
+    for name, documents, tokens in meta.get("licenses", [])[:SHOWN_LICENSES]:
+        lines.append(f"  license {name or 'not named'}: {documents:,} documents, {tokens:,} tokens")
+    if len(meta.get("licenses", [])) > SHOWN_LICENSES:
+        lines.append(f"  and {len(meta['licenses']) - SHOWN_LICENSES:,} licenses more")
+    lines += [f"  {name} {digest}" for name, digest in meta["checksums"].items()]
+    return "\n".join([*lines, f"  begins {beginning!r}"])

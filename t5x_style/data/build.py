@@ -2,178 +2,41 @@
 
 Each request is a line of JSON on standard input, each answer one on standard output; progress goes
 to standard error. `t5x_style.data.stores.Builder` is the other end.
+
+A split is read in parts (`records.parts`), each made into ids by a worker (`build_parts`),
+whichever engine runs it: a pool of processes (`pool`) or Apache Beam (`beam`). Then they are
+put together here (`assemble`).
 """
 
-import collections
-import concurrent.futures.process
 import contextlib
-import dataclasses
 import fcntl
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import queue
 import shutil
-import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow.parquet
 
+from t5x_style.data.assemble import assemble
+from t5x_style.data.beam import run_with_beam
+from t5x_style.data.build_parts import Job, build_part, raise_failure
 from t5x_style.data.corpus import Corpus
-from t5x_style.data.filters import filtered
+from t5x_style.data.pool import run_in_pool
 from t5x_style.data.progress import Progress
-from t5x_style.data.records import (
-    BadRecord,
-    Record,
-    belongs,
-    document_of,
-    parts,
-    records,
-    refusal,
-)
-from t5x_style.data.sources import Source
-from t5x_style.data.store import StoreWriter, token_dtype
+from t5x_style.data.records import parts
+from t5x_style.data.store import DROPPED_FILE, META_FILE, token_dtype
 from t5x_style.data.stores import PlannedStore
-from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError
 
-# A unit of work: large enough that handing it over costs nothing, small enough to spread.
-BATCH_BYTES = 1 << 20
-
-
-@dataclasses.dataclass
-class Encoded:
-    """What a worker makes of a batch of records.
-
-    Attributes:
-      tokens: ids of its documents end to end, each ended by EOS.
-      lengths: int64 [documents].
-      text_bytes: of the documents' text.
-      dropped: documents with no text but white space.
-      filtered: documents that each filter dropped, by its name.
-      bad: what was wrong with each bad record.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    text_bytes: int
-    dropped: int
-    filtered: dict[str, int]
-    bad: list[str]
-
-
-def encode(batch: list[Record], source: Source, split: str, tokenizer: Tokenizer) -> Encoded:
-    """Tokenises records; a bad one is named in the result, the rest go on."""
-    ids: list[np.ndarray] = []
-    text_bytes = dropped = 0
-    dropped_by = dict.fromkeys((each.name for each in source.filters), 0)
-    bad = []
-    dtype = token_dtype(tokenizer.vocab_size)
-    for record in batch:
-        try:
-            document = document_of(source, record)
-            text, dropped_it = filtered(source.filters, document.text)
-        except BadRecord as reason:
-            bad.append(str(reason))
-            if source.on_bad_record == "refuse":
-                break
-            continue
-        if not belongs(source, split, document):
-            continue
-        if text is None:
-            dropped_by[dropped_it] += 1
-            continue
-        if not text.strip():
-            dropped += 1
-            continue
-        text_bytes += len(text.encode())
-        ids.append(np.append(tokenizer.encode_array(text), tokenizer.eos_id).astype(dtype))
-    lengths = np.array([len(document) for document in ids], np.int64)
-    tokens = np.concatenate(ids) if ids else np.zeros(0, dtype)
-    return Encoded(tokens, lengths, text_bytes, dropped, dropped_by, bad)
-
-
-def batches(source: Source, split: str, progress: Progress) -> Iterator[list[Record]]:
-    """The records of a split in order, about a megabyte at a time."""
-    batch: list[Record] = []
-    held = 0
-    for part in parts(source, split):
-        for record in records(source, split, part, progress.read):
-            batch.append(record)
-            held += len(record.data) if isinstance(record.data, bytes) else BATCH_BYTES // 1024
-            if held >= BATCH_BYTES:
-                yield batch
-                batch, held = [], 0
-    if batch:
-        yield batch
-
-
-class WorkerDied(Fault):
-    """A process that tokenises is gone, and the pool with it."""
-
-
-class Workers:
-    """A pool of processes that tokenise, in order, a few batches ahead of who takes them."""
-
-    def __init__(self, tokenizer: Tokenizer, count: int):
-        """Starts `count` processes at first use; with one, this process does the work."""
-        self.tokenizer = tokenizer
-        self.count = count
-        self.pool: concurrent.futures.ProcessPoolExecutor | None = None
-
-    def encoded(self, source: Source, split: str, progress: Progress) -> Iterator[Encoded]:
-        """Each batch of the split, tokenised, in order."""
-        work = batches(source, split, progress)
-        if self.count == 1:
-            for batch in work:
-                yield encode(batch, source, split, self.tokenizer)
-            return
-        if self.pool is None:
-            # Spawned, not forked: this process may hold TensorFlow's threads.
-            self.pool = concurrent.futures.ProcessPoolExecutor(
-                self.count,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(self.tokenizer,),
-            )
-        pending: collections.deque[concurrent.futures.Future[Encoded]] = collections.deque()
-        for batch in work:
-            pending.append(self.pool.submit(_encode_in_worker, batch, source, split))
-            if len(pending) > 3 * self.count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-    def close(self, *, wait: bool) -> None:
-        """Ends the processes; work in hand is dropped."""
-        if self.pool is not None:
-            self.pool.shutdown(wait=wait, cancel_futures=True)
-
-
-_worker_tokenizer: Tokenizer
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    global _worker_tokenizer
-    _worker_tokenizer = tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _encode_in_worker(batch: list[Record], source: Source, split: str) -> Encoded:
-    return encode(batch, source, split, _worker_tokenizer)
+# Makes the parts of jobs, and yields each once it is made, in order.
+Engine = Callable[[list[Job]], Iterator[Job]]
+# Bad records that are said one by one, of each store; dropped.parquet names all.
+SAID_RECORDS = 20
 
 
 @contextlib.contextmanager
@@ -189,95 +52,131 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def build_store(plan: PlannedStore, corpus: Corpus, workers: Workers) -> None:
-    """Builds one store, unless somebody else did while we waited for its lock."""
-    with locked(plan.path):
-        if plan.stands():
-            return
-        shutil.rmtree(plan.path, ignore_errors=True)
-        source = corpus.source(plan.task)
-        writer = StoreWriter(
-            plan.path,
-            dtype=token_dtype(corpus.tokenizer.vocab_size),
-            seed=int(plan.fingerprint[:16], 16),
-        )
-        try:
-            if source is not None:
-                counts = _fill_from_source(writer, source, plan.split, workers)
-            else:
-                counts = _fill_from_task(writer, plan, corpus)
-            writer.finish(
-                {
-                    "source": plan.task,
-                    "split": plan.split,
-                    "tokenizer_hash": corpus.tokenizer.hash,
-                    "fingerprint": plan.fingerprint,
-                }
-                | counts
-            )
-        except BaseException:
-            writer.abandon()
-            raise
+def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
+    """Builds stores, those that nobody else built while we waited for their locks.
+
+    The parts of all of them are made side by side; a part that lies there whole since an earlier
+    start is not made again.
+
+    Raises:
+      UsageError, Fault: what a part or a store could not be made for.
+    """
+    with contextlib.ExitStack() as held:
+        # In one order, or two builders would wait for each other.
+        for plan in sorted(plans, key=lambda plan: plan.path):
+            held.enter_context(locked(plan.path))
+        plans = [plan for plan in plans if not plan.stands()]
+        jobs = {plan: _jobs(plan, corpus) for plan in plans if not _is_assembled(plan)}
+        undone = [
+            job for plan in jobs for job in jobs[plan] if job.part is not None and not job.is_done()
+        ]
+        reused = sum(job.is_done() for plan in jobs for job in jobs[plan])
+        if reused:
+            print(f"{reused:,} parts are there from an earlier start", file=sys.stderr)
+        dtype = token_dtype(corpus.tokenizer.vocab_size)
+        progress = held.enter_context(Progress(undone, dtype.itemsize))
+        made = engine(undone)
+        waiting = set(undone)
+        for plan in plans:
+            if plan in jobs:
+                for job in jobs[plan]:
+                    if job in waiting:
+                        next(made)
+                    elif job.part is None:
+                        build_part(job)  # imports TensorFlow, which no worker needs to
+                progress.look()
+                _assemble(plan, jobs[plan], corpus)
+            _put_into_place(plan)
 
 
-def _fill_from_source(
-    writer: StoreWriter, source: Source, split: str, workers: Workers
-) -> dict[str, Any]:
-    token_bytes = workers.tokenizer.token_bytes()
-    stood_for = text_bytes = dropped = skipped = 0
-    dropped_by: collections.Counter[str] = collections.Counter()
-    files = [] if source.format == "tfds" else source.files(split)
-    progress = Progress(f"{source.name} {split}", sum(file.stat().st_size for file in files))
-    for encoded in workers.encoded(source, split, progress):
-        if encoded.bad and source.on_bad_record == "refuse":
-            raise refusal(source, encoded.bad[0])
-        for reason in encoded.bad:
-            progress.say(f"skipped: {reason}")
-        writer.add(encoded.tokens, encoded.lengths)
-        stood_for += int(token_bytes[encoded.tokens].sum(dtype=np.int64))
-        text_bytes += encoded.text_bytes
-        dropped += encoded.dropped
-        dropped_by.update(encoded.filtered)
-        skipped += len(encoded.bad)
-        progress.wrote(len(encoded.lengths), len(encoded.tokens))
-    progress.close()
-    return {
-        "bytes": stood_for,
-        "text_bytes": text_bytes,
-        "dropped": dropped,
-        "skipped": skipped,
-        "filtered": dict(dropped_by),
+def _folder(plan: PlannedStore) -> pathlib.Path:
+    """Where a store is built: a killed builder leaves it, and the next one goes on there."""
+    return plan.path.with_name(f".building-{plan.path.name}")
+
+
+def _is_assembled(plan: PlannedStore) -> bool:
+    return (_folder(plan) / "store" / META_FILE).is_file()
+
+
+def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
+    folder = _folder(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = corpus.source(plan.task)
+    found = [None] if source is None else parts(source, plan.split)
+    text = corpus.to_json()
+    jobs = [
+        Job(text, plan.task, plan.split, str(folder), number, part)
+        for number, part in enumerate(found)
+    ]
+    for job in jobs:
+        job.file("failed").unlink(missing_ok=True)
+    return jobs
+
+
+def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
+    folder = _folder(plan)
+    source = corpus.source(plan.task)
+    meta: dict[str, Any] = {
+        "source": plan.task,
+        "split": plan.split,
+        "tokenizer_hash": corpus.tokenizer.hash,
+        "fingerprint": plan.fingerprint,
+        "filtered": {each.name: 0 for each in source.filters} if source else {},
         "files": [],
     }
+    if source is None:
+        from t5x_style.data.tasks import task_files
+
+        meta["files"] = task_files(plan.task, plan.split)
+    try:
+        for job in jobs:
+            raise_failure(job)
+        made = assemble(
+            folder,
+            len(jobs),
+            dtype=token_dtype(corpus.tokenizer.vocab_size),
+            seed=int(plan.fingerprint[:16], 16),
+            meta=meta,
+        )
+    except (UsageError, Fault):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    label = f"{plan.task} {plan.split}"
+    _say_skipped(label, folder / "store", made["skipped"])
+    print(f"{label}: {made['documents']:,} documents, {made['tokens']:,} tokens", file=sys.stderr)
 
 
-def _fill_from_task(writer: StoreWriter, plan: PlannedStore, corpus: Corpus) -> dict[str, Any]:
-    from t5x_style.data.tasks import load_module, task_files, task_tokens
+def _say_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
+    said = 0
+    with contextlib.ExitStack() as closing:
+        if skipped:
+            file = closing.enter_context(pyarrow.parquet.ParquetFile(store / DROPPED_FILE))
+            rows = file.iter_batches(1024, columns=["reason", "detail"])
+            bad = (
+                row["detail"]
+                for batch in rows
+                for row in batch.to_pylist()
+                if row["reason"] == "bad_record"
+            )
+            for message, _ in zip(bad, range(SAID_RECORDS), strict=False):
+                print(f"{label}: skipped: {message}", file=sys.stderr)
+                said += 1
+    if skipped > said:
+        print(f"{label}: skipped {skipped - said:,} more: see {DROPPED_FILE}", file=sys.stderr)
 
-    load_module(corpus)
-    token_bytes = corpus.tokenizer.token_bytes()
-    stood_for = dropped = 0
-    progress = Progress(f"{plan.task} {plan.split}", 0)
-    for tokens in task_tokens(plan.task, plan.split, corpus.tokenizer):
-        if len(tokens) == 1:
-            dropped += 1
-            continue
-        writer.add(tokens, np.array([len(tokens)]))
-        stood_for += int(token_bytes[tokens].sum(dtype=np.int64))
-        progress.wrote(1, len(tokens))
-    progress.close()
-    return {
-        "bytes": stood_for,
-        "text_bytes": None,
-        "dropped": dropped,
-        "skipped": 0,
-        "filtered": {},
-        "files": task_files(plan.task, plan.split),
-    }
+
+def _put_into_place(plan: PlannedStore) -> None:
+    shutil.rmtree(plan.path, ignore_errors=True)
+    os.rename(_folder(plan) / "store", plan.path)
+    _folder(plan).rmdir()
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Does what is asked: {'action': 'resolve' | 'build', 'corpus': JSON, 'plans': [...]}."""
+    """Does what is asked.
+
+    {'action': 'resolve', 'corpus': JSON}: shares and splits that a module declares;
+    {'action': 'build', 'corpus': JSON, 'plans': [...], 'beam_options': [...] or null}.
+    """
     corpus = Corpus.from_json(request["corpus"])
     if request["action"] == "resolve":
         from t5x_style.data.tasks import declared_blend, load_module
@@ -289,21 +188,20 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             shares[name], of_tasks = declared_blend(corpus, name)
             splits |= of_tasks
         return {"shares": shares, "splits": splits}
-    workers = Workers(corpus.tokenizer, corpus.workers or os.cpu_count() or 1)
-    died = False
+    plans = [
+        PlannedStore(**plan | {"path": pathlib.Path(plan["path"])}) for plan in request["plans"]
+    ]
+    options = request["beam_options"]
+
+    def engine(jobs: list[Job]) -> Iterator[Job]:
+        if options is not None:
+            return run_with_beam(jobs, options)
+        return run_in_pool(jobs, corpus.workers or os.cpu_count() or 1)
+
     try:
-        for plan in request["plans"]:
-            plan = PlannedStore(**plan | {"path": pathlib.Path(plan["path"])})
-            build_store(plan, corpus, workers)
-    except concurrent.futures.process.BrokenProcessPool:
-        died = True
-        raise WorkerDied(
-            "a process that tokenises died (out of memory?): lower Corpus.workers"
-        ) from None
-    finally:
-        # Python before 3.11.6 waits for ever for a pool of which a process died while work was
-        # being handed to it (python/cpython#94777).
-        workers.close(wait=not died)
+        build_stores(plans, corpus, engine)
+    except OSError as error:
+        raise Fault(f"building token stores: {error}; finished parts are kept") from error
     return {}
 
 
@@ -341,19 +239,19 @@ def main() -> None:
     requests = Requests()
     try:
         for request in requests:
-            died = False
+            failed = True
             try:
                 result = answer(request)
+                failed = False
             except UsageError as error:
                 result = {"usage_error": str(error)}
             except Fault as error:
                 result = {"fault": str(error)}
-                died = isinstance(error, WorkerDied)
             requests.working = False
             out.write(json.dumps(result) + "\n")
             out.flush()
-            if died:
-                # The interpreter, too, would wait for the pool on its way out.
+            if failed:
+                # The interpreter would wait for the pool on its way out; its processes end with us.
                 os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)

@@ -3,7 +3,11 @@
 A store is a directory, whole or absent:
     tokens.bin         little-endian uint16 (V <= 65,536) or uint32, every document ended by EOS
     document_ends.npy  int64, document i is tokens[document_ends[i - 1] : document_ends[i]]
-    meta.json          counts, hashes, what it was made from
+    documents.parquet  id, date and license of document i, of a source that names such fields
+    dropped.parquet    where, id, reason and detail of what was read and is not here, if anything
+    meta.json          counts, checksums, what it was made from
+
+`t5x_style.data.assemble` writes it.
 """
 
 import dataclasses
@@ -11,8 +15,7 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping
+import re
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,8 @@ from t5x_style.errors import Fault, UsageError
 FORMAT_VERSION = 1
 TOKENS_FILE = "tokens.bin"
 ENDS_FILE = "document_ends.npy"
+DOCUMENTS_FILE = "documents.parquet"
+DROPPED_FILE = "dropped.parquet"
 META_FILE = "meta.json"
 
 
@@ -35,8 +40,9 @@ class TokenStore:
       document_ends: [documents] int64, exclusive end of each document in `tokens`.
       meta: source, split, documents, tokens, bytes (that the tokens stand for), text_bytes (of the
         text before tokenising; None where the text was never seen), skipped (bad records), dropped
-        (empty documents), filtered ({filter: documents that it dropped}), tokenizer_hash,
-        fingerprint, format_version, checksums, files.
+        (empty documents), filtered ({filter, or other reason: documents dropped}), tokenizer_hash,
+        fingerprint, format_version, checksums, files; where the source names such fields, licenses
+        ([[license, documents, tokens], ...], most tokens first) and dates ([first, last]).
     """
 
     path: pathlib.Path
@@ -53,10 +59,9 @@ class TokenStore:
           Fault: its files do not agree with each other.
         """
         path = pathlib.Path(path)
-        meta_file = path / META_FILE
-        if not meta_file.is_file():
+        if not (path / META_FILE).is_file():
             raise UsageError(f"{path} is not a token store (it has no {META_FILE})")
-        meta = json.loads(meta_file.read_text())
+        meta = read_meta(path)
         if meta["format_version"] != FORMAT_VERSION:
             raise UsageError(
                 f"{path} has store format {meta['format_version']}, this program reads "
@@ -69,12 +74,18 @@ class TokenStore:
             )
         dtype = np.dtype(meta["dtype"])
         expected = meta["tokens"] * dtype.itemsize
+        for name in meta["checksums"]:
+            if not (path / name).is_file():
+                raise Fault(f"{path / name} is gone, or {META_FILE} has changed: remove the store")
         found = (path / TOKENS_FILE).stat().st_size
         if found != expected:
             raise Fault(f"{path / TOKENS_FILE} has {found} bytes, its meta.json says {expected}")
         tokens = np.memmap(path / TOKENS_FILE, dtype, mode="r")
-        ends = np.load(path / ENDS_FILE, mmap_mode="r", allow_pickle=False)
-        if len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
+        try:
+            ends = np.load(path / ENDS_FILE, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, SyntaxError) as error:
+            raise _changed(path / ENDS_FILE) from error
+        if ends.dtype != np.int64 or len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
             raise Fault(f"{path / ENDS_FILE} does not end where {TOKENS_FILE} ends")
         return cls(path, tokens, ends, meta)
 
@@ -89,9 +100,50 @@ class TokenStore:
         Raises:
           Fault: a file has changed since.
         """
+        meta = (self.path / META_FILE).read_bytes()
+        if self.meta["checksums"].get(META_FILE) != meta_digest(meta):
+            raise _changed(self.path / META_FILE)
         for name, expected in self.meta["checksums"].items():
-            if file_digest(self.path / name) != expected:
-                raise Fault(f"{self.path / name} has changed since it was built: remove the store")
+            if name != META_FILE and file_digest(self.path / name) != expected:
+                raise _changed(self.path / name)
+
+
+def read_meta(path: pathlib.Path) -> dict[str, Any]:
+    """What the meta.json of the store at `path` says.
+
+    Raises:
+      Fault: it is damaged.
+    """
+    try:
+        meta = json.loads((path / META_FILE).read_text())
+        for name, kind in _META_TYPES.items():
+            if not isinstance(meta[name], kind):
+                raise TypeError(f"{name} = {meta[name]!r}")
+        np.dtype(meta["dtype"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _changed(path / META_FILE) from error
+    return meta
+
+
+_META_TYPES = {
+    "format_version": int,
+    "tokenizer_hash": str,
+    "dtype": str,
+    "tokens": int,
+    "documents": int,
+    "checksums": dict,
+    "files": list,
+}
+
+
+def _changed(path: pathlib.Path) -> Fault:
+    return Fault(f"{path} has changed since it was built: remove the store")
+
+
+def meta_digest(content: bytes) -> str:
+    """SHA-256 of a meta.json but for this very checksum, which it carries among the others."""
+    own = rb'("meta\.json": ")[0-9a-f]{64}"'
+    return hashlib.sha256(re.sub(own, rb'\1"', content)).hexdigest()
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -103,87 +155,3 @@ def file_digest(path: str | os.PathLike) -> str:
 def token_dtype(vocab_size: int) -> np.dtype:
     """The narrower of uint16 and uint32 that holds every id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
-class StoreWriter:
-    """Takes documents in reading order and lays them down shuffled, atomically.
-
-    Tokens are spooled to a file as they come, then gathered in the shuffled order, so that memory
-    holds the lengths of the documents and no more than that.
-    """
-
-    def __init__(self, path: pathlib.Path, *, dtype: np.dtype, seed: int):
-        """Starts a store at `path`, which must not exist, in a directory beside it."""
-        self.path = path
-        self.building = path.with_name(f".building-{path.name}")
-        # The caller holds the lock of `path`: whatever lies here is of a builder that was killed.
-        shutil.rmtree(self.building, ignore_errors=True)
-        self.building.mkdir(parents=True)
-        self.dtype = dtype
-        self.seed = seed
-        self.spool = open(self.building / "spool.bin", "wb")  # noqa: SIM115
-        self.lengths: list[np.ndarray] = []
-
-    def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Appends documents: their ids end to end [sum(lengths)], and their lengths [documents]."""
-        self.spool.write(np.ascontiguousarray(tokens, self.dtype).tobytes())
-        self.lengths.append(np.asarray(lengths, np.int64))
-
-    def finish(self, meta: Mapping[str, Any]) -> None:
-        """Shuffles, writes and renames into place.
-
-        Raises:
-          Fault: no document was added.
-        """
-        self.spool.close()
-        lengths = np.concatenate(self.lengths or [np.zeros(0, np.int64)])
-        if not len(lengths):
-            self.abandon()
-            raise Fault(f"source {meta['source']!r}, split {meta['split']!r}: not one document")
-        order = np.random.Generator(np.random.Philox(self.seed)).permutation(len(lengths))
-        spool = np.memmap(self.building / "spool.bin", self.dtype, mode="r").view(np.ndarray)
-        starts = np.cumsum(lengths) - lengths
-        digest = hashlib.sha256()
-        with open(self.building / TOKENS_FILE, "wb") as file:
-            for block in _gathered(spool, starts[order], lengths[order]):
-                digest.update(block)
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        ends = np.cumsum(lengths[order])
-        np.save(self.building / ENDS_FILE, ends, allow_pickle=False)
-        (self.building / "spool.bin").unlink()
-        checksums = {
-            TOKENS_FILE: digest.hexdigest(),
-            ENDS_FILE: file_digest(self.building / ENDS_FILE),
-        }
-        whole = {
-            **meta,
-            "documents": len(lengths),
-            "tokens": int(ends[-1]),
-            "dtype": self.dtype.str,
-            "seed": self.seed,
-            "format_version": FORMAT_VERSION,
-            "checksums": checksums,
-        }
-        (self.building / META_FILE).write_text(json.dumps(whole, indent=2) + "\n")
-        os.rename(self.building, self.path)
-
-    def abandon(self) -> None:
-        """Removes what was written."""
-        self.spool.close()
-        shutil.rmtree(self.building, ignore_errors=True)
-
-
-def _gathered(spool: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Iterator[bytes]:
-    """The documents at `starts` in turn, some 16 MB of tokens at a time."""
-    block: list[np.ndarray] = []
-    held = 0
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        block.append(spool[start : start + length])
-        held += length
-        if held >= 1 << 23:
-            yield np.concatenate(block).tobytes()
-            block, held = [], 0
-    if block:
-        yield np.concatenate(block).tobytes()

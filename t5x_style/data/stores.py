@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data import filters
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import content_digests, module_file, write_atomically
 from t5x_style.data.phases import SharePhase, named_phases
-from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore
+from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore, read_meta
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError
 
@@ -58,12 +59,11 @@ class PlannedStore:
 
     def stands(self) -> bool:
         """Whether it was built, and the files of a module's Task are still what they were."""
-        meta = self.path / META_FILE
-        if not meta.is_file():
+        if not (self.path / META_FILE).is_file():
             return False
         return all(
             file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] == stamp
-            for name, *stamp in json.loads(meta.read_text())["files"]
+            for name, *stamp in read_meta(self.path)["files"]
             for file in [pathlib.Path(name)]
         )
 
@@ -131,7 +131,9 @@ class Builder:
         )
 
 
-def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
+def ensure_stores(
+    corpus: Corpus, *, build: bool = True, beam_options: Sequence[str] | None = None
+) -> Stores:
     """Opens the stores of the corpus's blend, building what is not there.
 
     What a store's content follows from is in its fingerprint: the content of the source's files,
@@ -141,11 +143,18 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
     Args:
       corpus: sources, blend and tokenizer.
       build: False: raise if anything is missing, and write nothing.
+      beam_options: of an Apache Beam pipeline that makes the parts; None: a pool of processes here.
 
     Raises:
-      UsageError: files, names or splits that do not exist; with `build=False`, a missing store.
+      UsageError: files, names or splits that do not exist; with `build=False`, a missing store;
+        options for Apache Beam where that is not installed.
       Fault: a record that cannot be read, a source without documents, a builder that died.
     """
+    if beam_options is not None and importlib.util.find_spec("apache_beam") is None:
+        raise UsageError(
+            f"cache.beam_options = {list(beam_options)}: Apache Beam is not installed here; "
+            f"install the extra 't5x_style[beam]' (of a checkout: tools/setup beam)"
+        )
     with Builder(corpus) as builder:
         phases, plans = planned_stores(corpus, builder, remember=build)
         missing = [plan for plan in plans if not plan.stands()]
@@ -162,6 +171,7 @@ def ensure_stores(corpus: Corpus, *, build: bool = True) -> Stores:
                     "plans": [
                         dataclasses.asdict(plan) | {"path": str(plan.path)} for plan in missing
                     ],
+                    "beam_options": None if beam_options is None else list(beam_options),
                 }
             )
     opened: dict[str, dict[str, TokenStore]] = {"train": {}, "validation": {}}

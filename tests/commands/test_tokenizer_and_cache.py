@@ -1,6 +1,7 @@
 """The verbs of the data room, from the command line to the files."""
 
 import gzip
+import importlib.util
 import itertools
 import json
 import math
@@ -174,6 +175,9 @@ def test_stores_are_built_described_and_verified(call):
     assert "legal 51 %, general 49 %" in out
     assert "every byte is as it was built" in out
     assert "longest" in out
+    assert "documents dropped: none" in out
+    digest = json.loads(pathlib.Path(result["stores"][0]["path"], "meta.json").read_text())
+    assert digest["checksums"]["tokens.bin"] in out
     tokens = pathlib.Path(result["stores"][0]["path"], "tokens.bin")
     content = bytearray(tokens.read_bytes())
     content[7] ^= 1
@@ -181,6 +185,31 @@ def test_stores_are_built_described_and_verified(call):
     status, _, err = call("cache", "--verify")
     assert status == 1
     assert "tokens.bin has changed" in err
+
+
+def test_what_was_dropped_is_described(call):
+    assert call("tokenizer")[0] == 0
+    lines = pathlib.Path("legal.jsonl").read_text().splitlines()
+    lines[3], lines[5] = '{"text": "too short"}', '{"text": '
+    pathlib.Path("legal.jsonl").write_text("\n".join(lines))
+    flags = (
+        "--gin.legal/Source.filters=[@Length()]",
+        "--gin.Length.min_characters=20",
+        "--gin.legal/Source.on_bad_record='skip'",
+    )
+    status, out, err = call("cache", "--describe", *flags)
+    assert status == 0, err
+    assert "documents dropped: bad records 1, length 1" in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("apache_beam"), reason="Apache Beam is here")
+def test_beam_that_is_not_installed_is_named_before_the_work(call):
+    assert call("tokenizer")[0] == 0
+    status, _, err = call("cache", "--beam_options=['--runner=DirectRunner']")
+    assert status == 2
+    assert "cache.beam_options = ['--runner=DirectRunner']: Apache Beam is not installed" in err
+    assert "t5x_style[beam]" in err
+    assert not pathlib.Path("runs").exists()
 
 
 def test_mistakes_are_named(call):
