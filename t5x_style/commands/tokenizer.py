@@ -180,6 +180,7 @@ def _made_from(corpus: Corpus, shares: dict[str, float], options: dict[str, Any]
                 "text_field": source.text_field,
                 "on_bad_record": source.on_bad_record,
                 "filters": filters.made_from(source.filters, cache_dir, remember=False),
+                **({"dates": source.date_window("train")} if source.needs_dates() else {}),
                 "files": content_digests(source.files("train"), cache_dir, remember=False),
             }
             for source in sources

@@ -341,7 +341,10 @@ def _named(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
     """The place of a record, with its id if it has one."""
     if source.id_field is None:
         return record.place
-    return f"{record.place} ({source.id_field} {fields.get(source.id_field)!r})"
+    name = fields.get(source.id_field)
+    if isinstance(name, bytes):
+        name = name.decode(errors="replace")
+    return f"{record.place} ({source.id_field} {name!r})"
 
 
 def _text(source: Source, record: Record, fields: Mapping[str, Any]) -> str:

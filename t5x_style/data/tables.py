@@ -81,9 +81,9 @@ def _parquet(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as Parquet: {error}") from error
 
 
@@ -101,7 +101,7 @@ def _parquet_rows(
         number = sum(file.metadata.row_group(i).num_rows for i in range(start))
         for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=list(groups), columns=list(fields)):
             before = number
-            for row in batch.to_pylist():
+            for row in _as_bytes(batch).to_pylist():
                 number += 1
                 yield number, row
             on_read(size * number // total - size * before // total)
@@ -146,7 +146,7 @@ def _arrow(path: pathlib.Path) -> Iterator[Any]:
     try:
         with pyarrow.memory_map(str(path)) as raw, pyarrow.ipc.open_stream(raw) as stream:
             yield stream
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as an Arrow stream: {error}") from error
 
 
@@ -169,7 +169,8 @@ def _hf_rows(
                 number += batch.num_rows
                 continue
             for part in range(0, batch.num_rows, ROWS_AT_ONCE):
-                for row in batch.select(list(fields)).slice(part, ROWS_AT_ONCE).to_pylist():
+                piece = batch.select(list(fields)).slice(part, ROWS_AT_ONCE)
+                for row in _as_bytes(piece).to_pylist():
                     number += 1
                     yield number, row
             on_read(sizes[position])
@@ -198,6 +199,17 @@ def _records(
             last = min(first + ROWS_AT_ONCE, end)
             yield from enumerate(reader.read(first, last), start=first + 1)
             on_read(size * last // total - size * first // total)
+
+
+def _as_bytes(batch: Any) -> Any:
+    """The batch with its texts undecoded, so that one that is not UTF-8 spoils its row alone."""
+    import pyarrow
+
+    for i, field in enumerate(batch.schema):
+        if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type):
+            column = batch.column(i).cast(pyarrow.large_binary())
+            batch = batch.set_column(i, field.name, column)
+    return batch
 
 
 def _check_columns(path: pathlib.Path, columns: Sequence[str], fields: Sequence[str]) -> None:
