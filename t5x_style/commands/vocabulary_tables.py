@@ -73,8 +73,12 @@ def print_tables(
         print(table(marked, ["vocabulary", "pieces", "bits per byte", ""]))
     if terms:
         print("\nThe terms in pieces")
-        rows = [[term, *(_pieces(each, term) for each in vocabularies.values())] for term in terms]
-        print(table(rows, ["term", *vocabularies]))
+        rows = [
+            [term, name, len(each.encode(f" {term}")), _pieces(each, term)]
+            for term in terms
+            for name, each in vocabularies.items()
+        ]
+        print(table(rows, ["term", "vocabulary", "tokens", "pieces"]))
     worst = list(_worst_words(texts, ours[best]))
     if worst:
         print(f"\nThe words of each source's own that cost {best} most")
