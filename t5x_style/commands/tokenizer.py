@@ -178,6 +178,7 @@ def _made_from(corpus: Corpus, shares: dict[str, float], options: dict[str, Any]
                 "share": shares[source.name],
                 "format": source.format,
                 "text_field": source.text_field,
+                "dates": [source.date_field, *source.date_window("train")],
                 "on_bad_record": source.on_bad_record,
                 "filters": filters.made_from(source.filters, cache_dir, remember=False),
                 **({"dates": source.date_window("train")} if source.needs_dates() else {}),
