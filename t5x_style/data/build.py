@@ -127,7 +127,7 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
     if source is None:
         from t5x_style.data.tasks import task_files
 
-        meta["files"] = task_files(plan.task, plan.split)
+        meta["files"] = task_files(plan.task, plan.split, use_cached=corpus.use_cached_tasks)
     try:
         for job in jobs:
             raise_failure(job)

@@ -246,4 +246,10 @@ def _task_documents(job: Job, corpus: Corpus) -> Iterator[np.ndarray]:
     from t5x_style.data.tasks import load_module, task_tokens
 
     load_module(corpus)
-    return task_tokens(job.task, job.split, corpus.tokenizer)
+    return task_tokens(
+        job.task,
+        job.split,
+        corpus.tokenizer,
+        use_cached=corpus.use_cached_tasks,
+        seed=corpus.seed,
+    )

@@ -30,6 +30,9 @@ class Corpus:
       mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
       mixture_or_task_module: a Python module that registers seqio Tasks and Mixtures at import. The
         rates of a Mixture are read as shares of tokens.
+      use_cached_tasks: read the Tasks of the module from what `seqio_cache_tasks` made of them.
+      cached_task_dirs: folders in which seqio looks for it, and for the counts of examples that
+        rates may be functions of.
       seed: of the order of documents in the stores.
       workers: processes that tokenise; None means one for each core.
     """
@@ -40,6 +43,8 @@ class Corpus:
     sources: Sequence[Source] = ()
     mixtures: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     mixture_or_task_module: str | None = None
+    use_cached_tasks: bool = False
+    cached_task_dirs: Sequence[str] = ()
     seed: int = 0
     workers: int | None = None
 
@@ -49,7 +54,16 @@ class Corpus:
         twice += sorted(set(names) & set(self.mixtures))
         if twice:
             raise UsageError(f"Corpus: the name {twice[0]!r} is given twice")
+        if isinstance(self.cached_task_dirs, str):
+            raise UsageError(
+                f"Corpus.cached_task_dirs = {self.cached_task_dirs!r} must be a list of folders"
+            )
         if self.mixture_or_task_module is None:
+            if self.use_cached_tasks or self.cached_task_dirs:
+                raise UsageError(
+                    "Corpus.use_cached_tasks and cached_task_dirs are for the seqio Tasks of a "
+                    "module, and Corpus.mixture_or_task_module is not set"
+                )
             for mixture, shares in self.mixtures.items():
                 for task in shares:
                     if task not in names:
@@ -99,6 +113,7 @@ class Corpus:
     def from_json(cls, text: str) -> "Corpus":
         """The inverse of `to_json`."""
         fields = json.loads(text)
+        fields["cached_task_dirs"] = tuple(fields["cached_task_dirs"])
         fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
         fields["sources"] = tuple(
             Source(**source | {"filters": filters_from_json(source["filters"])})

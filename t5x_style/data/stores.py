@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -251,6 +252,8 @@ def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedSt
             made_from["filters"] = filters.made_from(source.filters, cache_dir, remember=remember)
     else:
         made_from |= {"task": task, "module": _module_digest(corpus, remember=remember)}
+        if corpus.use_cached_tasks:
+            made_from["cached_in"] = list(corpus.cached_task_dirs)
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^\w.-]", "_", task)
     return PlannedStore(task, split, fingerprint, cache_dir / f"{name}-{split}-{fingerprint[:16]}")
@@ -266,6 +269,10 @@ def _declared_by_module(
 ) -> tuple[dict[str, dict[str, float] | None], dict[str, list[str]]]:
     """Shares by blend, and splits by task, asked of the module once for each version of it."""
     asked = _module_digest(corpus, remember=remember) + corpus.to_json()
+    # Rates may be functions of the counts that seqio kept beside its caches.
+    counts = [pathlib.Path(folder).rglob("stats.*.json") for folder in corpus.cached_task_dirs]
+    files = sorted(itertools.chain(*counts))
+    asked += "".join(content_digests(files, pathlib.Path(corpus.cache_dir), remember=remember))
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     file = pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"
     if file.is_file():

@@ -133,6 +133,6 @@ class Tokenizer:
 
         Imports seqio, and with it TensorFlow: only for the process that builds a store.
         """
-        from t5x_style.data.tasks import vocabulary
+        from t5x_style.data.seqio_vocabularies import vocabulary
 
         return vocabulary(self)

@@ -21,14 +21,24 @@ def corpus(**arguments):
 
 
 def test_a_mixture_and_a_task_by_name():
-    assert corpus().declared_shares() == {"legal": 0.51, "general": 0.49}
-    assert corpus(mixture_or_task_name="legal").declared_shares() == {"legal": 1.0}
+    assert corpus().declared_shares("legal_general") == {"legal": 0.51, "general": 0.49}
+    assert corpus(mixture_or_task_name="legal").declared_shares("legal") == {"legal": 1.0}
     elsewhere = corpus(mixture_or_task_name="theirs", mixture_or_task_module="their.tasks")
-    assert elsewhere.declared_shares() is None
+    assert elsewhere.declared_shares("theirs") is None
 
 
 def test_the_builder_gets_the_same_corpus():
-    original = corpus(seed=3, workers=2)
+    caches = {"use_cached_tasks": True, "cached_task_dirs": ["caches"]}
+    original = corpus(
+        tokenizer=Tokenizer("x.json", "</s>"),
+        seed=3,
+        workers=2,
+        mixture_or_task_module="their.tasks",
+        **caches,
+    )
+    read = Corpus.from_json(original.to_json())
+    assert read.tokenizer == original.tokenizer
+    assert (read.use_cached_tasks, *read.cached_task_dirs) == (True, "caches")
     assert Corpus.from_json(original.to_json()).to_json() == original.to_json()
 
 
@@ -41,6 +51,8 @@ def test_the_builder_gets_the_same_corpus():
         ({"sources": [SOURCES[0], SOURCES[0], SOURCES[1]]}, "'legal' is given twice"),
         ({"mixtures": {**BLEND, "legal": {"legal": 1.0}}}, "'legal' is given twice"),
         ({"sources": [], "mixtures": {}}, "no mixture, no source"),
+        ({"cached_task_dirs": "caches"}, "'caches' must be a list of folders"),
+        ({"use_cached_tasks": True}, "Corpus.mixture_or_task_module is not set"),
     ],
 )
 def test_names_and_shares_that_do_not_meet(arguments, message):
