@@ -2,9 +2,11 @@
 
 from t5x_style.data.blend import Blend, BlendPhase
 from t5x_style.data.caps import capped
+from t5x_style.data.contamination import Contamination
 from t5x_style.data.corpus import Corpus
+from t5x_style.data.duplicates import Duplicates
 from t5x_style.data.evaluation import EvaluationSet, evaluation_set
-from t5x_style.data.filters import Length, Rewrite
+from t5x_style.data.filters import Language, Length, Rewrite
 from t5x_style.data.packing import Packing
 from t5x_style.data.phases import SharePhase, in_rows, tokens_before
 from t5x_style.data.reader import BatchReader, Rows
@@ -17,8 +19,11 @@ __all__ = [
     "BatchReader",
     "Blend",
     "BlendPhase",
+    "Contamination",
     "Corpus",
+    "Duplicates",
     "EvaluationSet",
+    "Language",
     "Length",
     "Packing",
     "Rewrite",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import gin
 
 from t5x_style.data.files import content_digests, module_file
 from t5x_style.errors import Fault, UsageError, did_you_mean
+
+LANGUAGE_CHARACTERS = 4000
 
 
 @gin.configurable
@@ -121,8 +124,70 @@ class Rewrite:
         return result
 
 
-Filter = Length | Rewrite
-KINDS: dict[str, type[Length] | type[Rewrite]] = {"Length": Length, "Rewrite": Rewrite}
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Drops documents in other languages, by the naive Bayes classifier of py3langid.
+
+    Its model lies in the package, the extra t5x_style[clean]: nothing is downloaded, and the same
+    text has the same language everywhere. What is looked at is the `LANGUAGE_CHARACTERS` in the
+    middle of a document, in lower case: titles and names stand at its beginning, and a disclaimer
+    in capitals is no language of its own.
+
+    Attributes:
+      keep: codes of ISO 639, such as 'en'.
+      min_probability: of the language that is the likeliest; below it the document is dropped.
+        Tables and lists of names have low ones.
+    """
+
+    keep: Sequence[str] = ("en",)
+    min_probability: float = 0.0
+
+    def __post_init__(self):
+        if isinstance(self.keep, str) or not self.keep:
+            raise UsageError(f"Language.keep = {self.keep!r}: a list of codes, such as ['en']")
+        if not 0 <= self.min_probability < 1:
+            raise UsageError(
+                f"Language.min_probability = {self.min_probability}: at least 0 and below 1"
+            )
+        known = _language_identifier().labels
+        for code in self.keep:
+            if code not in known:
+                raise UsageError(
+                    f"Language.keep: {code!r} is not one of the {len(known)} codes of py3langid, "
+                    f"{', '.join(sorted(known))}"
+                )
+
+    @property
+    def name(self) -> str:
+        """Under which what it drops is counted."""
+        return "language"
+
+    def __call__(self, text: str) -> str | None:
+        """The text, or None to drop it."""
+        begin = max(0, (len(text) - LANGUAGE_CHARACTERS) // 2)
+        excerpt = text[begin : begin + LANGUAGE_CHARACTERS].lower()
+        code, probability = _language_identifier().classify(excerpt)
+        return text if code in self.keep and probability >= self.min_probability else None
+
+
+@functools.cache
+def _language_identifier() -> Any:
+    try:
+        from py3langid import langid
+    except ImportError:
+        raise UsageError(
+            "Language needs the package `py3langid`: install the extra t5x_style[clean]"
+        ) from None
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+
+Filter = Length | Rewrite | Language
+KINDS: dict[str, type[Length] | type[Rewrite] | type[Language]] = {
+    "Length": Length,
+    "Rewrite": Rewrite,
+    "Language": Language,
+}
 
 
 def filtered(filters: Sequence[Filter], text: str) -> tuple[str | None, str]:
@@ -150,7 +215,7 @@ def filters_from_json(plain: Sequence[Mapping[str, Any]]) -> tuple[Filter, ...]:
 
 
 def made_from(filters: Sequence[Filter], cache_dir: pathlib.Path, *, remember: bool) -> list[Any]:
-    """What the effect of `filters` follows from: their attributes, and the files of modules.
+    """What the effect of `filters` follows from: attributes, files, the version of a library.
 
     Args:
       filters: in order.
@@ -164,4 +229,6 @@ def made_from(filters: Sequence[Filter], cache_dir: pathlib.Path, *, remember: b
         if isinstance(each, Rewrite):
             file = module_file(each.module, "the module of Rewrite.function")
             attributes["file"] = content_digests([file], cache_dir, remember=remember)[0]
+        if isinstance(each, Language):
+            attributes["py3langid"] = importlib.metadata.version("py3langid")
     return plain
