@@ -81,7 +81,7 @@ def in_rows(
         tokens += phase.tokens
         until = max(row, rows_of_tokens(tokens))
         borders = [row, *(first for first, _ in lengths if row < first < until), until]
-        held = [_tokensshares_at(row, border, lengths) for border in borders]
+        held = [_tokens_between(row, border, lengths) for border in borders]
         for position in range(len(borders) - 1):
             begin, end = (shares_at(phase, held[position + k] / max(1, held[-1])) for k in (0, 1))
             if borders[position + 1] > borders[position]:
@@ -93,10 +93,10 @@ def in_rows(
 
 def tokens_before(row: int, lengths: Sequence[tuple[int, int]]) -> int:
     """Tokens that the first `row` rows predict; `lengths` as in `in_rows`."""
-    return _tokensshares_at(0, row, lengths)
+    return _tokens_between(0, row, lengths)
 
 
-def _tokensshares_at(first: int, end: int, lengths: Sequence[tuple[int, int]]) -> int:
+def _tokens_between(first: int, end: int, lengths: Sequence[tuple[int, int]]) -> int:
     ends = [row for row, _ in lengths[1:]] + [max(end, lengths[-1][0])]
     return sum(
         max(0, min(end, stop) - max(first, start)) * length
