@@ -68,13 +68,20 @@ class SentencePiece:
         )
 
     def encode_array(self, text: str) -> np.ndarray:
+        if len(text) <= SEGMENT_CHARACTERS and SPACE_MARK not in text:
+            return self._ids(text)
         parts = []
         for segment in _segments(text):
             for position, part in enumerate(segment.split(SPACE_MARK)):
                 if position:
                     parts.append(self._space_mark_ids)
-                parts.append(_array(self.processor.encode(part)))
+                parts.append(self._ids(part))
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _ids(self, text: str) -> np.ndarray:
+        # Beam's environment has sentencepiece 0.2.1, which gives lists alone.
+        as_numpy = getattr(self.processor, "encode_as_numpy", None)
+        return as_numpy(text) if as_numpy else _array(self.processor.encode(text))
 
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
