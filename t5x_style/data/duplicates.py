@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -83,6 +83,11 @@ class Duplicates:
                 raise UsageError(f"Duplicates.{attribute} = {getattr(self, attribute)}: at least 1")
         if self.near:
             _rensa()
+
+    def made_from(self) -> dict[str, Any]:
+        """What the fingerprints of documents and the verdicts follow from, as plain values."""
+        plain = dataclasses.asdict(self)
+        return plain | ({"rensa": _rensa().ALGORITHM_VERSION} if self.near else {})
 
     def digest(self, text: str) -> bytes:
         """16 bytes of BLAKE2b over the text, runs of white space made one space, none at the ends.

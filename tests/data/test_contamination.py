@@ -1,6 +1,7 @@
 """Contamination: what is found and what is not, against sets of tuples of words."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_an_index_in_many_runs_is_the_index_in_one(tmp_path):
     expected = {int(ngram_hashes(word_hashes(" ".join(run)), 13)[0]): n for run, n in first.items()}
     found = dict(zip(one.hashes.tolist(), numbers[one.documents].tolist(), strict=True))
     assert expected.items() <= found.items()
+
+
+def test_building_holds_one_run_in_memory_however_many_there_are(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [("set", str(i), " ".join(map(str, rng.integers(0, 999, 2000)))) for i in range(50)]
+    word_hashes(" ".join(map(str, range(999))))  # their numbers are remembered
+    tracemalloc.start()
+    try:
+        index, _ = index_of(tmp_path / "index", texts, run_ngrams=5000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(index.hashes) == 50 * (2000 - 12)
+    assert peak < 12 * len(index.hashes)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(1, 14))

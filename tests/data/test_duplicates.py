@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from t5x_style.data import duplicates as duplicates_module
 from t5x_style.data.duplicates import (
+    COMPARED,
     DUPLICATE,
     KEPT,
     NEAR_DUPLICATE,
@@ -183,6 +186,20 @@ def test_one_template_a_thousand_times_does_not_compare_each_with_each():
     assert (verdicts.why == KEPT).mean() > 0.9  # two of them agree in half of the places
 
 
+@pytest.mark.parametrize(("before", "found"), [(COMPARED - 1, True), (COMPARED, False)])
+def test_so_many_of_those_that_share_a_band_are_compared(before, found):
+    """`before` documents and one more share the first band; the last document is like that one,
+    but for one number of each other band."""
+    bands, rows = NEAR.bands()
+    values = np.random.default_rng(4).integers(0, 2**32, (before + 2, 128), np.uint32)
+    values[:, :rows] = values[0, :rows]
+    values[-1] = values[-2]
+    values[-1, rows : rows * bands : rows] += 1
+    near = Duplicates(exact=False, near=True)
+    verdicts = near.verdicts(Fingerprints(np.zeros((len(values), 16), np.uint8), values))
+    assert verdicts.of.tolist() == [-1] * (before + 1) + [before if found else -1]
+
+
 def test_a_million_documents_are_judged_in_less_than_a_gigabyte(tmp_path):
     count = 50_000  # a twentieth of it, and of the bound
     rng = np.random.default_rng(3)
@@ -228,6 +245,14 @@ def test_every_process_sees_the_same_fingerprints():
     assert signature == NEAR.signature("one two three four five six").tolist()
     # These are in stores: another version of the library that gives other ones must not pass.
     assert signature[:3] == [3449214632, 3749107281, 3247568076]
+
+
+def test_the_version_of_the_signatures_is_part_of_what_stores_are_made_from(monkeypatch):
+    before = NEAR.made_from()
+    assert before == json.loads(json.dumps(before))
+    monkeypatch.setattr(duplicates_module, "_rensa", lambda: SimpleNamespace(ALGORITHM_VERSION=3))
+    assert NEAR.made_from() == before | {"rensa": 3}
+    assert "rensa" not in Duplicates().made_from()
 
 
 @pytest.mark.parametrize(
