@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "eval", "oracle", "uv")
+LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "clean", "eval", "oracle", "uv")
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(?P<version>[^\s;\\]+)")
 # Written in halves, or this file would be the first to break its own rule.
 REGISTRY_HOST = re.compile(
