@@ -109,6 +109,13 @@ def test_what_repeats_a_near_duplicate_exactly_points_at_the_one_that_stays():
     assert judged([one, other, other + " "]) == ([0, 2, 1], [-1, 0, 0])
 
 
+def test_no_documents_at_all_and_none_before():
+    nothing = Fingerprints(np.zeros((0, 16), np.uint8), np.zeros((0, 128), np.uint32))
+    assert NEAR.verdicts(nothing).of.shape == (0,)
+    verdicts = NEAR.verdicts(fingerprints(["a", "b", "a"]), [nothing, nothing])
+    assert verdicts.of.tolist() == [-1, -1, 0]
+
+
 def test_documents_of_earlier_stores_come_first_and_always_stay():
     one, other = pair(1, 385)
     mine, yours = pair(2, 385)
