@@ -43,7 +43,7 @@ def evaluate(
       dry_run: only check that the model and the stores can be loaded.
     """
     refuse_unconsumed()
-    from t5x_style.data import TokenStore, ensure_stores, evaluation_set
+    from t5x_style.data import Packing, TokenStore, ensure_stores, evaluation_set
     from t5x_style.partitioning import Topology
     from t5x_style.training import Evaluator, restore_model
 
@@ -78,6 +78,8 @@ def evaluate(
             },
             batch_size=batch_size,
             loss_chunk_tokens=restored.topology.loss_chunk_tokens,
+            eos_id=restored.tokenizer.eos_id,
+            packing=Packing(**restored.plan["packing"]),
         )
     line = evaluator(restored.parameters)
     measures = ("loss", "perplexity", "bits_per_byte", "tokens")

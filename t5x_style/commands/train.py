@@ -19,7 +19,7 @@ from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.reporting import table
 
 if TYPE_CHECKING:
-    from t5x_style.data import Corpus
+    from t5x_style.data import Corpus, Packing
     from t5x_style.optim import AdamW
     from t5x_style.partitioning import Topology
     from t5x_style.training.early_stopping import EarlyStopping
@@ -52,6 +52,7 @@ def train(
     train_steps: int | None = None,
     microbatches: int = 1,
     compute_dtype: str = "bfloat16",
+    packing: Packing | None = None,
     z_loss: float = 0.0,
     seed: int = 0,
     max_epochs: float | Mapping[str, float] = 40.0,
@@ -86,6 +87,8 @@ def train(
       train_steps: length of the run in steps; one of the two is given.
       microbatches: passes per step; the gradients are those of the whole batch.
       compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
+      packing: how documents share a row, @Packing(); windows of the store as it lies there if not
+        given.
       z_loss: coefficient of log(Z)^2.
       seed: of the initial parameters and the order of the rows.
       max_epochs: how often a source is read at most: one number, or {source: number}, 40 for those
@@ -108,7 +111,7 @@ def train(
     refuse_unconsumed()
     law = None if own_law is None else read_law(own_law)
     from t5x_style import training
-    from t5x_style.data import ensure_stores
+    from t5x_style.data import Packing, ensure_stores
     from t5x_style.optim import BatchPlan
 
     if set(task_feature_lengths) != {FEATURE}:
@@ -135,6 +138,7 @@ def train(
         plan=plan,
         microbatches=microbatches,
         compute_dtype=compute_dtype,
+        packing=packing or Packing(),
         z_loss=z_loss,
         seed=seed,
         max_epochs=max_epochs,

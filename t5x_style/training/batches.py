@@ -6,12 +6,16 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from t5x_style.data import Packing
+from t5x_style.training.step import AS_STORED, batch_width
+
 
 def abstract_batch(
-    size: int, sequence_length: int, sharding: NamedSharding
+    size: int, sequence_length: int, sharding: NamedSharding, packing: Packing = AS_STORED
 ) -> jax.ShapeDtypeStruct:
-    """The shape of a batch: int32 [B, 1 + S + 1] (see `step.packed_batch`)."""
-    return jax.ShapeDtypeStruct((size, sequence_length + 2), np.int32, sharding=sharding)
+    """The shape of a batch: int32 [B, W] (see `step.packed_batch`)."""
+    shape = (size, batch_width(sequence_length, packing))
+    return jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
 
 
 def global_batch(

@@ -132,7 +132,12 @@ def phases_from(phases: Sequence[BlendPhase], row: int) -> list[BlendPhase]:
 
 
 def reader_of(
-    chapters: Sequence[Chapter], stores: Stores, plan: BatchPlan, seed: int
+    chapters: Sequence[Chapter],
+    stores: Stores,
+    plan: BatchPlan,
+    seed: int,
+    *,
+    document_starts: bool = False,
 ) -> BatchReader:
     """Rows of the chapters' blends."""
     first, *changes = chapters
@@ -141,6 +146,7 @@ def reader_of(
         stores.train,
         sequence_lengths=plan.lengths,
         seed=seed,
+        document_starts=document_starts,
     )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5x_style.accounting import bits_per_byte
-from t5x_style.data import EvaluationSet
+from t5x_style.data import EvaluationSet, Packing
 from t5x_style.partitioning import batch_sharding
 from t5x_style.training.model_state import BoundModel
-from t5x_style.training.step import make_evaluation_step
+from t5x_style.training.step import AS_STORED, make_evaluation_step
 
 
 class Evaluator:
@@ -25,12 +25,16 @@ class Evaluator:
         *,
         batch_size: int,
         loss_chunk_tokens: int,
+        eos_id: int,
+        packing: Packing = AS_STORED,
     ):
         """Compiles for `batch_size` rows. Call inside `topology.in_force(mesh)`.
 
         Args:
           sets: by source; may be empty, and then every evaluation is.
           batch_size: rows per call, a multiple of the axes that split the batch.
+          eos_id: the token that ends a document.
+          packing: of the training, which tells what documents of a row see of each other.
         """
         self._sets = dict(sets)
         self._batch_size = batch_size
@@ -44,7 +48,9 @@ class Evaluator:
                     ((batch_size, length), np.float32),
                 )
             ]
-            step = make_evaluation_step(model, loss_chunk_tokens=loss_chunk_tokens)
+            step = make_evaluation_step(
+                model, loss_chunk_tokens=loss_chunk_tokens, eos_id=eos_id, packing=packing
+            )
             self._compiled = jax.jit(step).lower(model.abstract, *abstract).compile()
 
     def __call__(self, parameters: dict) -> dict[str, float]:

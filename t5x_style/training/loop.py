@@ -66,12 +66,11 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
     step, state = session.step, session.state
 
     def read(at: int) -> Batch:
-        like = abstract_batch(*plan.shape(at), session.batch_sharding)
+        like = abstract_batch(*plan.shape(at), session.batch_sharding, run.packing)
         return global_batch(read_rows, plan.rows_before(at), like)
 
     def read_rows(numbers: np.ndarray) -> np.ndarray:
-        rows = run.reader.rows(numbers)
-        return packed_batch(rows.tokens, rows.source)
+        return packed_batch(run.reader.rows(numbers))
 
     def evaluate() -> dict[str, float]:
         nonlocal standing

@@ -17,7 +17,7 @@ from t5x_style.accounting import (
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.data import BatchReader, Stores
+from t5x_style.data import BatchReader, Packing, Stores
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.optim import AdamW, BatchPlan
 from t5x_style.partitioning import Topology, check_divisible
@@ -26,6 +26,7 @@ from t5x_style.training.blend_history import Chapter, asked_blend, chapters_of, 
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, Standing
 from t5x_style.training.model_state import COMPUTE_DTYPES
+from t5x_style.training.step import AS_STORED
 
 PLAN_FILE = "plan.json"
 CONFIG_FILE = "config.gin"
@@ -64,6 +65,7 @@ class Run:
     config_changes: Sequence[Mapping[str, str]] = ()
     early_stopping: EarlyStopping | None = None
     own_law: ParametricLaw | None = None
+    packing: Packing = AS_STORED
     at_cap: str = "refuse"
     allow_blend_change: bool = False
     shortened: str | None = None
@@ -137,7 +139,13 @@ class Run:
     @functools.cached_property
     def reader(self) -> BatchReader:
         """Rows of the blend, and of those that it was before."""
-        return reader_of(self.chapters, self.stores, self.plan, self.seed)
+        return reader_of(
+            self.chapters,
+            self.stores,
+            self.plan,
+            self.seed,
+            document_starts=self.packing.document_starts,
+        )
 
     @property
     def _renormalised_at(self) -> dict[str, float] | None:
@@ -232,6 +240,7 @@ class Run:
             if len(self.plan.lengths) == 1
             else [list(each) for each in self.plan.lengths],
             "seed": self.seed,
+            "windows": self.packing.windows,
         }
 
     def _sources(self) -> dict[str, dict[str, Any]]:
@@ -303,6 +312,7 @@ class Run:
             "kernel": self.topology.kernel,
             "loss_chunk_tokens": self.topology.loss_chunk_tokens,
             "compute_dtype": self.compute_dtype,
+            "packing": dataclasses.asdict(self.packing),
             "blend": [chapter.to_json() for chapter in self.chapters],
             "sources": self._sources(),
             "notices": self._notices(),

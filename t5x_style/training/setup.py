@@ -175,6 +175,8 @@ def open_session(run: Run) -> Session:
                     microbatches=run.microbatches,
                     z_loss=run.z_loss,
                     loss_chunk_tokens=topology.loss_chunk_tokens,
+                    eos_id=run.stores.tokenizer.eos_id,
+                    packing=run.packing,
                 ),
                 donate_argnums=0,
                 out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
@@ -182,7 +184,7 @@ def open_session(run: Run) -> Session:
             sharding = batch_sharding(mesh)
             steps = {
                 (size, length): train_step.lower(
-                    target, abstract_batch(size, length, sharding)
+                    target, abstract_batch(size, length, sharding, run.packing)
                 ).compile()
                 for size, length in plan.shapes_from(step)
             }
@@ -200,6 +202,8 @@ def open_session(run: Run) -> Session:
                 },
                 batch_size=plan.phases[-1].sequences // run.microbatches,
                 loss_chunk_tokens=topology.loss_chunk_tokens,
+                eos_id=run.stores.tokenizer.eos_id,
+                packing=run.packing,
             )
     return Session(
         state,

@@ -1,4 +1,4 @@
-"""51 % legal and 49 % general text, read from the embedded corpora: shares counted batch by batch."""
+"""51 % legal and 49 % general text, read from the embedded corpora: counted batch by batch."""
 
 import numpy as np
 import pytest

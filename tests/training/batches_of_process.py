@@ -41,8 +41,7 @@ def held_on(mesh: Mesh) -> dict[str, np.ndarray]:
     def read(rows: np.ndarray) -> np.ndarray:
         nonlocal rows_read
         rows_read += len(rows)
-        found = reader.rows(rows)
-        return packed_batch(found.tokens, found.source)
+        return packed_batch(reader.rows(rows))
 
     found = {}
     for step in range(STEPS):

@@ -74,8 +74,8 @@ def lesson(mesh: str) -> Lesson:
             state["parameters"],
         )
         for at in range(STEPS):
-            tokens, source = run.reader.rows(np.arange(8 * at, 8 * at + 8))
-            batch = jax.device_put(packed_batch(tokens, source), session.batch_sharding)
+            rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
+            batch = jax.device_put(rows, session.batch_sharding)
             state, metrics = session.steps[8, 16](state, batch)
             losses.append(float(metrics["loss"]))
         after = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -146,6 +146,7 @@ def test_every_gradient_is_pinned_to_its_parameters_sharding():
             microbatches=2,
             z_loss=0.0,
             loss_chunk_tokens=64,
+            eos_id=1,
         )
         state = abstract_state(model, optimizer, mesh)
         traced = jax.make_jaxpr(step)(state, abstract_batch(8, 16, batch_sharding(mesh)))

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from t5x_style.data import Rows
 from t5x_style.partitioning import Topology, batch_sharding
 from t5x_style.training.model_state import abstract_state, bind_model, fresh_state
 from t5x_style.training.step import make_evaluation_step, make_train_step, packed_batch
-from tests.training.runs import ARCHITECTURE, SEQUENCE, VOCABULARY
+from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
 
 ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48, logit_softcap=5.0)
 BATCH = 8
@@ -43,8 +44,9 @@ def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
             microbatches=microbatches,
             z_loss=Z_LOSS,
             loss_chunk_tokens=24,
+            eos_id=EOS,
         )
-        batch = packed_batch(tokens(), SOURCE)
+        batch = packed_batch(Rows(tokens(), SOURCE, None))
         new, metrics = jax.jit(step)(state, jax.device_put(batch, batch_sharding(mesh)))
     return jax.device_get((state["parameters"], new, metrics))
 
@@ -131,7 +133,7 @@ def test_evaluation_gives_the_training_loss():
     mesh = topology.mesh()
     with topology.in_force(mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
-        evaluate = jax.jit(make_evaluation_step(model, loss_chunk_tokens=24))
+        evaluate = jax.jit(make_evaluation_step(model, loss_chunk_tokens=24, eos_id=EOS))
         weights = np.ones((BATCH, SEQUENCE), np.float32)
         total = evaluate(after_a_step()[0], tokens(), weights)
         assert total / weights.size == pytest.approx(after_a_step()[2]["loss"], rel=1e-6)
@@ -150,9 +152,9 @@ def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
         state = abstract_state(model, optimizer, mesh)
         step = make_train_step(
             model, optimizer, lambda _: 0.0, sources=3, microbatches=2, z_loss=0.0,
-            loss_chunk_tokens=24,
+            loss_chunk_tokens=24, eos_id=EOS,
         )  # fmt: skip
-        batch = jnp.asarray(packed_batch(tokens(), SOURCE))
+        batch = jnp.asarray(packed_batch(Rows(tokens(), SOURCE, None)))
         new, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state

@@ -62,6 +62,7 @@ def train_step(
             microbatches=microbatches,
             z_loss=1e-4,
             loss_chunk_tokens=topology.loss_chunk_tokens,
+            eos_id=1,
         )
         state = abstract_state(model, optimizer, mesh)
         return jax.jit(step).trace(state, abstract_batch(BATCH, length, batch_sharding(mesh)))

@@ -96,6 +96,7 @@ def real_step(
         microbatches=microbatches,
         z_loss=0.0,
         loss_chunk_tokens=loss_chunk_tokens,
+        eos_id=1,
     )
     batch = jax.ShapeDtypeStruct(
         (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
