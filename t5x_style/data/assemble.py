@@ -13,14 +13,16 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from t5x_style.data.build_parts import part_file
+from t5x_style.data.build_duplicates import judge, write_fingerprints
+from t5x_style.data.build_parts import part_file, tables
+from t5x_style.data.duplicates import KEPT, WHY, Duplicates
 from t5x_style.data.store import (
     DOCUMENTS_FILE,
     DROPPED_FILE,
@@ -66,7 +68,14 @@ class Documents:
 
 
 def assemble(
-    folder: pathlib.Path, parts: int, *, dtype: np.dtype, seed: int, meta: Mapping[str, Any]
+    folder: pathlib.Path,
+    parts: int,
+    *,
+    dtype: np.dtype,
+    seed: int,
+    meta: Mapping[str, Any],
+    duplicates: Duplicates | None = None,
+    earlier: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
     """Makes the store `folder / "store"` of the `parts` parts in `folder`, and removes those.
 
@@ -79,6 +88,7 @@ def assemble(
       dtype: of their ids.
       seed: of the order of documents.
       meta: what else meta.json says; `source` and `split` are named in messages.
+      duplicates: drops documents that repeat one before them, or one of the stores `earlier`.
 
     Returns:
       What meta.json says.
@@ -87,6 +97,13 @@ def assemble(
       Fault: no document is left.
     """
     found = _read(folder, parts)
+    fingerprints, details = None, dict[int, str]()
+    if duplicates is not None:
+        kept_so_far = found.reasons == 0
+        why, fingerprints, details = judge(folder, parts, kept_so_far, duplicates, earlier)
+        # Which of the fingerprints each document has.
+        place = np.cumsum(kept_so_far) - 1
+        found = _without(found, why)
     kept = np.flatnonzero(found.reasons == 0)
     if not len(kept):
         raise Fault(f"source {meta['source']!r}, split {meta['split']!r}: not one document")
@@ -101,13 +118,16 @@ def assemble(
         TOKENS_FILE: _write_tokens(store / TOKENS_FILE, folder, found, order, dtype),
         ENDS_FILE: file_digest(store / ENDS_FILE),
     }
+    if fingerprints is not None:
+        for name in write_fingerprints(store, fingerprints, place[order]):
+            checksums[name] = file_digest(store / name)
     whole: dict[str, Any] = {**meta}
     if _has_metadata(folder, parts):
         whole |= _write_documents(store / DOCUMENTS_FILE, folder, parts, found, order)
         checksums[DOCUMENTS_FILE] = file_digest(store / DOCUMENTS_FILE)
     listed = np.array([name not in NOT_LISTED for name in found.names])[found.reasons]
     if listed.any():
-        _write_dropped(store / DROPPED_FILE, folder, parts, listed)
+        _write_dropped(store / DROPPED_FILE, folder, parts, listed, found, details)
         checksums[DROPPED_FILE] = file_digest(store / DROPPED_FILE)
     whole |= _counts(found, kept, meta) | {
         "documents": len(kept),
@@ -130,22 +150,11 @@ def assemble(
     return whole
 
 
-def _tables(folder: pathlib.Path, parts: int, columns: Sequence[str]) -> Iterator[Any]:
-    """(number of the part, record batch) of each part's table in order, `columns` alone."""
-    for number in range(parts):
-        with (
-            open(part_file(folder, number, "documents"), "rb") as file,
-            pyarrow.ipc.open_stream(file) as stream,
-        ):
-            for batch in stream:
-                yield number, batch.select(list(columns))
-
-
 def _read(folder: pathlib.Path, parts: int) -> Documents:
     names = [""]
     columns = collections.defaultdict(list)
     starts_at, last = 0, -1
-    for number, batch in _tables(folder, parts, ["tokens", "bytes", "text_bytes", "reason"]):
+    for number, batch in tables(folder, parts, ["tokens", "bytes", "text_bytes", "reason"]):
         starts_at, last = (0 if number != last else starts_at), number
         tokens = batch["tokens"].to_numpy()
         ends = starts_at + np.cumsum(tokens)
@@ -238,7 +247,7 @@ def _write_tokens(
 def _has_metadata(folder: pathlib.Path, parts: int) -> bool:
     return any(
         batch[name].null_count < len(batch)
-        for _, batch in _tables(folder, parts, METADATA)
+        for _, batch in tables(folder, parts, METADATA)
         for name in METADATA
     )
 
@@ -248,7 +257,7 @@ def _write_documents(
 ) -> dict[str, Any]:
     """Writes id, date and license in the store's order; what meta.json says of them."""
     table = pyarrow.Table.from_batches(
-        [batch for _, batch in _tables(folder, parts, METADATA)]
+        [batch for _, batch in tables(folder, parts, METADATA)]
     ).take(pyarrow.array(order))
     pyarrow.parquet.write_table(table, path, row_group_size=GROUP_ROWS)
     facts: dict[str, Any] = {}
@@ -272,20 +281,39 @@ def _write_documents(
     return facts
 
 
+def _without(found: Documents, why: np.ndarray) -> Documents:
+    """The documents, of which those with a `why` (uint8 [n], into `WHY`) are dropped for it."""
+    names = [*found.names, *(name for name in WHY[1:] if name not in found.names)]
+    codes = np.array([0, *(names.index(name) for name in WHY[1:])], np.uint8)
+    reasons = np.where(why == KEPT, found.reasons, codes[why])
+    return dataclasses.replace(found, reasons=reasons, names=names)
+
+
 def _write_dropped(
-    path: pathlib.Path, folder: pathlib.Path, parts: int, listed: np.ndarray
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    parts: int,
+    listed: np.ndarray,
+    found: Documents,
+    details: Mapping[int, str],
 ) -> None:
-    """Writes a row for each document that is `listed` (bool [n]), in reading order."""
+    """Writes a row for each document that is `listed` (bool [n]), in reading order.
+
+    `details` are those of the documents that the parts themselves do not know to be dropped.
+    """
     columns = ["where", "id", "reason", "detail"]
     begin = 0
     held: list[Any] = []
     rows = 0
     with contextlib.ExitStack() as closing:
         writer = None
-        for _, batch in _tables(folder, parts, columns):
+        for _, batch in tables(folder, parts, columns):
             chosen = listed[begin : begin + len(batch)]
+            numbers = begin + np.flatnonzero(chosen)
             begin += len(batch)
             batch = batch.filter(pyarrow.array(chosen))
+            if not details.keys().isdisjoint(numbers.tolist()):
+                batch = _explained(batch, numbers, found, details)
             writer = writer or closing.enter_context(
                 pyarrow.parquet.ParquetWriter(path, batch.schema)
             )
@@ -297,6 +325,21 @@ def _write_dropped(
                 held, rows = table[GROUP_ROWS:].to_batches(), rows - GROUP_ROWS
         if rows:
             writer.write_table(pyarrow.Table.from_batches(held).combine_chunks())
+
+
+def _explained(
+    batch: Any, numbers: np.ndarray, found: Documents, details: Mapping[int, str]
+) -> Any:
+    """Rows of dropped documents with the reasons and details that were found afterwards."""
+    reasons = [found.names[code] for code in found.reasons[numbers]]
+    words = [
+        details.get(n, d)
+        for n, d in zip(numbers.tolist(), batch["detail"].to_pylist(), strict=True)
+    ]
+    for name, values in (("reason", reasons), ("detail", words)):
+        column = pyarrow.array(values, batch.schema.field(name).type)
+        batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+    return batch
 
 
 def _counts(found: Documents, kept: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:

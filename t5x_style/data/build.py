@@ -9,7 +9,6 @@ put together here (`assemble`).
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -24,8 +23,11 @@ import pyarrow.parquet
 
 from t5x_style.data.assemble import assemble
 from t5x_style.data.beam import run_with_beam
-from t5x_style.data.build_parts import Job, build_part, raise_failure
+from t5x_style.data.build_contamination import ensure_index
+from t5x_style.data.build_parts import CONTAMINATED, Job, build_part, raise_failure
 from t5x_style.data.corpus import Corpus
+from t5x_style.data.duplicates import WHY
+from t5x_style.data.files import locked
 from t5x_style.data.pool import run_in_pool
 from t5x_style.data.progress import Progress
 from t5x_style.data.records import parts
@@ -37,19 +39,6 @@ from t5x_style.errors import Fault, UsageError
 Engine = Callable[[list[Job]], Iterator[Job]]
 # Bad records that are said one by one, of each store; dropped.parquet names all.
 SAID_RECORDS = 20
-
-
-@contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a store; it falls with the process that holds it, however that ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".lock-{path.name}"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path.name}: another process is building it, waiting", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
@@ -66,6 +55,17 @@ def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) 
         for plan in sorted(plans, key=lambda plan: plan.path):
             held.enter_context(locked(plan.path))
         plans = [plan for plan in plans if not plan.stands()]
+        # A store comes after those that its duplicates are looked for in.
+        plans.sort(key=lambda plan: len(plan.earlier))
+        held_out = [plan for plan in plans if not plan.against]
+        learnt = [plan for plan in plans if plan.against]
+        # Text to be looked for is there before it is looked for.
+        for group in (held_out, learnt) if corpus.contamination else (plans,):
+            _build_side_by_side(group, corpus, engine)
+
+
+def _build_side_by_side(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
+    with contextlib.ExitStack() as held:
         jobs = {plan: _jobs(plan, corpus) for plan in plans if not _is_assembled(plan)}
         undone = [
             job for plan in jobs for job in jobs[plan] if job.part is not None and not job.is_done()
@@ -104,8 +104,11 @@ def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
     source = corpus.source(plan.task)
     found = [None] if source is None else parts(source, plan.split)
     text = corpus.to_json()
+    index = None
+    if corpus.contamination is not None and plan.split == "train":
+        index = str(ensure_index(plan.against, corpus))
     jobs = [
-        Job(text, plan.task, plan.split, str(folder), number, part)
+        Job(text, plan.task, plan.split, str(folder), number, part, index)
         for number, part in enumerate(found)
     ]
     for job in jobs:
@@ -124,6 +127,10 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
         "filtered": {each.name: 0 for each in source.filters} if source else {},
         "files": [],
     }
+    if corpus.duplicates is not None:
+        meta["filtered"] |= dict.fromkeys(WHY[1:], 0)
+    if corpus.contamination is not None and plan.split == "train":
+        meta["filtered"][CONTAMINATED] = 0
     if source is None:
         from t5x_style.data.tasks import task_files
 
@@ -137,6 +144,8 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
             dtype=token_dtype(corpus.tokenizer.vocab_size),
             seed=int(plan.fingerprint[:16], 16),
             meta=meta,
+            duplicates=corpus.duplicates,
+            earlier=plan.earlier,
         )
     except (UsageError, Fault):
         shutil.rmtree(folder, ignore_errors=True)
@@ -188,9 +197,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             shares[name], of_tasks = declared_blend(corpus, name)
             splits |= of_tasks
         return {"shares": shares, "splits": splits}
-    plans = [
-        PlannedStore(**plan | {"path": pathlib.Path(plan["path"])}) for plan in request["plans"]
-    ]
+    plans = [PlannedStore.from_json(plan) for plan in request["plans"]]
     options = request["beam_options"]
 
     def engine(jobs: list[Job]) -> Iterator[Job]:

@@ -15,12 +15,13 @@ import json
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow
 
+from t5x_style.data.contamination import Index
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import write_atomically
 from t5x_style.data.filters import filtered
@@ -30,10 +31,11 @@ from t5x_style.data.store import token_dtype
 from t5x_style.errors import Fault, UsageError
 
 # Of the three files; parts that another version left behind are made again.
-PART_VERSION = 1
+PART_VERSION = 2
 # Held in memory before it is written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
+CONTAMINATED = "contaminated"
 
 SCHEMA = pyarrow.schema(
     {
@@ -46,6 +48,9 @@ SCHEMA = pyarrow.schema(
         "license": pyarrow.large_string(),
         "reason": pyarrow.large_string(),  # why it was dropped; null if it was kept
         "detail": pyarrow.large_string(),
+        # Of the text, where duplicates are looked for (`duplicates.Fingerprints`).
+        "digest": pyarrow.large_binary(),
+        "signature": pyarrow.large_binary(),
     }
 )
 
@@ -61,6 +66,7 @@ class Job:
       folder: where the files go.
       number: of the part within the split, from 0.
       part: what is read; None: the whole split of a seqio Task.
+      index: the folder of the n-grams that must not be in it (`contamination.Index`); None: none.
     """
 
     corpus: str
@@ -69,6 +75,7 @@ class Job:
     folder: str
     number: int
     part: Part | None
+    index: str | None = None
 
     def file(self, suffix: str) -> pathlib.Path:
         """One of the part's files."""
@@ -186,6 +193,19 @@ def build_part(job: Job) -> None:
         raise
 
 
+def tables(
+    folder: pathlib.Path, parts: int, columns: Sequence[str]
+) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
+    """(number of the part, record batch) of each part's table in order, `columns` alone."""
+    for number in range(parts):
+        with (
+            open(part_file(folder, number, "documents"), "rb") as file,
+            pyarrow.ipc.open_stream(file) as stream,
+        ):
+            for batch in stream:
+                yield number, batch.select(list(columns))
+
+
 def raise_failure(job: Job) -> None:
     """Raises what kept the part from being made, if anything did.
 
@@ -225,10 +245,35 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
         if text is None or not text.strip():
             writer.drop(row | {"reason": dropped_by or "empty"})
             continue
+        if not _is_clean(writer, job, corpus, text, row):
+            continue
         ids = np.append(tokenizer.encode_array(text), tokenizer.eos_id)
         row["bytes"] = int(token_bytes[ids].sum())
         row["text_bytes"] = len(text.encode())
         writer.add(ids, row)
+
+
+def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:
+    """Drops a text that is contaminated; adds to the row of another what duplicates go by."""
+    if job.index is not None and corpus.contamination is not None:
+        overlap = _index(job.index).overlap(text)
+        if overlap.share > corpus.contamination.max_share:
+            detail = (
+                f"{overlap.share:.0%} of its words lie in runs of {overlap.evaluation_set}, most "
+                f"of them in {overlap.where}"
+            )
+            writer.drop(row | {"reason": CONTAMINATED, "detail": detail})
+            return False
+    if corpus.duplicates is not None:
+        row["digest"] = corpus.duplicates.digest(text)
+        if corpus.duplicates.near:
+            row["signature"] = corpus.duplicates.signature(text).tobytes()
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def _index(folder: str) -> Index:
+    return Index(pathlib.Path(folder))
 
 
 def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
@@ -237,6 +282,8 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
         row: dict[str, Any] = {"where": f"{job.task} {job.split} example {number}"}
         if len(ids) == 1:
             writer.drop(row | {"reason": "empty"})
+            continue
+        if not _is_clean(writer, job, corpus, corpus.tokenizer.decode(ids[:-1]), row):
             continue
         row["bytes"] = int(token_bytes[ids].sum())
         writer.add(ids, row)

@@ -3,10 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 
 from t5x_style.data.blend import Blend
+from t5x_style.data.contamination import Contamination
+from t5x_style.data.duplicates import Duplicates
 from t5x_style.data.filters import filters_from_json, filters_to_json
 from t5x_style.data.phases import named_phases
 from t5x_style.data.sources import Source
@@ -33,6 +36,10 @@ class Corpus:
       use_cached_tasks: read the Tasks of the module from what `seqio_cache_tasks` made of them.
       cached_task_dirs: folders in which seqio looks for it, and for the counts of examples that
         rates may be functions of.
+      duplicates: drops documents that an earlier one said already, @Duplicates(): validation
+        splits come before train splits, and sources in the order in which the blend names them.
+      contamination: drops training documents that hold text of validation splits or of evaluation
+        sets, @Contamination().
       seed: of the order of documents in the stores.
       workers: processes that tokenise; None means one for each core.
     """
@@ -45,6 +52,8 @@ class Corpus:
     mixture_or_task_module: str | None = None
     use_cached_tasks: bool = False
     cached_task_dirs: Sequence[str] = ()
+    duplicates: Duplicates | None = None
+    contamination: Contamination | None = None
     seed: int = 0
     workers: int | None = None
 
@@ -105,8 +114,10 @@ class Corpus:
     def to_json(self) -> str:
         """All of it as JSON, for the process that builds."""
         fields = dataclasses.asdict(self)
-        for plain, source in zip(fields["sources"], self.sources, strict=True):
-            plain["filters"] = filters_to_json(source.filters)
+        fields["sources"] = [_source_to_json(source) for source in self.sources]
+        if self.contamination is not None:
+            sets = self.contamination.evaluation_sets
+            fields["contamination"]["evaluation_sets"] = [_source_to_json(each) for each in sets]
         return json.dumps(fields, default=dict)
 
     @classmethod
@@ -115,8 +126,21 @@ class Corpus:
         fields = json.loads(text)
         fields["cached_task_dirs"] = tuple(fields["cached_task_dirs"])
         fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
-        fields["sources"] = tuple(
-            Source(**source | {"filters": filters_from_json(source["filters"])})
-            for source in fields["sources"]
-        )
+        fields["sources"] = tuple(_source_from_json(each) for each in fields["sources"])
+        if fields["duplicates"] is not None:
+            fields["duplicates"] = Duplicates(**fields["duplicates"])
+        if fields["contamination"] is not None:
+            sets = tuple(map(_source_from_json, fields["contamination"]["evaluation_sets"]))
+            fields["contamination"] = Contamination(
+                **fields["contamination"] | {"evaluation_sets": sets}
+            )
         return cls(**fields)
+
+
+def _source_to_json(source: Source) -> dict[str, Any]:
+    return dataclasses.asdict(source) | {"filters": filters_to_json(source.filters)}
+
+
+def _source_from_json(plain: Mapping[str, Any]) -> Source:
+    filters = filters_from_json(plain["filters"])
+    return Source(**{**plain, "dates": tuple(plain["dates"]), "filters": filters})

@@ -1,12 +1,15 @@
 """The files a source names, and what their content is."""
 
 import concurrent.futures
+import contextlib
+import fcntl
 import glob
 import importlib.machinery
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from t5x_style.data.store import file_digest
 from t5x_style.errors import UsageError, did_you_mean
@@ -113,3 +116,16 @@ def module_file(name: str, what: str) -> pathlib.Path:
     if spec.origin is None:
         raise UsageError(f"{what} = {name!r} is a folder, not a module")
     return pathlib.Path(spec.origin)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a store; it falls with the process that holds it, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".lock-{path.name}"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path.name}: another process is building it, waiting", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

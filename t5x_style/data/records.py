@@ -281,7 +281,12 @@ def belongs(source: Source, split: str, document: Document) -> bool:
 
 
 def documents(source: Source, split: str) -> Iterator[str]:
-    """The texts of a split in order, after the source's filters, empty ones left out.
+    """The texts of `kept_documents`."""
+    return (document.text for document in kept_documents(source, split))
+
+
+def kept_documents(source: Source, split: str) -> Iterator[Document]:
+    """The documents of a split in order, after the source's filters, empty ones left out.
 
     Raises:
       Fault: a bad record, unless the source says to skip those.
@@ -298,7 +303,7 @@ def documents(source: Source, split: str) -> Iterator[str]:
                 continue
             text, _ = filtered(source.filters, document.text)
             if text is not None and text.strip():
-                yield text
+                yield dataclasses.replace(document, text=text)
 
 
 def refusal(source: Source, bad: str) -> Fault:

@@ -5,6 +5,8 @@ A store is a directory, whole or absent:
     document_ends.npy  int64, document i is tokens[document_ends[i - 1] : document_ends[i]]
     documents.parquet  id, date and license of document i, of a source that names such fields
     dropped.parquet    where, id, reason and detail of what was read and is not here, if anything
+    digests.npy        uint8 [documents, 16], and signatures.npy, uint32 [documents, permutations]:
+                       what duplicates of them are known by, where a corpus is cleaned of those
     meta.json          counts, checksums, what it was made from
 
 `t5x_style.data.assemble` writes it.
@@ -27,6 +29,8 @@ TOKENS_FILE = "tokens.bin"
 ENDS_FILE = "document_ends.npy"
 DOCUMENTS_FILE = "documents.parquet"
 DROPPED_FILE = "dropped.parquet"
+DIGESTS_FILE = "digests.npy"
+SIGNATURES_FILE = "signatures.npy"
 META_FILE = "meta.json"
 
 

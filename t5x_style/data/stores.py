@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data import filters
+from t5x_style.data.contamination import Contamination
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import content_digests, module_file, write_atomically
 from t5x_style.data.phases import SharePhase, named_phases
+from t5x_style.data.sources import Source
 from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore, read_meta
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError
@@ -51,12 +53,27 @@ class PlannedStore:
       split: 'train' or 'validation'.
       fingerprint: SHA-256 over all that its content follows from.
       path: where it lies, the first digits of the fingerprint in its name.
+      earlier: stores whose documents count as said already, where duplicates are dropped.
+      against: validation stores whose text must not be in it, where contamination is dropped.
     """
 
     task: str
     split: str
     fingerprint: str
     path: pathlib.Path
+    earlier: tuple[pathlib.Path, ...] = ()
+    against: tuple[pathlib.Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        plain = dataclasses.asdict(self) | {"path": str(self.path)}
+        return plain | {name: list(map(str, plain[name])) for name in ("earlier", "against")}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> PlannedStore:
+        """The inverse of `to_json`."""
+        paths = {name: tuple(map(pathlib.Path, plain[name])) for name in ("earlier", "against")}
+        return cls(**{**plain, "path": pathlib.Path(plain["path"]), **paths})
 
     def stands(self) -> bool:
         """Whether it was built, and the files of a module's Task are still what they were."""
@@ -169,9 +186,7 @@ def ensure_stores(
             builder.ask(
                 {
                     "action": "build",
-                    "plans": [
-                        dataclasses.asdict(plan) | {"path": str(plan.path)} for plan in missing
-                    ],
+                    "plans": [plan.to_json() for plan in missing],
                     "beam_options": None if beam_options is None else list(beam_options),
                 }
             )
@@ -210,20 +225,26 @@ def planned_stores(
         SharePhase(tokens, _positive(declared[start]), _positive(declared[end]))
         for start, end, tokens in named_phases(corpus.mixture_or_task_name)
     )
-    plans = []
-    for task in dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}):
-        source = corpus.source(task)
-        for split in ("train", "validation"):
+    tasks = list(dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}))
+    plans: dict[tuple[str, str], PlannedStore] = {}
+    # What is held out comes first: what repeats it is dropped from what is learnt.
+    for split in ("validation", "train"):
+        for task in tasks:
+            source = corpus.source(task)
             if split in (source.split_names() if source else splits[task]):
-                plans.append(_plan(corpus, task, split, remember=remember))
-    return phases, plans
+                before = list(plans.values())
+                plans[task, split] = _plan(corpus, task, split, before, remember=remember)
+    both = [(task, split) for task in tasks for split in ("train", "validation")]
+    return phases, [plans[each] for each in both if each in plans]
 
 
 def _positive(shares: Mapping[str, float] | None) -> dict[str, float]:
     return {task: share for task, share in (shares or {}).items() if share > 0}
 
 
-def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedStore:
+def _plan(
+    corpus: Corpus, task: str, split: str, before: Sequence[PlannedStore], *, remember: bool
+) -> PlannedStore:
     cache_dir = pathlib.Path(corpus.cache_dir)
     source = corpus.source(task)
     made_from: dict[str, Any] = {
@@ -233,30 +254,77 @@ def _plan(corpus: Corpus, task: str, split: str, *, remember: bool) -> PlannedSt
         "split": split,
     }
     if source is not None:
-        files = source.files(split)
-        made_from |= {
-            "format": source.format,
-            "text_field": source.text_field,
-            "on_bad_record": source.on_bad_record,
-            "where": source.where(split) if source.format == "tfds" else None,
-            "files": content_digests(files, cache_dir, remember=remember),
-        }
-        made_from |= {
-            name: getattr(source, name)
-            for name in ("date_field", "license_field", "validation_from")
-            if getattr(source, name) is not None
-        }
-        if any(source.dates):
-            made_from["dates"] = list(source.dates)
-        if source.filters:
-            made_from["filters"] = filters.made_from(source.filters, cache_dir, remember=remember)
+        made_from |= _source_made_from(source, split, cache_dir, remember=remember)
     else:
         made_from |= {"task": task, "module": _module_digest(corpus, remember=remember)}
         if corpus.use_cached_tasks:
             made_from["cached_in"] = list(corpus.cached_task_dirs)
+    earlier: list[PlannedStore] = []
+    if corpus.duplicates is not None:
+        across = corpus.duplicates.across_sources
+        earlier = [plan for plan in before if across or plan.task == task]
+        made_from["duplicates"] = corpus.duplicates.made_from()
+        made_from["earlier"] = [plan.fingerprint for plan in earlier]
+    against: list[PlannedStore] = []
+    if corpus.contamination is not None and split == "train":
+        if corpus.contamination.against_validation:
+            against = [plan for plan in before if plan.split == "validation"]
+        made_from["contamination"] = contamination_made_from(
+            corpus.contamination, cache_dir, remember=remember
+        )
+        made_from["against"] = [plan.fingerprint for plan in against]
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^\w.-]", "_", task)
-    return PlannedStore(task, split, fingerprint, cache_dir / f"{name}-{split}-{fingerprint[:16]}")
+    return PlannedStore(
+        task,
+        split,
+        fingerprint,
+        cache_dir / f"{name}-{split}-{fingerprint[:16]}",
+        tuple(plan.path for plan in earlier),
+        tuple(plan.path for plan in against),
+    )
+
+
+def _source_made_from(
+    source: Source, split: str, cache_dir: pathlib.Path, *, remember: bool
+) -> dict[str, Any]:
+    made_from: dict[str, Any] = {
+        "format": source.format,
+        "text_field": source.text_field,
+        "on_bad_record": source.on_bad_record,
+        "where": source.where(split) if source.format == "tfds" else None,
+        "files": content_digests(source.files(split), cache_dir, remember=remember),
+    }
+    made_from |= {
+        name: getattr(source, name)
+        for name in ("date_field", "license_field", "validation_from")
+        if getattr(source, name) is not None
+    }
+    if any(source.dates):
+        made_from["dates"] = list(source.dates)
+    if source.filters:
+        made_from["filters"] = filters.made_from(source.filters, cache_dir, remember=remember)
+    return made_from
+
+
+def contamination_made_from(
+    contamination: Contamination, cache_dir: pathlib.Path, *, remember: bool
+) -> dict[str, Any]:
+    """What contamination by evaluation sets follows from, as plain values.
+
+    Args:
+      contamination: how it is looked for.
+      cache_dir, remember: as in `content_digests`.
+    """
+    return {
+        "ngram": contamination.ngram,
+        "max_share": contamination.max_share,
+        "evaluation_sets": [
+            [each.name, split, _source_made_from(each, split, cache_dir, remember=remember)]
+            for each in contamination.evaluation_sets
+            for split in each.split_names()
+        ],
+    }
 
 
 def _module_digest(corpus: Corpus, *, remember: bool) -> str:

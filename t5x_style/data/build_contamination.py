@@ -1,0 +1,77 @@
+"""The index of text that must not be learnt from, made once for all that is built against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+import pyarrow.parquet
+
+from t5x_style.data.contamination import Contamination, EvaluationText, write_index
+from t5x_style.data.corpus import Corpus
+from t5x_style.data.files import locked
+from t5x_style.data.records import kept_documents
+from t5x_style.data.store import DOCUMENTS_FILE, TokenStore
+from t5x_style.data.stores import contamination_made_from
+from t5x_style.data.tokenizer import Tokenizer
+
+
+def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Path:
+    """The folder of the index of these stores and of the corpus's evaluation sets.
+
+    Its name follows from what it is made of, and it is put there whole.
+
+    Args:
+      against: validation stores, which stand.
+      corpus: with `contamination`.
+
+    Raises:
+      Fault: a record of an evaluation set that cannot be read.
+    """
+    contamination = corpus.contamination
+    assert contamination is not None
+    cache_dir = pathlib.Path(corpus.cache_dir)
+    made_from = [
+        contamination_made_from(contamination, cache_dir, remember=True),
+        [source.id_field for source in contamination.evaluation_sets],
+        [path.name for path in against],
+    ]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    folder = cache_dir / f"ngrams-{key}"
+    with locked(folder):
+        if folder.is_dir():
+            return folder
+        building = folder.with_name(f".building-{folder.name}")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        texts = _texts(against, corpus.tokenizer, contamination)
+        for name, count in write_index(building, contamination.ngram, texts).items():
+            print(f"contamination: {count:,} documents of {name} are too short", file=sys.stderr)
+        os.rename(building, folder)
+    return folder
+
+
+def _texts(
+    against: Sequence[pathlib.Path], tokenizer: Tokenizer, contamination: Contamination
+) -> Iterator[EvaluationText]:
+    for path in against:
+        store = TokenStore.open(path)
+        ids = [None] * len(store.document_ends)
+        if (path / DOCUMENTS_FILE).is_file():
+            table = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])
+            ids = table["id"].to_pylist()
+        start = 0
+        for number, end in enumerate(store.document_ends.tolist()):
+            text = tokenizer.decode(store.tokens[start : end - 1])
+            name = ids[number] if ids[number] is not None else f"document {number}"
+            yield EvaluationText(f"{store.meta['source']} validation", name, text)
+            start = end
+    for source in contamination.evaluation_sets:
+        for split in source.split_names():
+            for document in kept_documents(source, split):
+                yield EvaluationText(source.name, document.id or document.where, document.text)

@@ -1,0 +1,220 @@
+"""Documents that repeat others, or hold text of evaluation sets, planted and found in stores."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from t5x_style.data import (
+    Contamination,
+    Corpus,
+    Duplicates,
+    Source,
+    Tokenizer,
+    TokenStore,
+    ensure_stores,
+    missing_stores,
+)
+from t5x_style.errors import Fault
+
+WORDS = [f"word{i}" for i in range(3000)]
+
+
+def text(seed, words=200):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+def near(seed):
+    """All but three words in the middle: most shingles of five words stay."""
+    words = text(seed).split()
+    return " ".join([*words[:100], "these", "are", "others", *words[103:]])
+
+
+def write(path, documents):
+    path.write_text(
+        "".join(json.dumps({"text": t, "id": name}) + "\n" for name, t in documents.items())
+    )
+    return str(path)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two sources with a validation split each, and what is wrong with them planted."""
+    planted = {
+        "law held": {"held0": text(900), "held1": text(901)},
+        "law": {
+            "a0": text(0),
+            "a1": text(1),
+            "again a0": text(0),
+            "spaced a1": text(1).replace(" ", " \n"),
+            "near a0": near(0),
+            "is held0": text(900),
+            "quotes held1": text(2, 100) + " " + " ".join(text(901).split()[50:70]) + " end",
+            "twelve of held1": text(3, 100) + " " + " ".join(text(901).split()[50:62]) + " end",
+            "a4": text(4),
+        },
+        "web held": {"held2": text(902)},
+        "web": {
+            "law's a1": text(1),
+            "near law's a4": near(4),
+            "w0": text(5),
+            "near w0": near(5),
+            "quotes the exam": text(6, 50) + " " + " ".join(text(990).split()[:40]),
+            "w1": text(7),
+        },
+        "exam": {"question": text(990, 60), "short": "too short a text"},
+    }
+    files = {name: write(tmp_path / f"{name}.jsonl", docs) for name, docs in planted.items()}
+    sources = [
+        Source(name=name, splits={"train": files[name], "validation": files[f"{name} held"]})
+        for name in ("law", "web")
+    ]
+    return Corpus(
+        tokenizer=Tokenizer("bytes"),
+        mixture_or_task_name="both",
+        cache_dir=str(tmp_path / "stores"),
+        sources=[dataclasses.replace(source, id_field="id") for source in sources],
+        mixtures={"both": {"law": 0.5, "web": 0.5}},
+        workers=1,
+        duplicates=Duplicates(near=True),
+        contamination=Contamination(
+            evaluation_sets=[Source(name="exam", splits={"train": files["exam"]}, id_field="id")]
+        ),
+    )
+
+
+def kept(store):
+    return set(pyarrow.parquet.read_table(store.path / "documents.parquet")["id"].to_pylist())
+
+
+def dropped(store):
+    rows = pyarrow.parquet.read_table(store.path / "dropped.parquet").to_pylist()
+    return {row["id"]: (row["reason"], row["detail"]) for row in rows}
+
+
+def test_what_is_said_twice_or_asked_in_an_exam_is_dropped_and_named(corpus):
+    stores = ensure_stores(corpus)
+    law, web = stores.train["law"], stores.train["web"]
+    assert kept(law) == {"a0", "a1", "twelve of held1", "a4"}
+    found = dropped(law)
+    assert found["again a0"] == ("duplicate", "a0")
+    assert found["spaced a1"] == ("duplicate", "a1")
+    assert found["near a0"] == ("near_duplicate", "a0")
+    reason, detail = found["is held0"]
+    assert reason == "contaminated"
+    assert detail == "100% of its words lie in runs of law validation, most of them in held0"
+    reason, detail = found["quotes held1"]
+    assert reason == "contaminated"
+    assert "17% of its words" in detail
+    assert detail.endswith("held1")
+    assert law.meta["filtered"] == {"duplicate": 2, "near_duplicate": 1, "contaminated": 2}
+
+    assert kept(web) == {"w0", "w1"}
+    found = dropped(web)
+    assert found["law's a1"] == ("duplicate", "a1 of law train")
+    assert found["near law's a4"] == ("near_duplicate", "a4 of law train")
+    assert found["near w0"] == ("near_duplicate", "w0")
+    assert found["quotes the exam"][0] == "contaminated"
+    assert found["quotes the exam"][1].endswith("of exam, most of them in question")
+    for store in (law, web):
+        # Nothing is lost on the way: what was read is kept or named.
+        assert len(kept(store)) + len(dropped(store)) == {"law": 9, "web": 6}[store.meta["source"]]
+        store.verify()
+    assert stores.validation["law"].meta["documents"] == 2
+    assert missing_stores(corpus) == []
+
+
+def test_a_changed_byte_in_the_fingerprints_is_found(corpus):
+    store = ensure_stores(corpus).train["law"]
+    for name in ("digests.npy", "signatures.npy"):
+        content = bytearray((store.path / name).read_bytes())
+        content[-1] ^= 1
+        (store.path / name).write_bytes(content)
+        with pytest.raises(Fault, match=name):
+            store.verify()
+        content[-1] ^= 1
+        (store.path / name).write_bytes(content)
+    store.verify()
+
+
+def test_workers_and_a_kill_between_leave_no_trace(corpus, tmp_path):
+    """Two workers, and a second builder that finds the first stores there, make the same bytes."""
+    once = ensure_stores(corpus).train
+    other = dataclasses.replace(corpus, cache_dir=str(tmp_path / "other"), workers=2)
+    # As after a kill: the stores of what is held out stand, those of the first source, too.
+    ensure_stores(dataclasses.replace(other, mixture_or_task_name="law"))
+    twice = ensure_stores(other).train
+    for name, store in once.items():
+        assert twice[name].path.name == store.path.name
+        for file in sorted(store.path.iterdir()):
+            assert (twice[name].path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_each_source_by_itself(corpus):
+    alone = Duplicates(near=True, across_sources=False)
+    web = ensure_stores(dataclasses.replace(corpus, duplicates=alone, contamination=None)).train[
+        "web"
+    ]
+    assert kept(web) == {"law's a1", "near law's a4", "w0", "quotes the exam", "w1"}
+    assert dropped(web) == {"near w0": ("near_duplicate", "w0")}
+
+
+def test_a_store_depends_on_what_it_was_cleaned_against(corpus, tmp_path):
+    """And one that is not cleaned on nothing of the kind."""
+    plain = dataclasses.replace(corpus, duplicates=None, contamination=None)
+
+    def fingerprints(corpus):
+        return {(plan.task, plan.split): plan.fingerprint for plan in missing_stores(corpus)}
+
+    before, plain_before = fingerprints(corpus), fingerprints(plain)
+    with open(tmp_path / "law held.jsonl", "a") as file:
+        file.write(json.dumps({"text": text(903), "id": "new"}) + "\n")
+    after, plain_after = fingerprints(corpus), fingerprints(plain)
+    assert [each for each in before if before[each] == after[each]] == []
+    unchanged = [each for each in plain_before if plain_before[each] == plain_after[each]]
+    assert unchanged == [("law", "train"), ("web", "train"), ("web", "validation")]
+    # Web's validation split is held against law's only where that may share documents.
+    assert before["web", "validation"] != plain_before["web", "validation"]
+
+
+def test_the_fingerprint_of_an_uncleaned_store_is_what_it_was(tmp_path):
+    """The order of documents follows from it: the quick start's numbers do."""
+    write(tmp_path / "a.jsonl", {"x": "some text"})
+    corpus = Corpus(
+        tokenizer=Tokenizer("bytes"),
+        mixture_or_task_name="a",
+        cache_dir=str(tmp_path / "stores"),
+        sources=[Source(name="a", splits={"train": str(tmp_path / "a.jsonl")})],
+    )
+    (plan,) = missing_stores(corpus)
+    assert plan.fingerprint == GOLDEN_FINGERPRINT
+
+
+GOLDEN_FINGERPRINT = "1fde7cf436adbf72d4d70a9dbc82add0cb9d284bf27148d80c134e091a1fdd91"
+
+
+def test_the_corpus_goes_through_json(corpus):
+    again = Corpus.from_json(corpus.to_json())
+    assert again.duplicates == corpus.duplicates
+    assert again.contamination == dataclasses.replace(
+        corpus.contamination, evaluation_sets=tuple(corpus.contamination.evaluation_sets)
+    )
+    assert again.to_json() == corpus.to_json()
+
+
+def test_an_open_store_tells_of_its_fingerprints(corpus):
+    store = ensure_stores(corpus).train["law"]
+    digests = np.load(store.path / "digests.npy")
+    signatures = np.load(store.path / "signatures.npy")
+    assert digests.shape == (4, 16)
+    assert signatures.shape == (4, 128)
+    tokenizer = corpus.tokenizer
+    opened = TokenStore.open(store.path)
+    start = 0
+    for end, digest, signature in zip(opened.document_ends, digests, signatures, strict=True):
+        words = tokenizer.decode(opened.tokens[start : end - 1])
+        assert digest.tobytes() == corpus.duplicates.digest(words)
+        np.testing.assert_array_equal(signature, corpus.duplicates.signature(words))
+        start = end
