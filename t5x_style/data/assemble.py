@@ -106,7 +106,12 @@ def assemble(
         found = _without(found, why)
     kept = np.flatnonzero(found.reasons == 0)
     if not len(kept):
-        raise Fault(f"source {meta['source']!r}, split {meta['split']!r}: not one document")
+        counts = np.bincount(found.reasons, minlength=len(found.names))
+        told = ", ".join(f"{n:,} {name}" for name, n in zip(found.names, counts, strict=True) if n)
+        raise Fault(
+            f"source {meta['source']!r}, split {meta['split']!r}: not one document"
+            + (f" is left (dropped: {told})" if told else "")
+        )
     order = kept[np.random.Generator(np.random.Philox(seed)).permutation(len(kept))]
 
     store = folder / "store"

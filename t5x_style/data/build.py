@@ -32,7 +32,7 @@ from t5x_style.data.pool import run_in_pool
 from t5x_style.data.progress import Progress
 from t5x_style.data.records import parts
 from t5x_style.data.store import DROPPED_FILE, META_FILE, token_dtype
-from t5x_style.data.stores import PlannedStore
+from t5x_style.data.stores import PlannedStore, meta_digests, not_standing
 from t5x_style.errors import Fault, UsageError
 
 # Makes the parts of jobs, and yields each once it is made, in order.
@@ -54,9 +54,9 @@ def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) 
         # In one order, or two builders would wait for each other.
         for plan in sorted(plans, key=lambda plan: plan.path):
             held.enter_context(locked(plan.path))
-        plans = [plan for plan in plans if not plan.stands()]
+        plans = not_standing(plans)
         # A store comes after those that its duplicates are looked for in.
-        plans.sort(key=lambda plan: len(plan.earlier))
+        plans.sort(key=lambda plan: len(plan.follows))
         held_out = [plan for plan in plans if not plan.against]
         learnt = [plan for plan in plans if plan.against]
         # Text to be looked for is there before it is looked for.
@@ -127,8 +127,10 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
         "filtered": {each.name: 0 for each in source.filters} if source else {},
         "files": [],
     }
+    if plan.follows:
+        meta["follows"] = meta_digests(plan.follows)
     if corpus.duplicates is not None:
-        meta["filtered"] |= dict.fromkeys(WHY[1:], 0)
+        meta["filtered"] |= dict.fromkeys(WHY[1:] if corpus.duplicates.near else WHY[1:2], 0)
     if corpus.contamination is not None and plan.split == "train":
         meta["filtered"][CONTAMINATED] = 0
     if source is None:

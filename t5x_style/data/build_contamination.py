@@ -10,15 +10,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
-import pyarrow.parquet
-
 from t5x_style.data.contamination import Contamination, EvaluationText, write_index
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import locked
 from t5x_style.data.records import kept_documents
-from t5x_style.data.store import DOCUMENTS_FILE, TokenStore
-from t5x_style.data.stores import contamination_made_from
-from t5x_style.data.tokenizer import Tokenizer
+from t5x_style.data.store import TokenStore
+from t5x_style.data.stores import contamination_made_from, meta_digests
 
 
 def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Path:
@@ -39,7 +36,7 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
     made_from = [
         contamination_made_from(contamination, cache_dir, remember=True),
         [source.id_field for source in contamination.evaluation_sets],
-        [path.name for path in against],
+        meta_digests(against),
     ]
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     folder = cache_dir / f"ngrams-{key}"
@@ -49,7 +46,7 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
         building = folder.with_name(f".building-{folder.name}")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        texts = _texts(against, corpus.tokenizer, contamination)
+        texts = _texts(against, corpus, contamination)
         for name, count in write_index(building, contamination.ngram, texts).items():
             print(f"contamination: {count:,} documents of {name} are too short", file=sys.stderr)
         os.rename(building, folder)
@@ -57,19 +54,23 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
 
 
 def _texts(
-    against: Sequence[pathlib.Path], tokenizer: Tokenizer, contamination: Contamination
+    against: Sequence[pathlib.Path], corpus: Corpus, contamination: Contamination
 ) -> Iterator[EvaluationText]:
     for path in against:
         store = TokenStore.open(path)
-        ids = [None] * len(store.document_ends)
-        if (path / DOCUMENTS_FILE).is_file():
-            table = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])
-            ids = table["id"].to_pylist()
+        source = corpus.source(store.meta["source"])
+        if source is not None:
+            # Its own words, whatever the vocabulary makes of them.
+            for document in kept_documents(source, "validation"):
+                yield EvaluationText(
+                    f"{source.name} validation", document.id or document.where, document.text
+                )
+            continue
         start = 0
         for number, end in enumerate(store.document_ends.tolist()):
-            text = tokenizer.decode(store.tokens[start : end - 1])
-            name = ids[number] if ids[number] is not None else f"document {number}"
-            yield EvaluationText(f"{store.meta['source']} validation", name, text)
+            text = corpus.tokenizer.decode(store.tokens[start : end - 1])
+            name = f"{store.meta['source']} validation"
+            yield EvaluationText(name, f"document {number} of the store", text)
             start = end
     for source in contamination.evaluation_sets:
         for split in source.split_names():

@@ -97,7 +97,8 @@ def part_file(folder: pathlib.Path, number: int, suffix: str) -> pathlib.Path:
 
 
 def _label(job: Job) -> dict[str, Any]:
-    return {"version": PART_VERSION, "part": dataclasses.asdict(job.part) if job.part else None}
+    part = dataclasses.asdict(job.part) if job.part else None
+    return {"version": PART_VERSION, "part": part, "index": job.index}
 
 
 class PartWriter:

@@ -22,7 +22,13 @@ from t5x_style.data.corpus import Corpus
 from t5x_style.data.files import content_digests, module_file, write_atomically
 from t5x_style.data.phases import SharePhase, named_phases
 from t5x_style.data.sources import Source
-from t5x_style.data.store import FORMAT_VERSION, META_FILE, TokenStore, read_meta
+from t5x_style.data.store import (
+    FORMAT_VERSION,
+    META_FILE,
+    TokenStore,
+    file_digest,
+    read_meta,
+)
 from t5x_style.data.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError
 
@@ -75,15 +81,42 @@ class PlannedStore:
         paths = {name: tuple(map(pathlib.Path, plain[name])) for name in ("earlier", "against")}
         return cls(**{**plain, "path": pathlib.Path(plain["path"]), **paths})
 
+    @property
+    def follows(self) -> tuple[pathlib.Path, ...]:
+        """The stores that must stand before this one is built."""
+        return tuple(dict.fromkeys((*self.earlier, *self.against)))
+
     def stands(self) -> bool:
-        """Whether it was built, and the files of a module's Task are still what they were."""
+        """Whether it was built, from stores and files of a module's Task that are what they were.
+
+        A Task's files are not in its fingerprint, so a store that it follows may have been built
+        again under the same name.
+        """
         if not (self.path / META_FILE).is_file():
+            return False
+        meta = read_meta(self.path)
+        if meta.get("follows", {}) != meta_digests(self.follows):
             return False
         return all(
             file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] == stamp
-            for name, *stamp in read_meta(self.path)["files"]
+            for name, *stamp in meta["files"]
             for file in [pathlib.Path(name)]
         )
+
+
+def meta_digests(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+    """{folder: SHA-256 of its meta.json} of stores, as far as they are there."""
+    files = [path / META_FILE for path in paths]
+    return {file.parent.name: file_digest(file) for file in files if file.is_file()}
+
+
+def not_standing(plans: Sequence[PlannedStore]) -> list[PlannedStore]:
+    """Those that have to be built: they do not stand, or one that they follow has to be built."""
+    gone: set[pathlib.Path] = set()
+    for plan in sorted(plans, key=lambda plan: len(plan.follows)):
+        if not gone.isdisjoint(plan.follows) or not plan.stands():
+            gone.add(plan.path)
+    return [plan for plan in plans if plan.path in gone]
 
 
 class Builder:
@@ -175,7 +208,7 @@ def ensure_stores(
         )
     with Builder(corpus) as builder:
         phases, plans = planned_stores(corpus, builder, remember=build)
-        missing = [plan for plan in plans if not plan.stands()]
+        missing = not_standing(plans)
         if missing and not build:
             raise UsageError(
                 f"token stores missing in {corpus.cache_dir!r}: "
@@ -201,7 +234,7 @@ def missing_stores(corpus: Corpus) -> list[PlannedStore]:
     """The stores of the corpus's blend that would have to be built; writes nothing."""
     with Builder(corpus) as builder:
         _, plans = planned_stores(corpus, builder, remember=False)
-    return [plan for plan in plans if not plan.stands()]
+    return not_standing(plans)
 
 
 def planned_stores(
@@ -234,6 +267,12 @@ def planned_stores(
             if split in (source.split_names() if source else splits[task]):
                 before = list(plans.values())
                 plans[task, split] = _plan(corpus, task, split, before, remember=remember)
+    held_out = any(split == "validation" for _, split in plans)
+    if corpus.contamination and not (corpus.contamination.evaluation_sets or held_out):
+        raise UsageError(
+            "Corpus.contamination has nothing to look for: no task of the blend has a validation "
+            "split, and Contamination.evaluation_sets is empty"
+        )
     both = [(task, split) for task in tasks for split in ("train", "validation")]
     return phases, [plans[each] for each in both if each in plans]
 

@@ -17,7 +17,7 @@ from t5x_style.data import (
     ensure_stores,
     missing_stores,
 )
-from t5x_style.errors import Fault
+from t5x_style.errors import Fault, UsageError
 
 WORDS = [f"word{i}" for i in range(3000)]
 
@@ -193,6 +193,59 @@ def test_the_fingerprint_of_an_uncleaned_store_is_what_it_was(tmp_path):
 
 
 GOLDEN_FINGERPRINT = "1fde7cf436adbf72d4d70a9dbc82add0cb9d284bf27148d80c134e091a1fdd91"
+
+
+def test_a_store_that_was_made_again_is_looked_at_again(corpus):
+    """What a Task of a module reads is not in its fingerprint: it may change under one name."""
+    stores = ensure_stores(corpus)
+    meta = stores.validation["law"].path / "meta.json"
+    meta.write_text(meta.read_text().replace('"source": "law"', '"source":  "law"'))
+    missing = {(plan.task, plan.split) for plan in missing_stores(corpus)}
+    assert missing == {("law", "train"), ("web", "train"), ("web", "validation")}
+    ensure_stores(corpus)
+    assert missing_stores(corpus) == []
+
+
+def test_a_vocabulary_that_loses_characters_hides_nothing(corpus, tmp_path):
+    import sentencepiece
+
+    model = tmp_path / "lossy.model"
+    with open(model, "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text(0), text(1)] * 5),
+            model_writer=file,
+            vocab_size=40,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    strange = "\u4e00 \u4e8c \u4e09 \u56db " + " ".join(f"caf\u00e9{i}" for i in range(40))
+    write(tmp_path / "law held.jsonl", {"held": strange})
+    write(tmp_path / "law.jsonl", {"copy": strange + " more", "other": text(3)})
+    lossy = dataclasses.replace(corpus, tokenizer=Tokenizer(str(model)), duplicates=None)
+    law = ensure_stores(lossy).train["law"]
+    assert law.meta["filtered"] == {"contaminated": 1}
+    assert kept(law) == {"other"}
+
+
+def test_nothing_to_look_for_and_nothing_left_are_said(corpus, tmp_path):
+    nothing = dataclasses.replace(
+        corpus,
+        sources=[
+            dataclasses.replace(source, splits={"train": source.splits["train"]})
+            for source in corpus.sources
+        ],
+        contamination=Contamination(),
+    )
+    with pytest.raises(UsageError, match="contamination has nothing to look for"):
+        missing_stores(nothing)
+    write(tmp_path / "law.jsonl", {"copy": text(900)})
+    with pytest.raises(
+        Fault, match=r"'law', split 'train': not one document is left \(dropped: 1 c"
+    ):
+        ensure_stores(corpus)
 
 
 def test_the_corpus_goes_through_json(corpus):
