@@ -125,7 +125,9 @@ def test_a_grown_vocabulary_starts_near_where_the_base_was(base, grown, tmp_path
         parameters["embedding"] = drawn.at[:BASE].set(rows[:BASE])
         validation = run.stores.validation["legal"]
         sets = {"legal": evaluation_set(validation, grown, SEQUENCE)}
-        evaluator = Evaluator(model, mesh, sets, batch_size=8, loss_chunk_tokens=64)
+        evaluator = Evaluator(
+            model, mesh, sets, batch_size=8, loss_chunk_tokens=64, eos_id=grown.eos_id
+        )
         random = evaluator(parameters)[SCORE]
     assert before < means
     assert means - before < 0.6 * (random - before)
