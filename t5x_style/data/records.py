@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import gzip
 import io
 import itertools
@@ -43,31 +44,50 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Beginning:
+    """A place in a file of lines from which on they were counted.
+
+    Attributes:
+      path: the file.
+      offset: the byte at which a line begins.
+    """
+
+    path: str
+    offset: int
+
+    @functools.cached_property
+    def lines_before(self) -> int:
+        """Lines that end before; the file is read for it, once for all records of a part."""
+        count, left = 0, self.offset
+        with open(self.path, "rb") as file:
+            while left > 0 and (block := file.read(min(left, BUFFER_BYTES))):
+                count += block.count(b"\n")
+                left -= len(block)
+        return count
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """One record as it lies in the source.
 
     Attributes:
       where: file and byte (or line, row, record), cheap to tell and the same for any parts.
       data: a line of JSON, or the text, in bytes; of a table, its fields by name.
-      line_at: the file and the byte in it at which a line begins whose number nobody counted.
+      line: where counting of its lines began, and its number from there on, 1 for the first; None
+        of what is no line, or has its number in `where`.
     """
 
     where: str
     data: bytes | dict[str, Any]
-    line_at: tuple[str, int] | None = None
+    line: tuple[Beginning, int] | None = None
 
     @property
     def place(self) -> str:
         """`where` for people: of a line, file and line number, for which the file is read."""
-        if self.line_at is None:
+        if self.line is None:
             return self.where
-        path, offset = self.line_at
-        number = 1
-        with open(path, "rb") as file:
-            while offset > 0 and (block := file.read(min(offset, BUFFER_BYTES))):
-                number += block.count(b"\n")
-                offset -= len(block)
-        return f"{path}:{number}"
+        begun, number = self.line
+        return f"{begun.path}:{begun.lines_before + number}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +225,12 @@ def _lines(
             # The line that the byte before belongs to is read by the part in which it begins.
             raw.seek(start - 1)
             at += len(raw.readline()) - 1
-        for line in raw:
+        begun = Beginning(name, at)
+        for number, line in enumerate(raw, start=1):
             if stop is not None and at >= stop:
                 return
             if line.strip():
-                yield Record(f"{name} byte {at}", line, (name, at))
+                yield Record(f"{name} byte {at}", line, (begun, number))
             at += len(line)
             on_read(len(line))
 

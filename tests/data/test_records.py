@@ -64,6 +64,18 @@ def test_a_part_of_a_large_file_opens_in_its_middle(tmp_path):
         document_of(source, last)
 
 
+def test_the_lines_before_a_part_are_counted_once(tmp_path):
+    """Not for each bad record: of a file with many, that would be most of a build."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": null}\n' * 100)
+    source = Source(name="a", splits={"train": str(path)})
+    *_, last = parts(source, "train", 700)
+    first, *others = records(source, "train", last)
+    assert first.place == f"{path}:95"
+    path.unlink()
+    assert [record.place for record in others] == [f"{path}:{n}" for n in range(96, 101)]
+
+
 def test_small_text_files_share_a_part(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.txt").write_text(f"{i}" * 40)
