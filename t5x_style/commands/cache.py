@@ -108,7 +108,7 @@ def _description(store: TokenStore, corpus: Corpus) -> str:
     lengths = np.diff(store.document_ends, prepend=0)
     tenths = np.percentile(lengths, [10, 50, 90, 100]).astype(int)
     beginning = corpus.tokenizer.decode(store.tokens[: min(60, int(store.document_ends[0]))])
-    dropped = {"bad records": meta["skipped"], "empty": meta["dropped"]} | meta["filtered"]
+    dropped = {"bad records": meta["skipped"], "empty": meta["dropped"]} | meta.get("filtered", {})
     lines = [
         f"\n{meta['source']} {meta['split']}: {store.path}",
         f"  tokens a document: 10 % below {tenths[0]:,}, half below {tenths[1]:,}, "

@@ -23,6 +23,7 @@ import pyarrow.parquet
 from t5x_style.data.build_duplicates import judge, write_fingerprints
 from t5x_style.data.build_parts import part_file, tables
 from t5x_style.data.duplicates import KEPT, WHY, Duplicates
+from t5x_style.data.files import synced, write_atomically
 from t5x_style.data.store import (
     DOCUMENTS_FILE,
     DROPPED_FILE,
@@ -77,7 +78,7 @@ def assemble(
     duplicates: Duplicates | None = None,
     earlier: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-    """Makes the store `folder / "store"` of the `parts` parts in `folder`, and removes those.
+    """Makes the store `folder / "store"` of the `parts` parts in `folder`; meta.json comes last.
 
     The documents of all parts in order are permuted by the seed: how they were cut into parts
     leaves no trace.
@@ -145,13 +146,10 @@ def assemble(
     text = json.dumps(whole, indent=2) + "\n"
     own = f'"{META_FILE}": "'
     text = text.replace(own + "0" * 64, own + meta_digest(text.encode()))
-    with open(store / META_FILE, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    for entry in folder.iterdir():
-        if entry != store:
-            entry.unlink()
+    # Who finds meta.json, after whatever cut this short, finds the rest.
+    for file in store.iterdir():
+        synced(file)
+    write_atomically(store / META_FILE, text)
     return whole
 
 
@@ -244,8 +242,6 @@ def _write_tokens(
             held = block[: width * (last - first)]
             digest.update(held)
             output.write(held)
-        output.flush()
-        os.fsync(output.fileno())
     return digest.hexdigest()
 
 

@@ -27,12 +27,12 @@ from t5x_style.data.build_contamination import ensure_index
 from t5x_style.data.build_parts import CONTAMINATED, Job, build_part, raise_failure
 from t5x_style.data.corpus import Corpus
 from t5x_style.data.duplicates import WHY
-from t5x_style.data.files import locked
+from t5x_style.data.files import locked, put_whole
 from t5x_style.data.pool import run_in_pool
 from t5x_style.data.progress import Progress
 from t5x_style.data.records import parts
-from t5x_style.data.store import DROPPED_FILE, META_FILE, token_dtype
-from t5x_style.data.stores import PlannedStore, meta_digests, not_standing
+from t5x_style.data.store import DROPPED_FILE, token_dtype
+from t5x_style.data.stores import PlannedStore, meta_digests, not_standing, source_content
 from t5x_style.errors import Fault, UsageError
 
 # Makes the parts of jobs, and yields each once it is made, in order.
@@ -82,10 +82,14 @@ def _build_side_by_side(plans: Sequence[PlannedStore], corpus: Corpus, engine: E
                 for job in jobs[plan]:
                     if job in waiting:
                         next(made)
-                    elif job.part is None:
-                        build_part(job)  # imports TensorFlow, which no worker needs to
+                files = []
+                if corpus.source(plan.task) is None:
+                    # As they are before they are read: one that changes meanwhile is out of date.
+                    files = _task_files(plan, corpus)
+                    (job,) = jobs[plan]
+                    build_part(job)  # imports TensorFlow, which no worker needs to
                 progress.look()
-                _assemble(plan, jobs[plan], corpus)
+                _assemble(plan, jobs[plan], corpus, files)
             _put_into_place(plan)
 
 
@@ -95,7 +99,7 @@ def _folder(plan: PlannedStore) -> pathlib.Path:
 
 
 def _is_assembled(plan: PlannedStore) -> bool:
-    return (_folder(plan) / "store" / META_FILE).is_file()
+    return plan.lies_in(_folder(plan) / "store")
 
 
 def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
@@ -116,7 +120,14 @@ def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
     return jobs
 
 
-def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
+def _task_files(plan: PlannedStore, corpus: Corpus) -> list[list]:
+    from t5x_style.data.tasks import load_module, task_files
+
+    load_module(corpus)
+    return task_files(plan.task, plan.split, use_cached=corpus.use_cached_tasks)
+
+
+def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: list[list]) -> None:
     folder = _folder(plan)
     source = corpus.source(plan.task)
     meta: dict[str, Any] = {
@@ -125,7 +136,7 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
         "tokenizer_hash": corpus.tokenizer.hash,
         "fingerprint": plan.fingerprint,
         "filtered": {each.name: 0 for each in source.filters} if source else {},
-        "files": [],
+        "files": files,
     }
     if plan.follows:
         meta["follows"] = meta_digests(plan.follows)
@@ -133,13 +144,16 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus) -> None:
         meta["filtered"] |= dict.fromkeys(WHY[1:] if corpus.duplicates.near else WHY[1:2], 0)
     if corpus.contamination is not None and plan.split == "train":
         meta["filtered"][CONTAMINATED] = 0
-    if source is None:
-        from t5x_style.data.tasks import task_files
-
-        meta["files"] = task_files(plan.task, plan.split, use_cached=corpus.use_cached_tasks)
     try:
         for job in jobs:
             raise_failure(job)
+        if source and plan.content != source_content(
+            source, plan.split, pathlib.Path(corpus.cache_dir)
+        ):
+            raise Fault(
+                f"source {source.name!r}, split {plan.split!r}: files of "
+                f"{source.where(plan.split)!r} changed while they were read: start again"
+            )
         made = assemble(
             folder,
             len(jobs),
@@ -177,9 +191,14 @@ def _say_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
 
 
 def _put_into_place(plan: PlannedStore) -> None:
+    folder = _folder(plan)
+    # Before it has its name, after which nobody would look for them.
+    for entry in folder.iterdir():
+        if entry != folder / "store":
+            entry.unlink()
     shutil.rmtree(plan.path, ignore_errors=True)
-    os.rename(_folder(plan) / "store", plan.path)
-    _folder(plan).rmdir()
+    put_whole(folder / "store", plan.path)
+    folder.rmdir()
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

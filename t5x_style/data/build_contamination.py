@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from t5x_style.data.contamination import Contamination, EvaluationText, write_index
 from t5x_style.data.corpus import Corpus
-from t5x_style.data.files import locked
+from t5x_style.data.files import locked, put_whole
 from t5x_style.data.records import kept_documents
 from t5x_style.data.store import TokenStore
 from t5x_style.data.stores import contamination_made_from, meta_digests
@@ -49,7 +48,7 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
         texts = _texts(against, corpus, contamination)
         for name, count in write_index(building, contamination.ngram, texts).items():
             print(f"contamination: {count:,} documents of {name} are too short", file=sys.stderr)
-        os.rename(building, folder)
+        put_whole(building, folder)
     return folder
 
 

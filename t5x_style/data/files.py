@@ -90,7 +90,26 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(text)
+    synced(fresh)
     os.replace(fresh, path)
+
+
+def synced(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def put_whole(building: pathlib.Path, place: pathlib.Path) -> None:
+    """Gives a folder of files its name, once they are on the disk: it is whole, or not there."""
+    for file in building.iterdir():
+        synced(file)
+    synced(building)
+    os.rename(building, place)
+    synced(place.parent)
 
 
 def module_file(name: str, what: str) -> pathlib.Path:

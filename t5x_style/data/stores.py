@@ -58,7 +58,9 @@ class PlannedStore:
       task: its source or seqio Task.
       split: 'train' or 'validation'.
       fingerprint: SHA-256 over all that its content follows from.
-      path: where it lies, the first digits of the fingerprint in its name.
+      path: where it lies; its name follows from the fingerprint and from the fields by which
+        documents are named: what is learnt does not follow from those, not even its order.
+      content: digest of the files of its source, of which all digests are in the fingerprint.
       earlier: stores whose documents count as said already, where duplicates are dropped.
       against: validation stores whose text must not be in it, where contamination is dropped.
     """
@@ -67,6 +69,7 @@ class PlannedStore:
     split: str
     fingerprint: str
     path: pathlib.Path
+    content: str | None = None
     earlier: tuple[pathlib.Path, ...] = ()
     against: tuple[pathlib.Path, ...] = ()
 
@@ -92,9 +95,13 @@ class PlannedStore:
         A Task's files are not in its fingerprint, so a store that it follows may have been built
         again under the same name.
         """
-        if not (self.path / META_FILE).is_file():
+        return self.lies_in(self.path)
+
+    def lies_in(self, folder: pathlib.Path) -> bool:
+        """Whether `folder` holds what `stands` asks for: it is built elsewhere than it lies."""
+        if not (folder / META_FILE).is_file():
             return False
-        meta = read_meta(self.path)
+        meta = read_meta(folder)
         if meta.get("follows", {}) != meta_digests(self.follows):
             return False
         return all(
@@ -318,10 +325,28 @@ def _plan(
         task,
         split,
         fingerprint,
-        cache_dir / f"{name}-{split}-{fingerprint[:16]}",
+        cache_dir / f"{name}-{split}-{_digits(fingerprint, corpus, source, split)}",
+        None if source is None else _joined(made_from["files"]),
         tuple(plan.path for plan in earlier),
         tuple(plan.path for plan in against),
     )
+
+
+def _digits(fingerprint: str, corpus: Corpus, source: Source | None, split: str) -> str:
+    """What tells a store from others of its task: of the fingerprint, if no document has a name."""
+    named = [source and source.id_field]
+    if corpus.contamination is not None and split == "train":
+        named += [each.id_field for each in corpus.contamination.evaluation_sets]
+    return (_joined([fingerprint, json.dumps(named)]) if any(named) else fingerprint)[:16]
+
+
+def _joined(digests: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def source_content(source: Source, split: str, cache_dir: pathlib.Path) -> str:
+    """`PlannedStore.content`, as the files are now; those that nobody touched are not read."""
+    return _joined(content_digests(source.files(split), cache_dir, remember=True))
 
 
 def _source_made_from(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def write_store(
     plain = {"source": path.name, "split": "train", "tokenizer_hash": "0" * 64, "files": []}
     assemble(folder, len(starts), dtype=np.dtype("<u4"), seed=seed, meta=plain | meta)
     (folder / "store").rename(path)
-    folder.rmdir()
+    shutil.rmtree(folder)
     return TokenStore.open(path)
 
 

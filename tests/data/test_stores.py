@@ -1,17 +1,22 @@
 """Stores that are built when they must be, reused when they may be, and never half there."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from t5x_style.data import Corpus, SharePhase, Source, ensure_stores, missing_stores
+from t5x_style.data.build import build_stores
+from t5x_style.data.pool import run_in_pool
 from t5x_style.data.records import documents
+from t5x_style.data.stores import Builder, planned_stores
 from t5x_style.data.vocabulary import train_tokenizer
-from t5x_style.errors import UsageError
+from t5x_style.errors import Fault, UsageError
 from tests.data.stores import write_jsonl
 
 
@@ -95,6 +100,101 @@ def test_reused_as_long_as_it_matches(corpus, embedded, tmp_path):
 
     for changed in ({"seed": 1}, {"tokenizer": another_tokenizer(embedded, tmp_path)}):
         assert len(missing_stores(dataclasses.replace(corpus, **changed))) == 3
+
+
+def test_what_names_a_document_is_not_what_is_learnt(corpus, tmp_path):
+    """Another id_field: the names are there, in a store with the same tokens in the same order."""
+    before = ensure_stores(corpus).train["general"]
+    sources = [corpus.sources[0], dataclasses.replace(corpus.sources[1], id_field="text")]
+    named = dataclasses.replace(corpus, sources=sources)
+    assert [plan.task for plan in missing_stores(named)] == ["general"]
+    after = ensure_stores(named).train["general"]
+    assert after.meta["fingerprint"] == before.meta["fingerprint"]
+    np.testing.assert_array_equal(after.tokens, before.tokens)
+    names = pyarrow.parquet.read_table(after.path / "documents.parquet")["id"].to_pylist()
+    assert names == texts_of(after, corpus.tokenizer)
+    assert missing_stores(corpus) == [], "the other one stands, too"
+
+
+def plans_of(corpus):
+    with Builder(corpus) as builder:
+        return planned_stores(corpus, builder, remember=True)[1]
+
+
+def test_killed_between_the_last_byte_and_the_name(corpus):
+    """What was put together is taken as it is, and what it was put together from goes."""
+    stores = ensure_stores(corpus)
+    path = stores.train["legal"].path
+    building = path.with_name(f".building-{path.name}")
+    building.mkdir()
+    (building / "part-00000.tokens").write_bytes(b"left over")
+    path.rename(building / "store")
+    first = (building / "store" / "meta.json").stat()
+    again = ensure_stores(corpus).train["legal"]
+    again.verify()
+    assert (again.path / "meta.json").stat().st_mtime_ns == first.st_mtime_ns
+    assert not building.exists()
+
+
+def test_what_was_put_together_from_other_files_is_made_again(corpus, tmp_path):
+    """Those of a module's Task are known by size and time alone: an older store, not yet named."""
+    path = ensure_stores(corpus).train["legal"].path
+    building = path.with_name(f".building-{path.name}")
+    building.mkdir()
+    path.rename(building / "store")
+    meta = building / "store" / "meta.json"
+    stamped = json.loads(meta.read_text()) | {"files": [[str(tmp_path / "legal.jsonl"), 1, 1]]}
+    meta.write_text(json.dumps(stamped))
+    assert ensure_stores(corpus).train["legal"].meta["files"] == []
+    assert not building.exists()
+
+
+@pytest.mark.parametrize("when", ["planned", "read"])
+def test_a_file_that_changes_while_it_is_read_makes_no_store(corpus, tmp_path, when):
+    """Its fingerprint would be that of other text."""
+    plans = plans_of(corpus)
+
+    def grow():
+        with open(tmp_path / "general.jsonl", "a") as file:
+            file.write('{"text": "a country more"}\n')
+
+    def engine(jobs):
+        for job in run_in_pool(jobs, 1):
+            if when == "read" and job.task == "general":
+                grow()
+            yield job
+
+    if when == "planned":
+        grow()
+    with pytest.raises(Fault, match=r"'general', split 'train': files of .* changed while"):
+        build_stores(plans, corpus, engine)
+    assert not plans[2].stands()
+    assert not list(pathlib.Path(corpus.cache_dir).glob(".building-*"))
+    ensure_stores(corpus)
+
+
+def test_every_file_is_on_the_disk_before_the_store_has_its_name(corpus, monkeypatch):
+    """Or a store could be there after a power cut of which a file is not."""
+    synced, named = set(), {}
+    fsync, rename = os.fsync, os.rename
+
+    def syncing(file):
+        synced.add(pathlib.Path(os.readlink(f"/proc/self/fd/{file}")))
+        fsync(file)
+
+    def renaming(old, new):
+        named[new] = {each.name for each in old.iterdir() if each in synced} | (
+            {"."} if old in synced else set()
+        )
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "rename", renaming)
+    plans = plans_of(corpus)
+    build_stores(plans, corpus, lambda jobs: run_in_pool(jobs, 1))
+    for plan in plans:
+        assert named[plan.path] == {each.name for each in plan.path.iterdir()} | {"."}
+        assert plan.path.parent in synced
 
 
 def another_tokenizer(embedded, tmp_path):
