@@ -131,6 +131,10 @@ class Blend:
         """int64 [sources]: how many of the first `rows` rows each source gives."""
         return self._chain(rows).counts(rows)
 
+    def counts_unchanged(self, rows: int, since: int) -> np.ndarray:
+        """`counts` as they would be if the blend of row `since` went on, whatever changed later."""
+        return self._chains[bisect.bisect_right(self._first, since) - 1].counts(rows)
+
     def due(self, rows: int) -> np.ndarray:
         """float64 [sources]: what each is due of the first `rows` rows; `counts` is within one."""
         return self._chain(rows).due(rows)
@@ -267,6 +271,7 @@ class _Scheduled:
             kept = self._kept[number] = self._scheduled_block(number)
             if len(self._kept) > 4:
                 self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
         return kept
 
     def _scheduled_block(self, number: int) -> tuple[np.ndarray, ...]:

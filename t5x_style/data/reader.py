@@ -2,9 +2,7 @@
 
 import bisect
 import collections
-import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from t5x_style.data.blend import Blend
 from t5x_style.data.store import TokenStore
+from t5x_style.data.stretches import Stretch, laid_out
 from t5x_style.errors import UsageError
 
 # Data-constrained scaling (Muennighoff et al. 2023): up to 4 epochs are nearly as good as fresh
@@ -21,8 +20,6 @@ WORTHLESS_EPOCHS = 40
 # Rows whose place is worked out at once: some 2 ms of index arithmetic for 4,096 rows, so that a
 # batch of a few rows costs a look-up and a copy.
 BLOCK_ROWS = 4096
-# Rows of a stretch without an end.
-ENDLESS = np.iinfo(np.int64).max // 4
 ROUNDS = 6
 
 
@@ -42,37 +39,6 @@ class Rows(NamedTuple):
     tokens: np.ndarray
     source: np.ndarray
     join: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stretch:
-    """Rows of one sequence length, and where in each source they lie; arrays are int64 [sources].
-
-    A source is its store over and over. A stretch of rows takes what follows of it: the rest of the
-    epoch that was begun before (`head` windows from token `head_start` on), then whole epochs from
-    `epoch` on, and of the last one `tail` windows. Windows are permuted inside of each of these, so
-    that no token is read twice in an epoch, nor left out because the length changes.
-
-    Attributes:
-      first, end: rows of the run; the end of the last one is infinite.
-      length: S.
-      given: rows that each source gave before.
-      windows: W, windows in an epoch.
-      leftover: tokens by which an epoch is longer than its windows.
-      whole: whole epochs; the rest as told above.
-    """
-
-    first: int
-    end: float
-    length: int
-    given: np.ndarray
-    windows: np.ndarray
-    leftover: np.ndarray
-    head: np.ndarray
-    head_start: np.ndarray
-    epoch: np.ndarray
-    whole: np.ndarray
-    tail: np.ndarray
 
 
 class BatchReader:
@@ -119,7 +85,7 @@ class BatchReader:
         self._ends = [stores[name].document_ends.view(np.ndarray) for name in self.names]
         self._sizes = np.array([len(tokens) for tokens in self._tokens], np.int64)
         self._keys = np.array([_key(seed, name) for name in self.names], np.uint64)
-        self._stretches = self._laid_out()
+        self._stretches = laid_out(blend, self._sizes, self.sequence_lengths, self._offset)
         self._first_rows = [stretch.first for stretch in self._stretches]
         self._resolved: collections.OrderedDict[tuple[int, int], _Places] = (
             collections.OrderedDict()
@@ -135,8 +101,8 @@ class BatchReader:
           ValueError: rows of several sequence lengths.
         """
         indices = np.asarray(indices, np.int64)
-        number = self._stretch_of(indices)
-        length = self._stretches[number].length
+        number = self._length_of(indices)
+        length = self.sequence_lengths[number][1]
         source, start, turn = self._places(number, indices)
         if turn is None:
             width = length + 1
@@ -196,54 +162,21 @@ class BatchReader:
                 )
         return warnings
 
-    def _given(self, rows: int) -> Iterator[tuple[_Stretch, np.ndarray]]:
+    def _given(self, rows: int) -> Iterator[tuple[Stretch, np.ndarray]]:
         """Of each stretch, the rows that each source gives among the first `rows`."""
         for stretch in self._stretches:
-            if stretch.first < rows or stretch.first == 0:
-                yield stretch, self.blend.counts(int(min(rows, stretch.end))) - stretch.given
+            if stretch.end <= rows:
+                yield stretch, stretch.taken
+            elif stretch.first < rows or stretch.first == 0:
+                yield stretch, self.blend.counts(int(rows)) - stretch.given
 
-    def _laid_out(self) -> list[_Stretch]:
-        stretches = []
-        ends = [float(first) for first, _ in self.sequence_lengths[1:]] + [math.inf]
-        # Where each source stands: its epoch, and the token in it.
-        epoch = np.zeros(len(self.names), np.int64)
-        position = np.zeros(len(self.names), np.int64)
-        for (first, length), end in zip(self.sequence_lengths, ends, strict=True):
-            windows = (self._sizes - 1) // length
-            for name, tokens, held in zip(self.names, self._sizes, windows, strict=True):
-                if held < 1:
-                    raise UsageError(
-                        f"source {name!r} has {tokens} tokens: a row of sequence length {length} "
-                        f"needs {length + 1}"
-                    )
-            leftover = self._sizes - 1 - windows * length
-            given = self.blend.counts(first)
-            if end == math.inf:
-                rows = np.full(len(windows), ENDLESS)
-            else:
-                rows = self.blend.counts(int(end)) - given
-            begun = position > 0
-            head = np.where(begun, np.minimum((self._sizes - 1 - position) // length, rows), 0)
-            inside = begun & (head == rows)
-            first_epoch = epoch + (begun & ~inside)
-            whole, tail = np.divmod(rows - head, windows)
-            stretch = _Stretch(
-                first, end, length, given, windows, leftover, head, position, first_epoch, whole,
-                np.where(end == math.inf, 0, tail),
-            )  # fmt: skip
-            stretches.append(stretch)
-            offset = self._offset(first_epoch + whole, np.arange(len(windows)), leftover)
-            epoch = first_epoch + whole
-            position = np.where(
-                inside, position + head * length, np.where(tail > 0, offset + tail * length, 0)
-            )
-        return stretches
-
-    def _stretch_of(self, indices: np.ndarray) -> int:
-        if len(self._stretches) == 1 or not len(indices):
+    def _length_of(self, indices: np.ndarray) -> int:
+        """Number of the sequence length of rows."""
+        if len(self.sequence_lengths) == 1 or not len(indices):
             return 0
         first, last = (
-            bisect.bisect_right(self._first_rows, row) - 1 for row in (indices.min(), indices.max())
+            bisect.bisect_right(self.sequence_lengths, row, key=lambda each: each[0]) - 1
+            for row in (indices.min(), indices.max())
         )
         if first != last:
             raise ValueError(
@@ -252,7 +185,7 @@ class BatchReader:
         return first
 
     def _places(self, number: int, indices: np.ndarray) -> "_Places":
-        """Source, first token and turn of each row, of one stretch."""
+        """Source, first token and turn of each row, of one sequence length."""
         block = indices // BLOCK_ROWS
         numbers = np.unique(block) if len(block) else np.zeros(1, np.int64)
         if len(numbers) == 1:
@@ -271,23 +204,45 @@ class BatchReader:
         return together.at(indices - firsts[which] + starts[which])
 
     def _block(self, number: int, block: int) -> tuple[int, "_Places"]:
-        """The first row of a block, as far as it lies in the stretch, and its rows' places."""
-        stretch = self._stretches[number]
-        first = max(block * BLOCK_ROWS, stretch.first)
+        """The first row of a block, as far as it has the sequence length, and its rows' places."""
+        first, end = block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS
+        first = max(first, self.sequence_lengths[number][0])
         found = self._resolved.get((number, block))
         if found is None:
-            end = int(min((block + 1) * BLOCK_ROWS, stretch.end))
-            found = self._resolve(number, np.arange(first, end, dtype=np.int64))
+            for begins, _ in self.sequence_lengths[number + 1 : number + 2]:
+                end = min(end, begins)
+            found = self._resolve(np.arange(first, end, dtype=np.int64))
             self._resolved[number, block] = found
             if len(self._resolved) > 4:
                 self._resolved.popitem(last=False)
         return first, found
 
-    def _resolve(self, number: int, rows: np.ndarray) -> "_Places":
-        """Where each row lies, from nothing but arithmetic."""
+    def _resolve(self, rows: np.ndarray) -> "_Places":
+        """Where rows of one sequence length lie, from nothing but arithmetic."""
+        source, row = self.blend.locate(rows)
+        start = np.empty(len(rows), np.int64)
+        stretch_of = np.searchsorted(self._first_rows, rows, side="right") - 1
+        for number in np.unique(stretch_of).tolist():
+            inside = stretch_of == number
+            given = self._stretches[number].given[source[inside]]
+            start[inside] = self._starts(number, source[inside], row[inside] - given)
+        length = self._stretches[stretch_of[0]].length
+        turn = self._turns(source, start, length) if self._document_starts else None
+        return _Places(source, start, turn)
+
+    def _starts(self, number: int, source: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """int64 [n]: the first token of rows of a stretch, counted by source from its first row."""
         stretch = self._stretches[number]
-        source, source_row = self.blend.locate(rows)
-        row = source_row - stretch.given[source]
+        row = row - stretch.rest[source]
+        in_rest = row < 0
+        if in_rest.any():
+            start = np.empty(len(row), np.int64)
+            of_rest, of_others = source[in_rest], source[~in_rest]
+            before = row[in_rest] + stretch.rest[of_rest] + stretch.since[of_rest]
+            start[in_rest] = self._starts(number - 1, of_rest, before)
+            others = row[~in_rest] + stretch.rest[of_others]
+            start[~in_rest] = self._starts(number, of_others, others)
+            return start
         in_head = row < stretch.head[source]
         epoch, position = np.divmod(row - stretch.head[source], stretch.windows[source])
         in_tail = (epoch == stretch.whole[source]) & ~in_head
@@ -299,9 +254,7 @@ class BatchReader:
         of_piece = np.where(in_head | in_tail, _mixed(keys + np.uint64(number + 1)), keys)
         offset = self._offset(epoch, source, stretch.leftover[source])
         start = np.where(in_head, stretch.head_start[source], offset)
-        start = start + permuted(position, size, of_piece) * stretch.length
-        turn = self._turns(source, start, stretch.length) if self._document_starts else None
-        return _Places(source, start, turn)
+        return start + permuted(position, size, of_piece) * stretch.length
 
     def _offset(self, epoch: np.ndarray, source: np.ndarray, leftover: np.ndarray) -> np.ndarray:
         """int64 [n]: the first token of an epoch's windows."""

@@ -1,5 +1,6 @@
 """Rows by index, read against the streams that they must be slices of."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -158,6 +159,68 @@ def test_a_stretch_may_end_anywhere(stores):
         # Nearly all tokens: at each border fewer than a window are left out.
         usual = (times >= np.floor(epochs) - 1) & (times <= np.ceil(epochs) + 1)
         assert usual.mean() > 0.97, (lengths, np.bincount(times), epochs)
+
+
+def rows_of_all(reader, end):
+    """{row: its source and tokens}, of any sequence lengths."""
+    borders = [*(first for first, _ in reader.sequence_lengths), end]
+    found = []
+    for first, stop in itertools.pairwise(borders):
+        rows = reader.rows(np.arange(first, stop))
+        found += zip(rows.source.tolist(), rows.tokens.tolist(), strict=True)
+    return found
+
+
+def test_a_change_of_the_blend_inside_of_a_sequence_length(stores):
+    """Rows before it stay, and none of their windows comes again in the first epoch."""
+    lengths = [(0, 16), (600, 32)]
+    change = (
+        300,
+        [BlendPhase(None, {"legal": 0.9, "general": 0.1}, {"legal": 0.9, "general": 0.1})],
+    )
+    constant = [BlendPhase(None, SHARES, SHARES)]
+    old, new = (
+        BatchReader(Blend(constant, changes), stores, sequence_lengths=lengths, seed=1)
+        for changes in ([], [change])
+    )
+    rows = rows_of_all(new, 900)
+    assert rows[:300] == rows_of_all(old, 900)[:300]
+    predicted = [token for _, tokens in rows for token in tokens[1:]]
+    assert len(set(predicted)) == len(predicted)
+    tokens_of = np.bincount([source for source, _ in rows], [len(each) - 1 for _, each in rows])
+    np.testing.assert_array_equal(new.tokens_by_source(900), tokens_of)
+    # One call may have rows on both sides of the change.
+    together = new.rows(np.arange(599, 250, -1))
+    assert together.tokens.tolist() == [tokens for _, tokens in rows[599:250:-1]]
+
+
+def test_any_changes_of_the_blend_among_any_sequence_lengths(stores):
+    """Changed several times, with sources that come, over several epochs."""
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        borders = np.cumsum(rng.integers(1, 1500, 3)).tolist()
+        lengths = [(0, 5), *zip(borders, rng.integers(3, 90, 3).tolist(), strict=True)]
+        end = borders[-1] + 300
+        at = sorted(rng.choice(np.arange(1, end), 4, replace=False).tolist())
+        blends = [{"general": share, "legal": 1 - share} for share in rng.uniform(0.01, 1, 5)]
+        blends[0] = {"general": 1.0}
+        phases = [[BlendPhase(None, blend, blend)] for blend in blends]
+        changes = list(zip(at, phases[1:], strict=True))
+        readers = [
+            BatchReader(Blend(phases[0], changes[:n]), stores, sequence_lengths=lengths, seed=1)
+            for n in range(5)
+        ]
+        rows = rows_of_all(readers[-1], end)
+        # What was read before each change is what is read after it.
+        for row, reader in zip(at, readers[:-1], strict=True):
+            assert rows_of_all(reader, end)[:row] == rows[:row]
+        times = np.zeros(SIZES["general"] + 1, np.int64)
+        for source, tokens in rows:
+            if readers[-1].names[source] == "general":
+                times[np.array(tokens[1:]) - 10**7] += 1
+        epochs = readers[-1].epochs(end)[readers[-1].names.index("general")]
+        usual = (times >= np.floor(epochs) - 2) & (times <= np.ceil(epochs) + 1)
+        assert usual.mean() > 0.97, (lengths, changes, np.bincount(times), epochs)
 
 
 def test_windows_that_begin_where_a_document_does(tmp_path):

@@ -167,6 +167,23 @@ def test_a_cap_counts_what_the_blend_before_has_given():
     assert reader.epochs(plan.rows)[list(reader.names).index(name)] == 1.0
 
 
+@pytest.mark.parametrize("caps", [None, {"domain": 0.5, "general": 40.0}])
+def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
+    plan = BatchPlan.of(8, [(16, 2560), (32, None)], train_steps=40)
+    begin = {"resume": None, "written": [], "change": True}
+    old = chapters_of(blended(OLD), plan, caps, **begin)
+    begin |= {"resume": (80, 10), "written": old}
+    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
+    before, after = (reader_of(each, blended(OLD), plan, seed=0) for each in (old, chapters))
+    read = [reader.rows(np.arange(160)) for reader in (before, after)]
+    np.testing.assert_array_equal(read[0].tokens[:80], read[1].tokens[:80])
+    assert (read[0].source[80:] != read[1].source[80:]).any()
+    rows = after.rows(np.arange(160, 320))
+    windows = [row_of(after, read[1], at) for at in range(160)]
+    windows += [row_of(after, rows, at) for at in range(160)]
+    assert len(set(windows)) == 320
+
+
 def test_phases_from_a_row_on():
     ramp = BlendPhase(10, {"a": 1.0}, {"a": 0.5, "b": 0.5})
     rest = BlendPhase(None, {"b": 1.0}, {"b": 1.0})
