@@ -389,12 +389,12 @@ def _checked(phases: Sequence[BlendPhase]) -> tuple[BlendPhase, ...]:
     if dict(phases[-1].start) != dict(phases[-1].end):
         raise UsageError("a phase that lasts to the end of the run cannot go to other shares")
     return tuple(
-        dataclasses.replace(phase, start=_as_used(phase.start), end=_as_used(phase.end))
+        dataclasses.replace(phase, start=as_used(phase.start), end=as_used(phase.end))
         for phase in phases
     )
 
 
-def _as_used(shares: Mapping[str, float]) -> dict[str, float]:
+def as_used(shares: Mapping[str, float]) -> dict[str, float]:
     """Shares after rounding to whole rows of a period; sources with none are left out."""
     if not shares:
         raise UsageError("a blend needs at least one source")
@@ -425,6 +425,8 @@ def _whole_rows(shares: list[float]) -> list[int]:
     by_remainder = sorted(range(len(rows)), key=lambda i: rows[i] - quotas[i])
     for i in by_remainder[: max(0, LONGEST_PERIOD - sum(rows))]:
         rows[i] += 1
+    # What rare sources have too many, the largest has too few: rounded again, all stay the same.
+    rows[rows.index(max(rows))] -= sum(rows) - LONGEST_PERIOD
     divisor = math.gcd(*rows)
     return [count // divisor for count in rows]
 

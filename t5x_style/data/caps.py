@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from t5x_style.data.blend import BlendPhase
+from t5x_style.data.blend import BlendPhase, as_used
 from t5x_style.data.phases import shares_at
 
 
@@ -12,7 +12,8 @@ def capped(
 ) -> tuple[list[BlendPhase], list[tuple[int, str]]]:
     """The phases without a source from the row on at which it is due its cap.
 
-    From there the shares of the others are divided by their sum, in every phase that follows.
+    From there the shares of the others are divided by their sum, in every phase that follows. All
+    shares are those that a blend uses, after rounding: what is due here is what it gives.
 
     Args:
       phases: in rows.
@@ -24,7 +25,8 @@ def capped(
       the phases end there, and none has rows None.
     """
     left = {name: cap for name, cap in caps.items() if cap < math.inf}
-    todo, result = list(phases), list[BlendPhase]()
+    todo = [BlendPhase(each.rows, as_used(each.start), as_used(each.end)) for each in phases]
+    result: list[BlendPhase] = []
     due = dict.fromkeys((name for phase in phases for name in {**phase.start, **phase.end}), 0.0)
     reached: list[tuple[int, str]] = []
     row = 0
@@ -78,7 +80,7 @@ def _first_time(start: float, slope: float, missing: float) -> float | None:
 def _cut(phase: BlendPhase, rows: int) -> tuple[BlendPhase, BlendPhase]:
     if phase.rows is None:
         return BlendPhase(rows, phase.start, phase.end), phase
-    middle = shares_at(phase, rows / phase.rows)
+    middle = as_used(shares_at(phase, rows / phase.rows))
     return BlendPhase(rows, phase.start, middle), BlendPhase(phase.rows - rows, middle, phase.end)
 
 
@@ -92,11 +94,11 @@ def _without(phase: BlendPhase, gone: str) -> BlendPhase | None:
     start, end = start or end, end or start
     if not start:
         return None
-    return BlendPhase(
-        phase.rows,
-        {name: share / sum(start.values()) for name, share in start.items()},
-        {name: share / sum(end.values()) for name, share in end.items()},
+    start, end = (
+        as_used({name: share / sum(shares.values()) for name, share in shares.items()})
+        for shares in (start, end)
     )
+    return BlendPhase(phase.rows, start, end)
 
 
 def _joined(phases: Sequence[BlendPhase]) -> list[BlendPhase]:

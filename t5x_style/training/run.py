@@ -39,8 +39,9 @@ class Run:
     Attributes are the parameters of the `train` verb, with `plan` in place of the batch size and
     the horizon, `stores` in place of the corpus, `own_law` read, and for the files that the run
     leaves `config_text`, the consumed configuration, and `config_changes`, how it differs from the
-    one that the run was last started with. `shortened` tells why `plan` ends before what was asked
-    for (see `within_caps`).
+    one that the run was last started with. Where `plan` ends before what was asked for (see
+    `within_caps`), `shortened` tells why and `asked_plan` is the one asked for: rows are laid out by
+    that one, so that they stay what they were when a later start is given more.
     """
 
     model_dir: str
@@ -69,6 +70,7 @@ class Run:
     at_cap: str = "refuse"
     allow_blend_change: bool = False
     shortened: str | None = None
+    asked_plan: BatchPlan | None = None
 
     def __post_init__(self):
         if self.compute_dtype not in COMPUTE_DTYPES:
@@ -121,6 +123,11 @@ class Run:
         # Both refuse what they cannot be made from.
         _ = self.watched, self.auditor
 
+    @property
+    def row_plan(self) -> BatchPlan:
+        """By which rows are laid out."""
+        return self.asked_plan or self.plan
+
     @functools.cached_property
     def chapters(self) -> list[Chapter]:
         """The blends of the run, the one asked for last."""
@@ -129,10 +136,10 @@ class Run:
         written = [] if newest is None else read_plan(self.model_dir).get("blend", [])
         return chapters_of(
             self.stores,
-            self.plan,
+            self.row_plan,
             self._renormalised_at,
             written=[Chapter.from_json(chapter) for chapter in written],
-            resume=None if newest is None else (self.plan.rows_before(newest), newest),
+            resume=None if newest is None else (self.row_plan.rows_before(newest), newest),
             change=self.allow_blend_change,
         )
 
@@ -142,7 +149,7 @@ class Run:
         return reader_of(
             self.chapters,
             self.stores,
-            self.plan,
+            self.row_plan,
             self.seed,
             document_starts=self.packing.document_starts,
         )
@@ -236,9 +243,9 @@ class Run:
                 name: store.meta["fingerprint"] for name, store in self.stores.train.items()
             },
             # One number, or (first row, number) of each phase.
-            "sequence_length": self.plan.lengths[0][1]
-            if len(self.plan.lengths) == 1
-            else [list(each) for each in self.plan.lengths],
+            "sequence_length": self.row_plan.lengths[0][1]
+            if len(self.row_plan.lengths) == 1
+            else [list(each) for each in self.row_plan.lengths],
             "seed": self.seed,
             "windows": self.packing.windows,
         }
@@ -409,7 +416,7 @@ def within_caps(run: Run) -> Run:
     )
     if not plan.phases:
         raise UsageError(f"AT_CAP = 'stop': {reason}")
-    return dataclasses.replace(run, plan=plan, shortened=reason)
+    return dataclasses.replace(run, plan=plan, asked_plan=run.row_plan, shortened=reason)
 
 
 def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_style.data import Blend, BlendPhase
+from t5x_style.data.blend import as_used
 from t5x_style.errors import UsageError
 
 SKEWED = {f"source{i}": share for i, share in enumerate(0.9 * 0.1 ** np.arange(5))}
@@ -62,6 +63,17 @@ def test_a_far_row_is_where_counting_would_find_it():
         np.testing.assert_array_equal(
             source_row[source == i], blend.counts(far)[i] + np.arange((source == i).sum())
         )
+
+
+@pytest.mark.parametrize("evenness", [0.01, 0.1, 1.0])
+def test_shares_that_are_used_are_used_again_as_they_are(evenness):
+    """Phases come back from plan.json, and caps count what the blend will give."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        shares = rng.dirichlet(np.full(int(rng.integers(2, 60)), evenness))
+        used = as_used({str(i): share for i, share in enumerate(shares.tolist())})
+        assert as_used(used) == {name: share for name, share in used.items() if share}
+        assert sum(used.values()) == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,18 @@ def test_no_cap_is_reached_and_nothing_changes():
     assert constant == [BlendPhase(None, BROAD, BROAD)]
 
 
+def test_a_rare_source_is_at_its_cap_when_it_has_given_it():
+    """Two in a million are a row of 100,000 to a blend, which rounds them: five times as many."""
+    rare = {"web": 1 - 2e-6, "law": 2e-6}
+    phases = [BlendPhase(10**6, rare, rare), BlendPhase(10**6, rare, BROAD)]
+    phases.append(BlendPhase(None, BROAD, BROAD))
+    for cap in (5, 20, 5000):
+        left, [(row, name)] = capped(phases, {"law": 16.0 * cap}, [(0, 16)])
+        assert name == "law"
+        assert abs(read(left, row, [(0, 16)])["law"] / 16 - cap) <= 1
+        assert read(left, row + 10**6, [(0, 16)])["law"] == read(left, row, [(0, 16)])["law"]
+
+
 def test_all_at_their_caps_is_the_end():
     phases = [BlendPhase(None, BROAD, BROAD)]
     left, reached = capped(phases, {"web": 800.0, "law": 800.0}, [(0, 10)])

@@ -5,6 +5,7 @@ import pytest
 
 from t5x_style.accounting.laws.data_constrained import effective_tokens
 from t5x_style.errors import UsageError
+from t5x_style.optim import BatchPlan
 from t5x_style.training import achieved_rows, source_rows, within_caps
 from t5x_style.training.sources import accounts, checked_caps, rows_within
 from tests.training.runs import make_run
@@ -79,6 +80,19 @@ def test_stopped(tmp_path):
     assert within_caps(enough) is enough
     with pytest.raises(UsageError, match="AT_CAP = 'stop': source 'domain' is at its cap"):
         within_caps(capped_run(tmp_path, "stop", {"domain": 0.001}))
+
+
+def test_a_run_that_was_stopped_before_a_sequence_length_goes_on_with_more(tmp_path):
+    """The cap lies in the first length; with another cap the rows up to there are the same."""
+    plan = BatchPlan.of(8, [(16, 9000), (32, None)], train_steps=90)
+    changes = {"plan": plan, "at_cap": "stop"}
+    stopped = within_caps(make_run(tmp_path, max_epochs={"domain": 0.5}, **changes))
+    assert [phase.sequence_length for phase in stopped.plan.phases] == [16]
+    more = within_caps(make_run(tmp_path, max_epochs={"domain": 2.0}, **changes))
+    assert more.plan.steps == 90
+    assert stopped.identity() == more.identity()
+    rows = np.arange(stopped.plan.rows)
+    np.testing.assert_array_equal(stopped.reader.rows(rows).tokens, more.reader.rows(rows).tokens)
 
 
 def test_renormalised(tmp_path):
