@@ -13,7 +13,8 @@ def capped(
     """The phases without a source from the row on at which it is due its cap.
 
     From there the shares of the others are divided by their sum, in every phase that follows. All
-    shares are those that a blend uses, after rounding: what is due here is what it gives.
+    shares are those that a blend uses, after rounding: what is due here is what it gives. A phase of
+    that source alone has the blend that comes after it, so that no later phase moves.
 
     Args:
       phases: in rows.
@@ -27,7 +28,7 @@ def capped(
     left = {name: cap for name, cap in caps.items() if cap < math.inf}
     todo = [BlendPhase(each.rows, as_used(each.start), as_used(each.end)) for each in phases]
     result: list[BlendPhase] = []
-    due = dict.fromkeys((name for phase in phases for name in {**phase.start, **phase.end}), 0.0)
+    due = dict.fromkeys(left, 0.0)
     reached: list[tuple[int, str]] = []
     row = 0
     while todo:
@@ -55,12 +56,12 @@ def capped(
                 phase = None
             reached.append((row + at, gone))
             del left[gone]
-            todo = [without for each in todo if (without := _without(each, gone)) is not None]
+            todo = _all_without(todo, gone)
         if phase is not None:
             result.append(phase)
             if phase.rows is None:
                 break
-            for name in due:
+            for name in left:
                 mean = (phase.start.get(name, 0.0) + phase.end.get(name, 0.0)) / 2
                 due[name] += mean * phase.rows * length
             row += phase.rows
@@ -82,6 +83,17 @@ def _cut(phase: BlendPhase, rows: int) -> tuple[BlendPhase, BlendPhase]:
         return BlendPhase(rows, phase.start, phase.end), phase
     middle = as_used(shares_at(phase, rows / phase.rows))
     return BlendPhase(rows, phase.start, middle), BlendPhase(phase.rows - rows, middle, phase.end)
+
+
+def _all_without(phases: Sequence[BlendPhase], gone: str) -> list[BlendPhase]:
+    left: list[BlendPhase] = []
+    for phase in reversed(phases):
+        others = _without(phase, gone)
+        if others is None and left:
+            others = BlendPhase(phase.rows, left[-1].start, left[-1].start)
+        if others is not None:
+            left.append(others)
+    return left[::-1]
 
 
 def _without(phase: BlendPhase, gone: str) -> BlendPhase | None:

@@ -180,9 +180,11 @@ def _within(
         end = row + sum(phase.rows or 0 for phase in within)
         if end < plan.rows:
             raise UsageError(
-                f"AT_CAP = 'renormalise': every source is at its cap of epochs after "
+                f"AT_CAP = 'renormalise': every source of the blend is at its cap of epochs after "
                 f"{count(plan.tokens_of_rows(end))} of {count(plan.tokens)} tokens: shorten the "
                 "run, or raise max_epochs"
             )
-        within.append(BlendPhase(None, within[-1].end, within[-1].end))
+        # Behind the end of the run, where nothing is read.
+        last = within[-1].end if within else phases[-1].end
+        within.append(BlendPhase(None, last, last))
     return within, tuple((row + at, name) for at, name in reached)

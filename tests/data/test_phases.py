@@ -144,6 +144,11 @@ def test_a_rare_source_is_at_its_cap_when_it_has_given_it():
         assert read(left, row + 10**6, [(0, 16)])["law"] == read(left, row, [(0, 16)])["law"]
 
 
+def test_a_cap_of_a_source_that_the_phases_do_not_have():
+    phases = [BlendPhase(None, BROAD, BROAD)]
+    assert capped(phases, {"books": 5.0}, [(0, 16)]) == (phases, [])
+
+
 def test_all_at_their_caps_is_the_end():
     phases = [BlendPhase(None, BROAD, BROAD)]
     left, reached = capped(phases, {"web": 800.0, "law": 800.0}, [(0, 10)])
@@ -151,6 +156,21 @@ def test_all_at_their_caps_is_the_end():
     assert [name for _, name in reached] == ["web", "law"]
     assert sum(phase.rows for phase in left) == reached[1][0]
     assert reached[1][0] == 160
+
+
+def test_a_phase_of_what_is_gone_alone_moves_no_other():
+    law = {"law": 1.0}
+    phases = [BlendPhase(100, BROAD, BROAD), BlendPhase(100, law, law)]
+    phases += [BlendPhase(50, BROAD, {"books": 1.0}), BlendPhase(None, law, law)]
+    left, reached = capped(phases, {"law": 10.0 * 40}, [(0, 10)])
+    assert reached == [(120, "law")]
+    web, books = {"web": 1.0}, {"books": 1.0}
+    assert left == [
+        BlendPhase(100, BROAD, BROAD),
+        BlendPhase(20, law, law),
+        BlendPhase(80, web, web),
+        BlendPhase(50, web, books),
+    ]
 
 
 def test_a_ramp_to_what_is_gone_stays_where_it_began():

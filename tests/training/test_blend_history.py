@@ -184,6 +184,19 @@ def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
     assert len(set(windows)) == 320
 
 
+def test_a_finished_run_may_be_asked_for_a_blend_that_is_used_up():
+    plan = BatchPlan.of(8, 16, train_steps=5)
+    alone = SharePhase(None, {"domain": 1.0}, {"domain": 1.0})
+    caps = {"domain": 0.01, "general": 40.0}
+    begin = {"written": [Chapter(0, 0, "old", (BlendPhase(None, OLD.start, OLD.end),))]}
+    begin |= {"resume": (40, 5), "change": True}
+    chapters = chapters_of(blended(alone), plan, caps, **begin)
+    assert chapters[1].reached == ((40, "domain"),)
+    longer = BatchPlan.of(8, 16, train_steps=6)
+    with pytest.raises(UsageError, match="every source of the blend is at its cap"):
+        chapters_of(blended(alone), longer, caps, **begin)
+
+
 def test_phases_from_a_row_on():
     ramp = BlendPhase(10, {"a": 1.0}, {"a": 0.5, "b": 0.5})
     rest = BlendPhase(None, {"b": 1.0}, {"b": 1.0})

@@ -110,7 +110,9 @@ def test_renormalised(tmp_path):
     assert planned["sources"]["general"]["tokens"] == 16 * 385
     (row, _) = source_rows(planned)
     assert row == ("domain", "51.00% to 0.00%", "4,080", "4,096", "1.00", "4,080")
-    with pytest.raises(UsageError, match=r"every source is at its cap .* raise max_epochs"):
+    with pytest.raises(
+        UsageError, match=r"every source of the blend is at its cap .* raise max_epochs"
+    ):
         capped_run(tmp_path, "renormalise", {"domain": 0.5, "general": 0.5})
 
 
