@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5x_style.data.dues import CLOSE, Dues
+from t5x_style.data.dues import CLOSE, NEVER, Dues
 from t5x_style.data.earliest_deadline import earliest_deadline_first
 from t5x_style.errors import UsageError
 
@@ -237,20 +237,55 @@ class _Scheduled:
         self._first = dues.first[number]
         self._active = np.flatnonzero(dues.active(number))
         self._sources = self._active.tolist()
-        # Every active source passes a few whole rows within a block, so that the states at its ends
-        # do not depend on each other.
-        self._block_rows = max(BLOCK_ROWS, 4 * dues.widest_gap(number))
-        rows = dues.rows[number]
-        self._last_block = math.inf if rows == math.inf else max(0, rows // self._block_rows - 1)
+        # First row, rows in a block and number of the last block of each part of the phase.
+        parts = self._parts(0, dues.rows[number])
+        self._part_first, self._block_rows, self._last_block = (
+            np.array(each, np.int64) for each in zip(*parts, strict=True)
+        )
         self._kept: collections.OrderedDict[int, tuple[np.ndarray, ...]] = collections.OrderedDict()
+
+    def _parts(self, start: int, end: float) -> list[tuple[int, int, int]]:
+        """The phase from row `start` of it to `end`, cut where blocks can be half as long.
+
+        Every active source passes a few whole rows within a block, so that the states at its ends
+        do not depend on each other. A source that comes or goes in a ramp is rare at one end alone.
+        """
+
+        def block_rows(start: float, end: float) -> int:
+            return max(BLOCK_ROWS, 4 * self._dues.widest_gap(self._number, start, end))
+
+        rows = block_rows(start, end)
+        if end == math.inf:
+            return [(self._first + start, rows, NEVER)]
+        middle = (start + int(end)) // 2
+        halves = (start, middle), (middle, int(end))
+        shortest = min(block_rows(*half) for half in halves)
+        if middle - start >= rows and shortest <= rows // 2:
+            return [part for half in halves for part in self._parts(*half)]
+        return [(self._first + start, rows, max(0, (int(end) - start) // rows - 1))]
+
+    def _block_at(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [n]: the first row of the block that each row lies in."""
+        part = np.searchsorted(self._part_first, rows, side="right") - 1
+        first, length = self._part_first[part], self._block_rows[part]
+        return first + np.minimum((rows - first) // length, self._last_block[part]) * length
+
+    def _block_end(self, first: int) -> int:
+        part = int(np.searchsorted(self._part_first, first, side="right")) - 1
+        length = int(self._block_rows[part])
+        if (first - self._part_first[part]) // length < self._last_block[part]:
+            return first + length
+        if part + 1 < len(self._part_first):
+            return int(self._part_first[part + 1])
+        return self._first + int(self._dues.rows[self._number])
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         source, source_row = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
-        block_of = np.minimum((rows - self._first) // self._block_rows, self._last_block)
-        for number in np.unique(block_of):
-            inside = block_of == number
-            before, given, rank = self._block(int(number))
-            slot = rows[inside] - self._first - int(number) * self._block_rows
+        block_of = self._block_at(rows)
+        for first in np.unique(block_of).tolist():
+            inside = block_of == first
+            before, given, rank = self._block(first)
+            slot = rows[inside] - first
             source[inside] = given[slot]
             source_row[inside] = before[given[slot]] + rank[slot]
         return source, source_row
@@ -259,27 +294,22 @@ class _Scheduled:
         if rows == self._first:
             assert self.before is not None
             return self.before
-        number = int(min((rows - 1 - self._first) // self._block_rows, self._last_block))
-        before, given, _ = self._block(number)
-        inside = rows - self._first - number * self._block_rows
-        return before + np.bincount(given[:inside], minlength=len(before))
+        first = int(self._block_at(np.array([rows - 1]))[0])
+        before, given, _ = self._block(first)
+        return before + np.bincount(given[: rows - first], minlength=len(before))
 
-    def _block(self, number: int) -> tuple[np.ndarray, ...]:
+    def _block(self, first: int) -> tuple[np.ndarray, ...]:
         """Rows of each source before the block, the source of each slot, its rank among them."""
-        kept = self._kept.get(number)
+        kept = self._kept.get(first)
         if kept is None:
-            kept = self._kept[number] = self._scheduled_block(number)
+            kept = self._kept[first] = self._scheduled_block(first)
             if len(self._kept) > 4:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(number)
+        self._kept.move_to_end(first)
         return kept
 
-    def _scheduled_block(self, number: int) -> tuple[np.ndarray, ...]:
-        first = self._first + number * self._block_rows
-        if number == self._last_block:
-            end = self._first + int(self._dues.rows[self._number])
-        else:
-            end = first + self._block_rows
+    def _scheduled_block(self, first: int) -> tuple[np.ndarray, ...]:
+        end = self._block_end(first)
         before, after = self._state(first), self._state(end)
         given = self._run(before, first, end, after, self._active)
         return before, given, _ranks(given, len(before))

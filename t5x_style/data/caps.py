@@ -12,9 +12,9 @@ def capped(
 ) -> tuple[list[BlendPhase], list[tuple[int, str]]]:
     """The phases without a source from the row on at which it is due its cap.
 
-    From there the shares of the others are divided by their sum, in every phase that follows. All
-    shares are those that a blend uses, after rounding: what is due here is what it gives. A phase of
-    that source alone has the blend that comes after it, so that no later phase moves.
+    From there the shares of the others are divided by their sum, in every phase that follows. A
+    phase of that source alone has the blend that comes after it, so that no later phase moves. All
+    shares are those that a blend uses, after rounding: what is due here is what it gives.
 
     Args:
       phases: in rows.

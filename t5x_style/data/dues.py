@@ -51,16 +51,22 @@ class Dues:
         """bool [sources]: which have rows in that phase."""
         return (self._share[phase] > 0) | (self._end_share[phase] > 0)
 
-    def widest_gap(self, phase: int) -> int:
+    def widest_gap(self, phase: int, start: float, end: float) -> int:
         """Rows within which every active source passes a whole row, wherever they begin.
 
         A source with a falling share is rarest at the end, where its last row takes at most
-        sqrt(2 / slope); one whose whole phase is less than a row is left out of account.
+        sqrt(2 / slope); one whose part of the phase is less than a row is left out of account.
+
+        Args:
+          phase: which.
+          start, end: the part of it, in rows from its first; `end` may be infinite.
         """
-        rows = self.rows[phase]
+        rows = end - start
         widest = 1.0
         for i in np.flatnonzero(self.active(phase)):
-            least = min(self._share[phase][i], self._end_share[phase][i])
+            share, slope = self._share[phase][i], self._slope[phase][i]
+            # Nothing but rounding makes them negative.
+            least = max(0.0, min(share + slope * x for x in (start, end) if x < math.inf))
             slope = abs(self._slope[phase][i])
             if slope:
                 # From the thin end on: least x + slope x^2 / 2 = 1.

@@ -40,8 +40,8 @@ class Run:
     the horizon, `stores` in place of the corpus, `own_law` read, and for the files that the run
     leaves `config_text`, the consumed configuration, and `config_changes`, how it differs from the
     one that the run was last started with. Where `plan` ends before what was asked for (see
-    `within_caps`), `shortened` tells why and `asked_plan` is the one asked for: rows are laid out by
-    that one, so that they stay what they were when a later start is given more.
+    `within_caps`), `shortened` tells why and `asked_plan` is the one asked for: rows are laid out
+    by that one, so that they stay what they were when a later start is given more.
     """
 
     model_dir: str

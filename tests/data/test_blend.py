@@ -1,6 +1,7 @@
 """Every prefix of a blend holds the asked shares; checked by counting."""
 
 import fractions
+import time
 
 import numpy as np
 import pytest
@@ -193,6 +194,32 @@ def test_of_groups_that_take_turns_a_source_is_within_two_rows():
         assert furthest < 2
         over += furthest > 1 + 1e-5
     assert over <= 3
+
+
+def test_a_source_that_comes_rare_is_as_exact_in_blocks_of_every_length():
+    start, end = {"a": 0.9, "b": 0.1}, {"a": 0.6, "b": 0.3, "c": 0.1}
+    phases = [BlendPhase(400_000, start, end), BlendPhase(300_000, end, start)]
+    phases.append(BlendPhase(None, start, start))
+    blend = Blend(phases)
+    assert furthest_from_due(blend, 710_000) < 1 + 1e-5
+    (span, *_) = blend._chains[0].spans
+    assert len(set(span._block_rows.tolist())) > 1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01, 1e-4])
+def test_rows_of_a_ramp_of_a_billion_rows_cost_no_more_than_they_must(share):
+    """In the middle of it, where a source that comes is no longer rare."""
+    alone, mixed = {"a": 1.0}, {"a": 1 - share, "b": share}
+    blend = Blend([BlendPhase(10**9, alone, mixed), BlendPhase(None, mixed, mixed)])
+    begun = time.perf_counter()
+    for row in (5 * 10**8, 10**9 - 1, 10**9, 3 * 10**9):
+        source, source_row = blend.locate(np.arange(row, row + 1000))
+        given = blend.counts(row)
+        for i in range(2):
+            mine = source_row[source == i]
+            np.testing.assert_array_equal(mine, given[i] + np.arange(len(mine)))
+        assert np.abs(given - blend.due(row)).max() < 1 + 1e-5
+    assert time.perf_counter() - begun < 10
 
 
 def test_a_change_leaves_the_rows_before_it_alone():
