@@ -200,13 +200,15 @@ class _PartFiles:
 
     def read_into(self, view: memoryview, part: int, offset: int) -> None:
         """Fills `view` from byte `offset` of a part on."""
-        if part not in self.files:
+        file = self.files.get(part)
+        if file is None:
             if len(self.files) == OPEN_FILES:
                 os.close(self.files.popitem(last=False)[1])
-            self.files[part] = os.open(part_file(self.folder, part, "tokens"), os.O_RDONLY)
+            file = os.open(part_file(self.folder, part, "tokens"), os.O_RDONLY)
+            self.files[part] = file
         self.files.move_to_end(part)
         while view:
-            size = os.preadv(self.files[part], [view], offset)
+            size = os.preadv(file, [view], offset)
             if not size:
                 raise Fault(f"{part_file(self.folder, part, 'tokens')} is shorter than its table")
             view, offset = view[size:], offset + size
@@ -236,9 +238,11 @@ def _write_tokens(
             sizes = np.minimum(ends[documents], last) - lows
             parts = found.part[order[documents]]
             places = found.start[order[documents]] + lows - starts
-            for i in np.lexsort((places, parts)).tolist():
-                at, size = width * int(lows[i] - first), width * int(sizes[i])
-                files.read_into(block[at : at + size], int(parts[i]), width * int(places[i]))
+            in_parts = np.lexsort((places, parts))
+            columns = (lows - first, lows - first + sizes, parts, places)
+            reads = zip(*(column[in_parts].tolist() for column in columns), strict=True)
+            for at, to, part, place in reads:
+                files.read_into(block[width * at : width * to], part, width * place)
             held = block[: width * (last - first)]
             digest.update(held)
             output.write(held)

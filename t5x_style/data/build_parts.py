@@ -243,13 +243,15 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
             "license": document.license,
         }
         text, dropped_by = filtered(source.filters, document.text)
-        if text is None or not text.strip():
+        if text is None or not text or text.isspace():
             writer.drop(row | {"reason": dropped_by or "empty"})
             continue
         if not _is_clean(writer, job, corpus, text, row):
             continue
-        ids = np.append(tokenizer.encode_array(text), tokenizer.eos_id)
-        row["bytes"] = int(token_bytes[ids].sum())
+        encoded = tokenizer.encode_array(text)
+        ids = np.empty(len(encoded) + 1, writer.dtype)
+        ids[:-1], ids[-1] = encoded, tokenizer.eos_id
+        row["bytes"] = int(token_bytes.take(encoded).sum())
         row["text_bytes"] = len(text.encode())
         writer.add(ids, row)
 
@@ -284,9 +286,11 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
         if len(ids) == 1:
             writer.drop(row | {"reason": "empty"})
             continue
-        if not _is_clean(writer, job, corpus, corpus.tokenizer.decode(ids[:-1]), row):
-            continue
-        row["bytes"] = int(token_bytes[ids].sum())
+        if job.index is not None or corpus.duplicates is not None:
+            text = corpus.tokenizer.decode(ids[:-1])
+            if not _is_clean(writer, job, corpus, text, row):
+                continue
+        row["bytes"] = int(token_bytes.take(ids).sum())
         writer.add(ids, row)
 
 
