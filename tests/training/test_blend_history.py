@@ -197,6 +197,23 @@ def test_a_finished_run_may_be_asked_for_a_blend_that_is_used_up():
         chapters_of(blended(alone), longer, caps, **begin)
 
 
+def test_a_cap_of_a_changed_blend_is_reached_behind_a_change_of_the_sequence_length():
+    """Rows of 32 tokens begin at row 80 of the run, 40 rows behind the change."""
+    plan = BatchPlan.of(8, [(16, 1280), (32, None)], train_steps=100)
+    caps = {"domain": 0.5, "general": 40.0}
+    begin = {"resume": None, "written": [], "change": True}
+    begin |= {"written": chapters_of(blended(OLD), plan, None, **begin), "resume": (40, 5)}
+    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
+    reader = reader_of(chapters, blended(OLD), plan, seed=0)
+    (row, name), *_ = chapters[1].reached
+    domain = reader.names.index(name)
+    assert row > 80
+    # Half of 127 windows of 32 tokens, and of those the most that fit.
+    cap = 127 * 32 / 2
+    assert cap - 32 < reader.tokens_by_source(row)[domain] < cap + 32
+    assert reader.tokens_by_source(plan.rows)[domain] < cap + 32
+
+
 def test_phases_from_a_row_on():
     ramp = BlendPhase(10, {"a": 1.0}, {"a": 0.5, "b": 0.5})
     rest = BlendPhase(None, {"b": 1.0}, {"b": 1.0})
