@@ -223,6 +223,27 @@ def test_any_changes_of_the_blend_among_any_sequence_lengths(stores):
         assert usual.mean() > 0.97, (lengths, changes, np.bincount(times), epochs)
 
 
+def test_within_an_epoch_no_change_of_blend_or_length_brings_a_token_again(stores):
+    """Short rows, so that the first epoch of the larger source lasts for all changes."""
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        borders = np.cumsum(rng.integers(20, 400, 4)).tolist()
+        lengths = [(0, 5), *zip(borders, rng.integers(3, 24, 4).tolist(), strict=True)]
+        end = borders[-1] + 100
+        at = sorted(rng.choice(np.arange(1, end), 6, replace=False).tolist())
+        blends = [{"legal": share, "general": 1 - share} for share in rng.uniform(0.1, 1, 7)]
+        first, *changed = [[BlendPhase(None, blend, blend)] for blend in blends]
+        blend = Blend(first, list(zip(at, changed, strict=True)))
+        reader = BatchReader(blend, stores, sequence_lengths=lengths, seed=1)
+        predicted = [
+            token
+            for source, tokens in rows_of_all(reader, end)
+            for token in tokens[1:]
+            if reader.names[source] == "legal"
+        ]
+        assert len(set(predicted)) == len(predicted), (lengths, at, blends)
+
+
 def test_windows_that_begin_where_a_document_does(tmp_path):
     rng = np.random.default_rng(0)
     eos = 1
