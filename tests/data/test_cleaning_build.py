@@ -152,6 +152,15 @@ def test_workers_and_a_kill_between_leave_no_trace(corpus, tmp_path):
             assert (twice[name].path / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+def test_a_share_that_may_be_quoted(corpus):
+    """A sixth of one document is law's held1, a half of another is the exam."""
+    some = dataclasses.replace(corpus.contamination, max_share=0.2)
+    stores = ensure_stores(dataclasses.replace(corpus, duplicates=None, contamination=some)).train
+    assert "quotes held1" in kept(stores["law"])
+    assert set(dropped(stores["law"])) == {"is held0"}
+    assert set(dropped(stores["web"])) == {"quotes the exam"}
+
+
 def test_each_source_by_itself(corpus):
     alone = Duplicates(near=True, across_sources=False)
     web = ensure_stores(dataclasses.replace(corpus, duplicates=alone, contamination=None)).train[

@@ -10,10 +10,20 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from t5x_style.data import Corpus, SharePhase, Source, ensure_stores, missing_stores
+from t5x_style.data import (
+    Contamination,
+    Corpus,
+    Duplicates,
+    Length,
+    SharePhase,
+    Source,
+    ensure_stores,
+    missing_stores,
+)
 from t5x_style.data.build import build_stores
+from t5x_style.data.build_parts import Job, build_part
 from t5x_style.data.pool import run_in_pool
-from t5x_style.data.records import documents
+from t5x_style.data.records import Part, documents
 from t5x_style.data.stores import Builder, planned_stores
 from t5x_style.data.vocabulary import train_tokenizer
 from t5x_style.errors import Fault, UsageError
@@ -114,6 +124,83 @@ def test_what_names_a_document_is_not_what_is_learnt(corpus, tmp_path):
     names = pyarrow.parquet.read_table(after.path / "documents.parquet")["id"].to_pylist()
     assert names == texts_of(after, corpus.tokenizer)
     assert missing_stores(corpus) == [], "the other one stands, too"
+
+
+CHANGES = {
+    Source: {
+        "format": "parquet",
+        "text_field": "body",
+        "id_field": "key",
+        "date_field": "when",
+        "license_field": "terms",
+        "dates": ("1990", None),
+        "validation_from": "2021",
+        "on_bad_record": "skip",
+        "filters": [Length(min_characters=3)],
+    },
+    Duplicates: {
+        "exact": False,
+        "near": False,
+        "threshold": 0.7,
+        "shingle_words": 4,
+        "permutations": 64,
+        "across_sources": False,
+    },
+    Contamination: {
+        "ngram": 12,
+        "against_validation": False,
+        "evaluation_sets": [],
+        "max_share": 0.1,
+    },
+}
+# A name is the folder's own; the files count by their content, those of TFDS by where they lie.
+NO_OPTIONS = {Source: {"name", "splits", "tfds_name", "tfds_data_dir"}}
+
+
+def test_every_option_that_changes_a_store_makes_another(tokenizer, tmp_path):
+    """A new option has to be put among `CHANGES`, and into what a store is made from."""
+    files = {"train": write_jsonl(tmp_path / "a.jsonl", ["some text"])}
+    exam = Source(name="exam", splits=files)
+
+    def path_of(changed=None, **options):
+        def made(kind, **own):
+            return kind(**own | (options if changed is kind else {}))
+
+        source = made(Source, name="a", splits=files, date_field="day", validation_from="2020")
+        corpus = Corpus(
+            tokenizer=tokenizer,
+            mixture_or_task_name="a",
+            cache_dir=str(tmp_path / "stores"),
+            sources=[source],
+            duplicates=made(Duplicates, near=True),
+            contamination=made(Contamination, evaluation_sets=[exam]),
+        )
+        return missing_stores(corpus)[0].path.name
+
+    paths = [
+        path_of(),
+        path_of(Contamination, evaluation_sets=[dataclasses.replace(exam, id_field="n")]),
+    ]
+    for kind, options in CHANGES.items():
+        known = {field.name for field in dataclasses.fields(kind)} - NO_OPTIONS.get(kind, set())
+        assert known == set(options)
+        paths += [path_of(kind, **{name: value}) for name, value in options.items()]
+    assert len(set(paths)) == len(paths)
+
+
+def test_a_part_is_reused_only_as_it_would_be_made_now(corpus, tmp_path):
+    part = Part(str(tmp_path / "general.jsonl"), 0, 3000, 3000)
+    (tmp_path / "parts").mkdir()
+    job = Job(corpus.to_json(), "general", "train", str(tmp_path / "parts"), 0, part)
+    assert not job.is_done()
+    build_part(job)
+    assert job.is_done()
+    for changed in (
+        {"part": dataclasses.replace(part, stop=2000)},
+        {"part": dataclasses.replace(part, path=str(tmp_path / "legal.jsonl"))},
+        {"index": str(tmp_path / "ngrams")},
+    ):
+        assert not dataclasses.replace(job, **changed).is_done(), changed
 
 
 def plans_of(corpus):
