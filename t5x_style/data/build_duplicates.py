@@ -11,7 +11,13 @@ import pyarrow.parquet
 
 from t5x_style.data.build_parts import tables
 from t5x_style.data.duplicates import Duplicates, Fingerprints, Verdicts
-from t5x_style.data.store import DIGESTS_FILE, DOCUMENTS_FILE, SIGNATURES_FILE, read_meta
+from t5x_style.data.store import (
+    DIGESTS_FILE,
+    DOCUMENTS_FILE,
+    SIGNATURES_FILE,
+    mapped_array,
+    read_meta,
+)
 
 # Of the parts, in the folder of the build: signatures of all documents, mapped instead of held.
 ALL_SIGNATURES_FILE = "signatures"
@@ -99,8 +105,8 @@ def _joined(column: pyarrow.Array) -> np.ndarray:
 def _of_store(path: pathlib.Path) -> Fingerprints:
     signatures = path / SIGNATURES_FILE
     return Fingerprints(
-        np.load(path / DIGESTS_FILE, allow_pickle=False),
-        np.load(signatures, mmap_mode="r", allow_pickle=False) if signatures.is_file() else None,
+        mapped_array(path / DIGESTS_FILE),
+        mapped_array(signatures) if signatures.is_file() else None,
     )
 
 

@@ -85,10 +85,7 @@ class TokenStore:
         if found != expected:
             raise Fault(f"{path / TOKENS_FILE} has {found} bytes, its meta.json says {expected}")
         tokens = np.memmap(path / TOKENS_FILE, dtype, mode="r")
-        try:
-            ends = np.load(path / ENDS_FILE, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, SyntaxError) as error:
-            raise _changed(path / ENDS_FILE) from error
+        ends = mapped_array(path / ENDS_FILE)
         if ends.dtype != np.int64 or len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
             raise Fault(f"{path / ENDS_FILE} does not end where {TOKENS_FILE} ends")
         return cls(path, tokens, ends, meta)
@@ -138,6 +135,18 @@ _META_TYPES = {
     "checksums": dict,
     "files": list,
 }
+
+
+def mapped_array(path: pathlib.Path) -> np.ndarray:
+    """The array in one of a store's .npy files, mapped, read-only.
+
+    Raises:
+      Fault: it is damaged.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise _changed(path) from error
 
 
 def _changed(path: pathlib.Path) -> Fault:

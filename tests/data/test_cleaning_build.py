@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet
@@ -137,6 +138,16 @@ def test_a_changed_byte_in_the_fingerprints_is_found(corpus):
         content[-1] ^= 1
         (store.path / name).write_bytes(content)
     store.verify()
+
+
+@pytest.mark.parametrize("name", ["digests.npy", "signatures.npy"])
+def test_a_store_without_whole_fingerprints_is_named(corpus, name):
+    stores = ensure_stores(corpus)
+    shutil.rmtree(stores.train["web"].path)
+    file = stores.train["law"].path / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(Fault, match=rf"law-train-.*{name} has changed since it was built"):
+        ensure_stores(corpus)
 
 
 def test_workers_and_a_kill_between_leave_no_trace(corpus, tmp_path):
