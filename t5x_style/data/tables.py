@@ -17,6 +17,7 @@ HF_STATE_FILE = "state.json"
 ARRAY_RECORDS = ("array_record", "array_record_example")
 # Records that are read at a time: rows of a table hold whole documents.
 ROWS_AT_ONCE = 1024
+BUFFER_BYTES = 1 << 20
 
 
 def cuts(kind: str, path: pathlib.Path) -> list[tuple[int, int]]:
@@ -81,7 +82,10 @@ def _parquet(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        # Read as it is needed: the default holds a whole row group, which may be the whole file.
+        with pyarrow.parquet.ParquetFile(
+            path, page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER_BYTES
+        ) as file:
             yield file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as Parquet: {error}") from error

@@ -1,6 +1,7 @@
 """Tables as other programs write them: the same texts as from JSONL, and broken files by name."""
 
 import json
+import os
 
 import pyarrow
 import pyarrow.ipc
@@ -134,6 +135,18 @@ def test_a_null_text_is_a_bad_record_with_its_row_and_id(tmp_path):
     source = Source(name="a", format="parquet", id_field="id", splits=splits)
     with pytest.raises(Fault, match=r"a\.parquet row 2 \(id 'y'\): field 'text' is a NoneType"):
         list(documents(source, "train"))
+
+
+def test_a_row_group_is_not_held_whole(tmp_path):
+    texts = [os.urandom(5000).hex() for _ in range(8000)]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, use_dictionary=False)
+    assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
+    source = Source(name="a", format="parquet", splits={"train": str(path)})
+    before = pyarrow.total_allocated_bytes()
+    held = [pyarrow.total_allocated_bytes() - before for _ in documents(source, "train")]
+    assert len(held) == len(texts)
+    assert 0 < max(held) < path.stat().st_size / 2
 
 
 def test_the_folder_of_all_splits_names_those_that_it_holds(tmp_path):
