@@ -18,6 +18,8 @@ from t5x_style.data import (
     ensure_stores,
     missing_stores,
 )
+from t5x_style.data.build_contamination import ensure_index
+from t5x_style.data.contamination import Index
 from t5x_style.errors import Fault, UsageError
 
 WORDS = [f"word{i}" for i in range(3000)]
@@ -161,6 +163,27 @@ def test_workers_and_a_kill_between_leave_no_trace(corpus, tmp_path):
         assert twice[name].path.name == store.path.name
         for file in sorted(store.path.iterdir()):
             assert (twice[name].path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_an_index_is_of_what_is_looked_for_now(corpus, tmp_path):
+    held = [store.path for store in ensure_stores(corpus).validation.values()]
+
+    def index(against=held, **options):
+        some = dataclasses.replace(corpus.contamination, **options)
+        return ensure_index(against, dataclasses.replace(corpus, contamination=some))
+
+    first = index()
+    assert index() == first
+    assert [path.name for path in first.parent.glob("ngrams-*")] == [first.name], "the build's own"
+    others = [index(held[:1]), index(ngram=12), index(evaluation_sets=[])]
+    write(tmp_path / "exam.jsonl", {"another": text(991)})
+    meta = held[0] / "meta.json"
+    changed = [index()]
+    meta.write_text(meta.read_text() + "\n")
+    changed.append(index())
+    assert len({first, *others, *changed}) == 6
+    assert Index(changed[0]).overlap(text(991)).share == 1
+    assert Index(first).overlap(text(991)).share == 0
 
 
 def test_a_share_that_may_be_quoted(corpus):
