@@ -208,6 +208,15 @@ def plans_of(corpus):
         return planned_stores(corpus, builder, remember=True)[1]
 
 
+def test_what_failed_once_is_tried_again(corpus):
+    """Of two sources that fail the first is said; the other is not remembered for it."""
+    path = plans_of(corpus)[0].path
+    building = path.with_name(f".building-{path.name}")
+    building.mkdir(parents=True)
+    (building / "part-00000.failed").write_text('{"fault": "the network was away"}')
+    assert ensure_stores(corpus).train["legal"].meta["documents"] == 300
+
+
 def test_killed_between_the_last_byte_and_the_name(corpus):
     """What was put together is taken as it is, and what it was put together from goes."""
     stores = ensure_stores(corpus)

@@ -175,6 +175,42 @@ def test_stores_of_a_module_a_source_and_tfds(user, tokenizer, monkeypatch):
     assert [plan.task for plan in missing_stores(corpus)] == ["their_lines"]
 
 
+GROWING = """
+import os
+import seqio
+from t5x_style.data import Tokenizer
+
+
+def while_it_is_read(dataset):
+    os.utime({lines!r}, (10**9, 10**9))
+    return dataset.map(lambda line: {{"targets": line}})
+
+
+seqio.TaskRegistry.add(
+    "growing",
+    source=seqio.TextLineDataSource({{"train": {lines!r}}}),
+    preprocessors=[while_it_is_read, seqio.preprocessors.tokenize],
+    output_features={{"targets": seqio.Feature(Tokenizer({model!r}).seqio_vocabulary())}},
+)
+"""
+
+
+def test_a_file_that_changes_while_a_task_is_read_is_read_again(tokenizer, tmp_path, monkeypatch):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("A line.\n")
+    module = GROWING.format(lines=str(lines), model=tokenizer.path)
+    (tmp_path / "growing_task.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    corpus = Corpus(
+        tokenizer=tokenizer,
+        mixture_or_task_name="growing",
+        mixture_or_task_module="growing_task",
+        cache_dir=str(tmp_path / "stores"),
+    )
+    assert ensure_stores(corpus).train["growing"].meta["documents"] == 1
+    assert [plan.task for plan in missing_stores(corpus)] == ["growing"]
+
+
 def test_a_module_that_is_not_there(user):
     _, corpus = user
     absent = dataclasses.replace(corpus, mixture_or_task_module="no_package.tasks")
