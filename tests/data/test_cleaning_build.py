@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -127,6 +128,24 @@ def test_what_is_said_twice_or_asked_in_an_exam_is_dropped_and_named(corpus):
         store.verify()
     assert stores.validation["law"].meta["documents"] == 2
     assert missing_stores(corpus) == []
+
+
+def test_what_has_no_id_is_named_by_its_place(corpus, tmp_path):
+    sources = [dataclasses.replace(source, id_field=None) for source in corpus.sources]
+    stores = ensure_stores(dataclasses.replace(corpus, sources=sources, contamination=None)).train
+
+    def said(store):
+        rows = pyarrow.parquet.read_table(store.path / "dropped.parquet").to_pylist()
+        return [row["detail"] for row in rows if row["reason"] == "duplicate"]
+
+    second = len(json.dumps({"text": text(0), "id": "a0"})) + 1
+    law = tmp_path / "law.jsonl"
+    first = [f"{law} byte {at}" for at in (0, second)]
+    *own, held = said(stores["law"])
+    assert own == first
+    assert re.fullmatch(r"document [01] of law validation", held)
+    (repeated,) = said(stores["web"])
+    assert re.fullmatch(r"document \d of law train", repeated)
 
 
 def test_a_changed_byte_in_the_fingerprints_is_found(corpus):
