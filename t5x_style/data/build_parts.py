@@ -27,11 +27,11 @@ from t5x_style.data.files import write_atomically
 from t5x_style.data.filters import filtered
 from t5x_style.data.records import BadRecord, Part, belongs, document_of, records, refusal
 from t5x_style.data.sources import Source
-from t5x_style.data.store import token_dtype
+from t5x_style.data.store import file_digest, token_dtype
 from t5x_style.errors import Fault, UsageError
 
 # Of the three files; parts that another version left behind are made again.
-PART_VERSION = 2
+PART_VERSION = 3
 # Held in memory before it is written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
@@ -83,12 +83,18 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether the part lies there whole."""
+        # What a module's Task gives is not known by its name.
+        if self.part is None:
+            return False
         try:
             found = json.loads(self.file("json").read_text())
-        except FileNotFoundError:
+            digests = found.pop("digests")
+            return found == _label(self) and all(
+                file_digest(self.file(suffix)) == digest for suffix, digest in digests.items()
+            )
+        except (FileNotFoundError, ValueError, KeyError, AttributeError):
+            # None, or what a power cut left of one.
             return False
-        # What a module's Task gives is not known by its name.
-        return self.part is not None and found == _label(self)
 
 
 def part_file(folder: pathlib.Path, number: int, suffix: str) -> pathlib.Path:
@@ -132,15 +138,18 @@ class PartWriter:
         self._row({**row, "tokens": 0})
 
     def finish(self, label: Mapping[str, Any]) -> None:
-        """Gives the files their names; `label` goes into the last of them."""
+        """Gives the files their names; `label` goes into the last of them, with their digests."""
         self._flush()
         self.stream.close()
+        # Not synced, which would have the next part wait for the disk: whoever finds the part after
+        # a kill or a power cut compares these.
+        digests = {}
         for suffix, file in (("tokens", self.tokens_file), ("documents", self.documents_file)):
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
+            digests[suffix] = file_digest(self._unfinished(suffix))
             os.replace(self._unfinished(suffix), part_file(self.folder, self.number, suffix))
-        write_atomically(part_file(self.folder, self.number, "json"), json.dumps(label))
+        self._unfinished("json").write_text(json.dumps({**label, "digests": digests}))
+        os.replace(self._unfinished("json"), part_file(self.folder, self.number, "json"))
 
     def abandon(self) -> None:
         """Removes what was written."""

@@ -1,7 +1,6 @@
 """Which windows of each source the rows of one sequence length take."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -90,7 +89,8 @@ def laid_out(
         # Without an end windows are permuted in whole epochs, whatever the blend becomes.
         changes = [row for row, _ in blend.changes if first < row < end < math.inf]
         rest = since = none
-        for begin, until in itertools.pairwise([first, *changes, end]):
+        begins = [first, *changes]
+        for begin, until in zip(begins, [*changes, end], strict=True):
             given, planned, taken = blend.counts(begin), ENDLESS + none, ENDLESS + none
             if end < math.inf:
                 planned = blend.counts_unchanged(int(end), begin) - given

@@ -203,6 +203,21 @@ def test_a_part_is_reused_only_as_it_would_be_made_now(corpus, tmp_path):
         assert not dataclasses.replace(job, **changed).is_done(), changed
 
 
+@pytest.mark.parametrize("suffix", ["tokens", "documents", "json"])
+def test_a_part_that_a_power_cut_spoilt_is_made_again(corpus, tmp_path, suffix):
+    """Its files have names, and blocks of zeros for what never reached the disk."""
+    part = Part(str(tmp_path / "general.jsonl"), 0, 3000, 3000)
+    (tmp_path / "parts").mkdir()
+    job = Job(corpus.to_json(), "general", "train", str(tmp_path / "parts"), 0, part)
+    build_part(job)
+    whole = {each: job.file(each).read_bytes() for each in ("tokens", "documents", "json")}
+    job.file(suffix).write_bytes(bytes(len(whole[suffix])))
+    assert not job.is_done()
+    build_part(job)
+    assert job.is_done()
+    assert {each: job.file(each).read_bytes() for each in whole} == whole
+
+
 def plans_of(corpus):
     with Builder(corpus) as builder:
         return planned_stores(corpus, builder, remember=True)[1]
