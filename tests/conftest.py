@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 
+import gin
 import hypothesis
+import pytest
 
 # A time limit on each example says more about the machine's other work than about the code.
 hypothesis.settings.register_profile("house", deadline=None)
@@ -28,3 +30,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # For runs that are compared bit for bit: a program that XLA's CPU backend loads from this cache
 # differs in the last bits from the same program compiled.
 WITHOUT_PROGRAM_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_bound():
+    """What a module before left bound in gin would fill in what this one leaves to its default."""
+    gin.clear_config()

@@ -1,6 +1,5 @@
 """A small vocabulary and small corpora, made once."""
 
-import gin
 import pytest
 
 from t5x_style.data import Source
@@ -35,9 +34,3 @@ def tokenizer(tmp_path_factory):
         path=tmp_path_factory.mktemp("vocabulary") / "small.model",
         sample_bytes=200_000,
     )
-
-
-@pytest.fixture(autouse=True)
-def nothing_bound():
-    """What a test of another room left bound in gin would fill in what is not given here."""
-    gin.clear_config()
