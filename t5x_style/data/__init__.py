@@ -8,7 +8,7 @@ from t5x_style.data.duplicates import Duplicates
 from t5x_style.data.evaluation import EvaluationSet, evaluation_set
 from t5x_style.data.filters import Language, Length, Rewrite
 from t5x_style.data.packing import Packing
-from t5x_style.data.phases import SharePhase, in_rows, tokens_before
+from t5x_style.data.phases import SharePhase, in_rows
 from t5x_style.data.reader import BatchReader, Rows
 from t5x_style.data.sources import Source
 from t5x_style.data.store import TokenStore
@@ -38,5 +38,4 @@ __all__ = [
     "evaluation_set",
     "in_rows",
     "missing_stores",
-    "tokens_before",
 ]

@@ -104,12 +104,6 @@ class Blend:
         """The blend of one phase."""
         return cls([BlendPhase(None, shares, shares)])
 
-    @property
-    def period(self) -> int | None:
-        """Rows after which the order repeats, if it does from the first row on."""
-        span = self._chains[0].spans[0]
-        return span.period if isinstance(span, _Periodic) and not self.changes else None
-
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row and which of that source's rows it is.
 

@@ -91,11 +91,6 @@ def in_rows(
     return result
 
 
-def tokens_before(row: int, lengths: Sequence[tuple[int, int]]) -> int:
-    """Tokens that the first `row` rows predict; `lengths` as in `in_rows`."""
-    return _tokens_between(0, row, lengths)
-
-
 def _tokens_between(first: int, end: int, lengths: Sequence[tuple[int, int]]) -> int:
     ends = [row for row, _ in lengths[1:]] + [max(end, lengths[-1][0])]
     return sum(

@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.accounting.laws.data_constrained import effective_tokens
+from t5x_style.accounting.planner.sources import WORTHLESS_EPOCHS
 from t5x_style.data import BatchReader, TokenStore
 from t5x_style.errors import UsageError, did_you_mean
 
 # What happens when a source has been read as often as it may be: the run is refused; it is planned
 # to end there; the others take its share; or it is read on, with a warning.
 AT_CAP = ("refuse", "stop", "renormalise", "repeat")
-# Of sources that a mapping of caps leaves out: beyond it a text teaches nothing more (Muennighoff
-# et al. 2023).
-DEFAULT_MAX_EPOCHS = 40.0
 
 
 def checked_caps(max_epochs: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """{source: epochs that it is read at most}, from one number or {source: number}.
+
+    Sources that a mapping leaves out are read at most as often as teaches anything, 40 times.
 
     Raises:
       UsageError: a cap that is not above 0, or of a source that is not there.
@@ -32,7 +32,7 @@ def checked_caps(max_epochs: float | Mapping[str, float], names: Sequence[str]) 
             )
         if not cap > 0:
             raise UsageError(f"train.max_epochs of {name!r} = {cap!r}: must be above 0")
-    return {name: float(max_epochs.get(name, DEFAULT_MAX_EPOCHS)) for name in names}
+    return {name: float(max_epochs.get(name, WORTHLESS_EPOCHS)) for name in names}
 
 
 def rows_within(reader: BatchReader, caps: Mapping[str, float], rows: int) -> int:

@@ -45,12 +45,16 @@ def test_each_prefix_of_a_million_rows_is_within_one_row(shares):
 
 
 def test_shares_are_kept_as_written():
-    assert Blend.constant({"legal": 0.51, "general": 0.49}).period == 100
     assert Blend.constant({"legal": 0.51, "general": 0.49}).phases[0].start == {
         "legal": 0.51,
         "general": 0.49,
     }
-    assert Blend.constant({"a": 1 / 2, "b": 1 / 3, "c": 1 / 6}).period == 6
+    for shares, period in (
+        ({"legal": 0.51, "general": 0.49}, 100),
+        ({"a": 1 / 2, "b": 1 / 3, "c": 1 / 6}, 6),
+    ):
+        source, _ = Blend.constant(shares).locate(np.arange(3 * period))
+        np.testing.assert_array_equal(source[period:], source[:-period])
     for name, share in Blend.constant(MANY).phases[0].start.items():
         assert share == pytest.approx(MANY[name], abs=2e-5)
 

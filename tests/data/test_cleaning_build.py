@@ -268,6 +268,22 @@ def test_a_store_that_was_made_again_is_looked_at_again(corpus):
     assert missing_stores(corpus) == []
 
 
+def test_what_follows_a_store_that_is_gone_is_built_with_it(corpus, tmp_path):
+    """A file of a Task that changed tells of its own store alone: no meta.json is another."""
+    path = ensure_stores(corpus).validation["web"].path
+    watched = tmp_path / "watched"
+    watched.write_text("as it was")
+    meta = json.loads((path / "meta.json").read_text())
+    stat = watched.stat()
+    meta["files"] = [[str(watched), stat.st_size, stat.st_mtime_ns]]
+    (path / "meta.json").write_text(json.dumps(meta))
+    ensure_stores(corpus)
+    assert missing_stores(corpus) == []
+    watched.write_text("another length")
+    missing = {(plan.task, plan.split) for plan in missing_stores(corpus)}
+    assert missing == {("web", "validation"), ("law", "train"), ("web", "train")}
+
+
 def test_a_vocabulary_that_loses_characters_hides_nothing(corpus, tmp_path):
     import sentencepiece
 
