@@ -10,7 +10,15 @@ from t5x_style.accounting.architecture import Architecture
 from t5x_style.kernels import plain_attention
 from t5x_style.models.attention import Attention, Cache
 from t5x_style.models.layers import FeedForward, Kernel, Norm, normal
-from t5x_style.models.logical import BATCH, EMBED, LAYERS, SEQUENCE, VOCAB, constrain
+from t5x_style.models.logical import (
+    BATCH,
+    EMBED,
+    LAYERS,
+    SEQUENCE,
+    VOCAB,
+    constrain,
+    scatter_gradient,
+)
 from t5x_style.models.remat import rematerialised
 
 
@@ -138,7 +146,8 @@ class Decoder(nnx.Module):
         # The body returns no parameters: scan would copy every one of them.
         def body(x, layer):
             layer_parameters, layer_cache = layer
-            return nnx.merge(definition, layer_parameters)(x, positions, layer_cache, segments)
+            block = nnx.merge(definition, _gradients_scattered(layer_parameters))
+            return block(x, positions, layer_cache, segments)
 
         x, cache = jax.lax.scan(rematerialised(body, self.remat), x, (parameters, cache))
         return self.final_norm(x), cache
@@ -162,6 +171,17 @@ class Decoder(nnx.Module):
         a = self.architecture
         shape = (a.layers, batch, length, a.kv_heads, a.head_dim)
         return jnp.zeros(shape, self.compute_dtype), jnp.zeros(shape, self.compute_dtype)
+
+
+def _gradients_scattered(layer_parameters: nnx.State) -> nnx.State:
+    def scatter(parameter: nnx.Variable) -> nnx.Variable:
+        # The names are those of the stack.
+        _, *names = parameter.get_metadata("out_sharding")
+        return parameter.replace(scatter_gradient(parameter[...], *names))
+
+    return jax.tree.map(
+        scatter, layer_parameters, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    )
 
 
 def softcapped(logits: jax.Array, cap: float | None) -> jax.Array:

@@ -26,6 +26,10 @@ MLP_ROWS = "mlp_rows"
 NORM = "norm"
 LAYERS = "layers"
 
+# No axis of an array: the mesh axes over which matrices are whole, but their gradients and
+# optimizer state split.
+UPDATES = "updates"
+
 LOGICAL_AXES = (
     BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
 )  # fmt: skip
@@ -60,6 +64,20 @@ def mesh_axes(*names: str | None) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
+def update_axes(*names: str | None) -> PartitionSpec:
+    """Where a parameter's gradient and optimizer state lie, given its logical axes.
+
+    Where the parameter itself lies; and the rows of a matrix over the axes of `updates` as well
+    (rows: the first axis beside `layers`, so that shards stay wide where the TPU's tiles are).
+    """
+    spec, first = mesh_axes(*names), int(names[0] == LAYERS)
+    used = {axis for entry in spec for axis in flat(entry)}
+    more = tuple(axis for axis in axis_names(UPDATES) if axis not in used)
+    if not more or len(names) < first + 2:
+        return spec
+    return PartitionSpec(*spec[:first], (*flat(spec[first]), *more), *spec[first + 1 :])
+
+
 def axis_names(name: str) -> tuple[str, ...]:
     """The mesh axes on which a logical axis lies: () outside of a mesh or where it is whole."""
     return flat(mesh_axes(name)[0]) if in_mesh() else ()
@@ -75,6 +93,25 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if not in_mesh():
         return x
     return jax.lax.with_sharding_constraint(x, mesh_axes(*names))
+
+
+def scatter_gradient(x: jax.Array, *names: str | None) -> jax.Array:
+    """The same parameter; its gradient is reduced to its own shards, then to those of `updates`.
+
+    In one stage it would be a reduction over all chips, and a TPU makes those all-reduces of the
+    whole matrix: twice the bytes of the gradient on the wire for each chip, not 1 / fsdp of them.
+    """
+    if not in_mesh() or not axis_names(UPDATES):
+        return x
+    own, updated = mesh_axes(*names), update_axes(*names)
+
+    def backward(_, gradient):
+        gradient = jax.lax.with_sharding_constraint(gradient, own)
+        return (jax.lax.with_sharding_constraint(gradient, updated),)
+
+    same = jax.custom_vjp(lambda x: x)
+    same.defvjp(lambda x: (x, None), backward)
+    return same(x)
 
 
 def per_shard(

@@ -63,6 +63,7 @@ def check_divisible(
     """
     a = architecture
     rules = dict(topology.logical_rules)
+    rows = (logical.VOCAB, logical.EMBED, logical.MLP_ROWS, logical.HEADS_ROWS)
     for what, size, axis in (
         ("the batch", batch_size, logical.BATCH),
         ("the sequence length", sequence_length, logical.SEQUENCE),
@@ -75,6 +76,8 @@ def check_divisible(
         ("heads x head_dim", a.heads * a.head_dim, logical.HEADS_ROWS),
     ):
         axes = logical.flat(rules[axis])
+        if axis in rows:
+            axes += tuple(each for each in logical.flat(rules[logical.UPDATES]) if each not in axes)
         by = math.prod(topology.mesh_shape[name] for name in axes)
         if size % by:
             raise UsageError(

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
-from t5x_style.models.logical import LOGICAL_AXES, MEETING_AXES, flat
+from t5x_style.models.logical import LOGICAL_AXES, MEETING_AXES, UPDATES, flat
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -50,6 +50,9 @@ class Topology:
       kernel: attention kernel, 'plain' or 'blockwise'.
       remat: 'none', 'full' or 'save_dots' (see models.remat).
       loss_chunk_tokens: tokens per device whose logits live at once.
+      shard_optimizer_over_data: whether the matrices' optimizer state and gradients are split over
+        `data` too (ZeRO-1 across the replicas): 1 / data of the bytes, for an all-gather of the
+        float32 parameters over `data` once a step.
       rules: entries that replace those of DEFAULT_RULES.
       unsharded_tolerance: share of the parameters' bytes that may lie unsharded on axes that
         could split them; a run fails past it.
@@ -63,6 +66,7 @@ class Topology:
     kernel: str = "plain"
     remat: str = "none"
     loss_chunk_tokens: int = 4096
+    shard_optimizer_over_data: bool = False
     rules: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(default_factory=dict)
     unsharded_tolerance: float = 0.02
 
@@ -115,7 +119,8 @@ class Topology:
     @property
     def logical_rules(self) -> tuple[tuple[str, str | tuple[str, ...] | None], ...]:
         """The rules in force, as Flax takes them."""
-        return tuple({**DEFAULT_RULES, **self.rules}.items())
+        updates = {UPDATES: "data" if self.shard_optimizer_over_data else None}
+        return tuple({**DEFAULT_RULES, **self.rules, **updates}.items())
 
     def mesh(self) -> Mesh:
         """The mesh over the devices of this process's backend.

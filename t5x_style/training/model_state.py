@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Architecture
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import Decoder
+from t5x_style.models.logical import update_axes
 from t5x_style.partitioning import Topology, shardings_of
 from t5x_style.partitioning.sharding import replicated
 
@@ -35,12 +36,15 @@ class BoundModel:
       architecture: its shape.
       definition: the NNX graph without values.
       template: the NNX state with ShapeDtypeStructs for values.
+      updates: the parameters as ShapeDtypeStructs that carry the shardings of their gradients and
+        of their optimizer state.
       make: builds a fresh Decoder from a seed.
     """
 
     architecture: Architecture
     definition: nnx.GraphDef
     template: nnx.State
+    updates: dict
     make: Callable[[int], Decoder]
 
     @functools.cached_property
@@ -51,12 +55,7 @@ class BoundModel:
     @functools.cached_property
     def axes(self) -> dict:
         """Each parameter's logical axes."""
-        leaves = jax.tree.map(
-            lambda parameter: tuple(parameter.get_metadata("out_sharding")),
-            self.template,
-            is_leaf=lambda node: isinstance(node, nnx.Variable),
-        )
-        return nnx.to_pure_dict(leaves)
+        return _axes(self.template)
 
     def __call__(self, parameters: dict) -> Decoder:
         """The Decoder with these parameters; for use while tracing."""
@@ -89,13 +88,29 @@ def bind_model(
         )
 
     definition, template = nnx.get_abstract_model(lambda: make(0), mesh)
-    return BoundModel(architecture, definition, template, make)
+    updates = jax.tree.map(
+        lambda leaf, names: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, update_axes(*names))
+        ),
+        nnx.to_pure_dict(template),
+        _axes(template),
+    )
+    return BoundModel(architecture, definition, template, updates, make)
+
+
+def _axes(template: nnx.State) -> dict:
+    leaves = jax.tree.map(
+        lambda parameter: tuple(parameter.get_metadata("out_sharding")),
+        template,
+        is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+    return nnx.to_pure_dict(leaves)
 
 
 def abstract_state(model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """Shapes, dtypes and shardings of the whole state: what a restore aims at."""
     optimizer_state = jax.eval_shape(optimizer.init, model.abstract)
-    shardings = shardings_of(optimizer_state, model.abstract, mesh)
+    shardings = shardings_of(optimizer_state, model.updates, mesh)
     return {
         "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         "parameters": model.abstract,

@@ -175,7 +175,7 @@ def make_train_step(
         # The partitioner may drop a gradient's sharding; without it, no reduce-scatter.
         gradients = jax.tree.map(
             lambda leaf, gradient: jax.lax.with_sharding_constraint(gradient, leaf.sharding),
-            model.abstract,
+            model.updates,
             gradients,
         )
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], parameters)

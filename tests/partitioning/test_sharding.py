@@ -95,6 +95,42 @@ def test_golden_partition_specs():
     assert specs == GOLDEN
 
 
+# What lies over `data` too where the optimizer state does: rows of matrices, nothing else.
+OVER_DATA = {
+    "embedding": P(("tensor", "data"), "fsdp"),
+    "position_table": P("data", "fsdp"),
+    "head": P(("tensor", "data"), "fsdp"),
+    "blocks/attention/query/weight": P(None, ("fsdp", "data"), "tensor"),
+    "blocks/attention/key/weight": P(None, ("fsdp", "data"), "tensor"),
+    "blocks/attention/value/weight": P(None, ("fsdp", "data"), "tensor"),
+    "blocks/attention/out/weight": P(None, ("tensor", "fsdp", "data"), None),
+    "blocks/feed_forward/up/weight": P(None, ("fsdp", "data"), "tensor"),
+    "blocks/feed_forward/gate/weight": P(None, ("fsdp", "data"), "tensor"),
+    "blocks/feed_forward/down/weight": P(None, ("tensor", "fsdp", "data"), None),
+}
+
+
+def test_golden_specs_of_gradients_and_optimizer_state():
+    topology = Topology(data=2, fsdp=2, tensor=2)
+    for over_data, golden in ((False, GOLDEN), (True, GOLDEN | OVER_DATA)):
+        asked = dataclasses.replace(topology, shard_optimizer_over_data=over_data)
+        with asked.in_force(mesh := asked.mesh()):
+            bound = bind_model(EVERYTHING, asked, mesh, "float32")
+        specs = {name: leaf.sharding.spec for name, leaf in by_name(bound.updates).items()}
+        assert specs == golden
+        assert {
+            name: leaf.sharding.spec for name, leaf in by_name(bound.abstract).items()
+        } == GOLDEN
+
+
+def test_an_axis_that_splits_a_parameter_is_not_asked_twice():
+    rules = {"embed": ("fsdp", "data")}
+    topology = Topology(data=2, fsdp=4, rules=rules, shard_optimizer_over_data=True)
+    with topology.in_force(mesh := topology.mesh()):
+        bound = bind_model(EVERYTHING, topology, mesh, "float32")
+    assert by_name(bound.updates)["head"].sharding.spec == P("tensor", ("fsdp", "data"))
+
+
 def test_parameters_are_born_in_their_shards():
     with TOPOLOGY.in_force(TOPOLOGY.mesh()):
         parameters = model().fresh_parameters(0)
@@ -158,6 +194,22 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused(changes, sizes, batch, 
     check_divisible(base, Topology(**sizes), 16, 12)
     with pytest.raises(UsageError, match=message):
         check_divisible(dataclasses.replace(base, **changes), Topology(**sizes), batch, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 36}, "Architecture.d_model = 36 .* fsdp x data = 8.*: 40"),
+        ({"vocab_size": 66}, "Architecture.vocab_size = 66 .* tensor x data = 4.*: 68"),
+        ({"d_ff": 68}, "Architecture.d_ff = 68 .* fsdp x data = 8.*: 72"),
+        ({"head_dim": 3, "heads": 4}, "heads x head_dim = 12 .* fsdp x data = 8.*: 16"),
+    ],
+)
+def test_rows_that_data_does_not_divide_are_refused(changes, message):
+    odd = dataclasses.replace(EVERYTHING, **{"head_dim": 6, "d_ff": 64} | changes)
+    check_divisible(odd, Topology(data=4, fsdp=2), 8, 12)
+    with pytest.raises(UsageError, match=message):
+        check_divisible(odd, Topology(data=4, fsdp=2, shard_optimizer_over_data=True), 8, 12)
 
 
 def test_rules_that_keep_an_axis_whole_are_heard():

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +29,13 @@ MESHES = {
     "1x8": {"fsdp": 8, "remat": "full"},
     "2x4": {"fsdp": 2, "tensor": 4},
     "2x2x2": {"data": 2, "fsdp": 2, "tensor": 2},
+    "2x2x2 and over data": {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+        "shard_optimizer_over_data": True,
+    },
+    "8x1 over data": {"data": 8, "shard_optimizer_over_data": True},
     "sequence": {"fsdp": 2, "tensor": 2, "sequence": 2, "kernel": "blockwise"},
 }
 ARCH = dataclasses.replace(
@@ -42,7 +50,8 @@ class Lesson:
     Attributes:
       losses: [5]. start, end: parameters. metrics: of the last step.
       shardings: (before, after) of the state, as pytrees.
-      shard_elements: pytree of the elements that the fullest device holds of each parameter.
+      shard_elements: pytree of the elements that the fullest device holds of each parameter;
+        moment_elements: of each of Adam's moments and the counts.
     """
 
     losses: np.ndarray
@@ -51,6 +60,7 @@ class Lesson:
     metrics: dict
     shardings: tuple
     shard_elements: dict
+    moment_elements: Any
 
 
 @functools.cache
@@ -69,9 +79,9 @@ def lesson(mesh: str) -> Lesson:
         state, losses = session.state, []
         start = jax.device_get(state["parameters"])
         before = jax.tree.map(lambda leaf: leaf.sharding, state)
-        shard_elements = jax.tree.map(
+        shard_elements, moment_elements = jax.tree.map(
             lambda leaf: max(shard.data.size for shard in leaf.addressable_shards),
-            state["parameters"],
+            (state["parameters"], state["optimizer"]),
         )
         for at in range(STEPS):
             rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
@@ -81,7 +91,9 @@ def lesson(mesh: str) -> Lesson:
         after = jax.tree.map(lambda leaf: leaf.sharding, state)
         session.close()
     end, metrics = jax.device_get((state["parameters"], metrics))
-    return Lesson(np.array(losses), start, end, metrics, (before, after), shard_elements)
+    return Lesson(
+        np.array(losses), start, end, metrics, (before, after), shard_elements, moment_elements
+    )
 
 
 SPLIT = [name for name in MESHES if name != "1"]
@@ -129,6 +141,27 @@ def test_no_device_holds_a_whole_matrix(mesh):
             assert most == leaf.size // pieces
             matrices += 1
     assert matrices == 2 + 7  # embedding, head, and those of a block
+
+
+@pytest.mark.parametrize("mesh", [name for name in MESHES if "over data" in name])
+def test_the_optimizer_state_of_a_matrix_lies_on_every_device(mesh):
+    """Each device has an eighth of the moments, and the parameters as without the option."""
+    sizes = MESHES[mesh]
+    pieces = sizes.get("fsdp", 1) * sizes.get("tensor", 1)
+    moments = matrices = 0
+    for leaf, most in zip(
+        jax.tree.leaves(lesson(mesh).start),
+        jax.tree.leaves(lesson(mesh).shard_elements),
+        strict=True,
+    ):
+        if leaf.ndim == 3 or len(leaf) == ARCH.vocab_size:
+            assert most == leaf.size // pieces
+            matrices += leaf.size
+            moments += 2 * leaf.size // 8
+        else:
+            moments += 2 * most
+    assert sum(jax.tree.leaves(lesson(mesh).moment_elements)) == moments + 2  # Adam's, a schedule's
+    assert matrices > 0.9 * sum(leaf.size for leaf in jax.tree.leaves(lesson(mesh).start))
 
 
 def test_every_gradient_is_pinned_to_its_parameters_sharding():

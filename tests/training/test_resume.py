@@ -127,7 +127,14 @@ def test_killed_before_the_first_checkpoint_starts_anew(uninterrupted, tmp_path)
     assert learnt(tmp_path) == learnt(uninterrupted)
 
 
-@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"fsdp": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"data": 4, "fsdp": 2, "shard_optimizer_over_data": True},
+    ],
+)
 def test_resumed_on_another_mesh(tmp_path, mesh):
     options = {"optimizer": CONSTANT, "eval_period": 100}
     train(make_run(tmp_path / "one", steps=16, **options))
