@@ -22,6 +22,7 @@ from t5x_style.commands.help import annotation_text, signature_of
 from t5x_style.errors import UsageError, did_you_mean
 
 __all__ = [
+    "borrow",
     "check",
     "config_differences",
     "current",
@@ -40,6 +41,7 @@ class _Command:
     written: Written = dataclasses.field(default_factory=Written)
     verb: str = ""
     other_verbs: tuple[str, ...] = ()
+    lender: str | None = None
     consumed: dict[Node, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -101,6 +103,21 @@ def check(verb: Callable, *, verbs: Iterable[str] = ()) -> None:
     _refuse(problems)
 
 
+def borrow(verb: Callable, lender: Callable) -> None:
+    """Binds for `verb` what is bound for those parameters of another verb that both have.
+
+    So that one gin file, or one command line with another verb in front, configures the two. What
+    is bound for `verb` itself wins, and what is there for the lender alone may stand anywhere.
+    """
+    taker, giver = (("", gin_graph.selector_of(each)) for each in (verb, lender))
+    _command.lender = giver[1]
+    origins_of = _command.written.origins
+    for parameter, value in gin_graph.bindings().get(giver, {}).items():
+        if parameter in signature_of(verb) and (taker, parameter) not in origins_of:
+            gin_config.bind_parameter((*taker, parameter), value)
+            origins_of[taker, parameter] = origins_of[giver, parameter]
+
+
 def refuse_unconsumed() -> None:
     """Refuses every binding and macro that has not been consumed by now.
 
@@ -147,9 +164,10 @@ def _all_unconsumed() -> list[str]:
     ]
     deferred = gin_graph.reach(later)
     aside = _aside()
+    lent = gin_graph.reach([("", _command.lender)]) if _command.lender else {}
     problems = []
     for (node, parameter), origin in _command.written.origins.items():
-        if _is_consumed(node, parameter) or _covered(node, deferred):
+        if _is_consumed(node, parameter) or _covered(node, deferred) or _covered(node, lent):
             continue
         if origin.file is not None and (_covered(node, aside) or _bound_to_none(node, parameter)):
             continue

@@ -80,6 +80,7 @@ def evaluate(
             loss_chunk_tokens=restored.topology.loss_chunk_tokens,
             eos_id=restored.tokenizer.eos_id,
             packing=Packing(**restored.plan["packing"]),
+            compiler_flags=restored.topology.compiler_flags,
         )
     line = evaluator(restored.parameters)
     measures = ("loss", "perplexity", "bits_per_byte", "tokens")

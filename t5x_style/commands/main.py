@@ -30,6 +30,7 @@ VERBS = {
     "plan": "budget, chips and data caps -> model size, tokens, blend, hours, expected loss",
     "tokenizer": "train a vocabulary on the blend; tokens per word and source, against others",
     "cache": "build, verify and describe token stores",
+    "compile": "a run's step compiled for any slice: bytes, FLOPs, traffic, estimated seconds",
     "train": "pretrain a model, or go on with one; resumes by itself",
     "evaluate": "loss, bits per byte and perplexity per source",
     "generate": "sample text from a checkpoint",
@@ -100,13 +101,15 @@ def _run(arguments: list[str]) -> int:
 def _call(verb: str, function: Callable, flags: "Flags") -> object:
     from t5x_style.commands import configuration
 
-    load_verb(verb)
+    module = load_verb(verb)
     configuration.parse(
         flags.gin_files,
         flags.bindings,
         search_paths=flags.search_paths,
         load=load_named,
     )
+    if (lender := getattr(module, "BINDINGS_OF", None)) is not None:
+        configuration.borrow(function, getattr(load_verb(lender), lender))
     if verb != "config":  # which shows whatever was written, mistakes too
         configuration.check(function, verbs=VERBS)
     try:

@@ -114,16 +114,10 @@ def train(
     from t5x_style.data import Packing, ensure_stores
     from t5x_style.optim import BatchPlan
 
-    if set(task_feature_lengths) != {FEATURE}:
-        wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
-        raise UsageError(
-            f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: a decoder has one feature, as "
-            f"in {{'{FEATURE}': 1024}}{did_you_mean(wrong or '', [FEATURE])}"
-        )
     # Before the stores, which may take hours to build.
     plan = BatchPlan.of(
         batch_size,
-        task_feature_lengths[FEATURE],
+        feature_length(task_feature_lengths),
         train_tokens=train_tokens,
         train_steps=train_steps,
     )
@@ -181,6 +175,23 @@ def train(
         print(_best(model_dir, result["best_step"]))
     print(f"the run lies in {model_dir}")
     return {"model_dir": model_dir, **result}
+
+
+def feature_length(
+    task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
+) -> int | Sequence[tuple[int, int | None]]:
+    """Tokens per sequence, or phases of them, of TASK_FEATURE_LENGTHS.
+
+    Raises:
+      UsageError: it names other features than the one of a decoder.
+    """
+    if set(task_feature_lengths) != {FEATURE}:
+        wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
+        raise UsageError(
+            f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: a decoder has one feature, as "
+            f"in {{'{FEATURE}': 1024}}{did_you_mean(wrong or '', [FEATURE])}"
+        )
+    return task_feature_lengths[FEATURE]
 
 
 def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import gin
 import jax
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from t5x_style.errors import UsageError, did_you_mean
@@ -47,6 +48,11 @@ class Topology:
       tensor: size of the axis over which heads, feed-forward and vocabulary are split.
       sequence: size of the axis over which a sequence's tokens are split.
       chip: name of the chip in the table of peaks, or None: no MFU is printed.
+      slice: shape of the slice of that chip for which `compile` makes the step, as '8x8x8' of a
+        v5p; None: the devices of this process. A run always takes the devices that it finds.
+      slices: slices of that shape, joined by the data-centre network. The data axis is split over
+        them first, so that only sums of gradients leave a slice.
+      compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
       kernel: attention kernel, 'plain' or 'blockwise'.
       remat: 'none', 'full' or 'save_dots' (see models.remat).
       loss_chunk_tokens: tokens per device whose logits live at once.
@@ -63,6 +69,9 @@ class Topology:
     tensor: int = 1
     sequence: int = 1
     chip: str | None = None
+    slice: str | None = None
+    slices: int = 1
+    compiler_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kernel: str = "plain"
     remat: str = "none"
     loss_chunk_tokens: int = 4096
@@ -74,6 +83,15 @@ class Topology:
         for axis in MESH_AXES:
             if getattr(self, axis) < 1:
                 raise UsageError(f"Topology.{axis} = {getattr(self, axis)}: must be 1 or more")
+        if self.slices < 1 or self.data % self.slices:
+            raise UsageError(
+                f"Topology.slices = {self.slices}: the data axis (Topology.data = {self.data}) is "
+                "split over the slices, so this must be 1 or a divisor of it"
+            )
+        if self.slice is not None and self.chip is None:
+            raise UsageError(
+                f"Topology.slice = {self.slice!r} says no chip: set Topology.chip, as in 'v5p'"
+            )
         for name, value, allowed in (
             ("kernel", self.kernel, ATTENTION_KERNELS),
             ("remat", self.remat, REMAT_POLICIES),
@@ -122,14 +140,17 @@ class Topology:
         updates = {UPDATES: "data" if self.shard_optimizer_over_data else None}
         return tuple({**DEFAULT_RULES, **self.rules, **updates}.items())
 
-    def mesh(self) -> Mesh:
-        """The mesh over the devices of this process's backend.
+    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """The mesh over devices, laid so that neighbours on an axis are neighbours on the torus.
+
+        Args:
+          devices: of a described slice, say; those of this process's backend if not given.
 
         Raises:
           UsageError: there are fewer devices than the mesh needs. More devices than the mesh needs
             are refused too unless the mesh is a single one: idle chips are never meant.
         """
-        available = jax.devices()
+        available = jax.devices() if devices is None else devices
         if self.devices > len(available) or 1 < self.devices < len(available):
             raise UsageError(
                 f"Topology asks for {self.devices} devices "
@@ -137,12 +158,26 @@ class Topology:
                 f"{len(available)} of kind {available[0].device_kind!r} are there: choose sizes "
                 f"of data, fsdp, tensor and sequence whose product is {len(available)}"
             )
-        return jax.make_mesh(
-            tuple(self.mesh_shape.values()),
-            MESH_AXES,
-            axis_types=(AxisType.Auto,) * len(MESH_AXES),
-            devices=available[: self.devices],
-        )
+        sizes = tuple(self.mesh_shape.values())
+        taken = list(available[: self.devices])
+        if self.slices == 1:
+            # An axis may be one of the torus's, several of them, or a part of one.
+            laid = mesh_utils.create_device_mesh(
+                sizes, devices=taken, allow_split_physical_axes=True
+            )
+        else:
+            found = len({getattr(device, "slice_index", 0) for device in taken})
+            if found != self.slices:
+                raise UsageError(
+                    f"Topology.slices = {self.slices}, and the {len(taken)} devices of kind "
+                    f"{taken[0].device_kind!r} are of {found}"
+                )
+            across = (self.slices, *(1 for _ in sizes[1:]))
+            within = (self.data // self.slices, *sizes[1:])
+            laid = mesh_utils.create_hybrid_device_mesh(
+                within, across, devices=taken, allow_split_physical_axes=True
+            )
+        return Mesh(laid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
     @contextlib.contextmanager
     def in_force(self, mesh: Mesh) -> Iterator[None]:

@@ -27,6 +27,7 @@ class Evaluator:
         loss_chunk_tokens: int,
         eos_id: int,
         packing: Packing = AS_STORED,
+        compiler_flags: Mapping[str, str] | None = None,
     ):
         """Compiles for `batch_size` rows. Call inside `topology.in_force(mesh)`.
 
@@ -35,6 +36,7 @@ class Evaluator:
           batch_size: rows per call, a multiple of the axes that split the batch.
           eos_id: the token that ends a document.
           packing: of the training, which tells what documents of a row see of each other.
+          compiler_flags: options of XLA, as in `Topology`.
         """
         self._sets = dict(sets)
         self._batch_size = batch_size
@@ -51,7 +53,8 @@ class Evaluator:
             step = make_evaluation_step(
                 model, loss_chunk_tokens=loss_chunk_tokens, eos_id=eos_id, packing=packing
             )
-            self._compiled = jax.jit(step).lower(model.abstract, *abstract).compile()
+            lowered = jax.jit(step).lower(model.abstract, *abstract)
+            self._compiled = lowered.compile(compiler_options=dict(compiler_flags or {}))
 
     def __call__(self, parameters: dict) -> dict[str, float]:
         """The keys of an evaluation line.

@@ -14,14 +14,13 @@ from jax.sharding import Mesh, NamedSharding
 from t5x_style.accounting import Ledger
 from t5x_style.data import evaluation_set
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import batch_sharding, check_sharded
 from t5x_style.reporting import RunWriter
 from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
-from t5x_style.training.batches import abstract_batch
 from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
 from t5x_style.training.evaluation import Evaluator
-from t5x_style.training.model_state import State, abstract_state, bind_model, fresh_state
+from t5x_style.training.model_state import State, fresh_state
+from t5x_style.training.programs import step_program
 from t5x_style.training.run import (
     CONFIG_FILE,
     PLAN_FILE,
@@ -29,7 +28,6 @@ from t5x_style.training.run import (
     read_plan,
     refuse_another_run,
 )
-from t5x_style.training.step import make_train_step
 from t5x_style.training.vocabulary_rows import initial_parameters
 
 
@@ -97,18 +95,28 @@ def open_session(run: Run) -> Session:
 
     mesh = topology.mesh()
     with topology.in_force(mesh):
-        # The model, abstractly: nothing is allocated before the checks have passed.
-        model = bind_model(run.architecture, topology, mesh, run.compute_dtype)
-        check_sharded(model.abstract, topology)
-        optimizer = run.optimizer.transformation(plan, model.axes)
-        target = abstract_state(model, optimizer, mesh)
+        # The step, abstractly: nothing is allocated before the checks have passed.
+        program = step_program(
+            run.architecture,
+            topology,
+            mesh,
+            run.optimizer,
+            plan,
+            compute_dtype=run.compute_dtype,
+            packing=run.packing,
+            microbatches=run.microbatches,
+            z_loss=run.z_loss,
+            sources=len(run.reader.names),
+            eos_id=run.stores.tokenizer.eos_id,
+        )
+        model = program.model
 
         # The state: of this run, around other weights, or fresh from the seed.
         checkpointer = Checkpointer(
             run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
         )
         if resume_step is not None:
-            state, saved = checkpointer.restore(resume_step, target)
+            state, saved = checkpointer.restore(resume_step, program.state)
             if saved["tokens"] != plan.tokens_before(resume_step):
                 raise UsageError(
                     f"MODEL_DIR = {run.model_dir} had learnt {saved['tokens']:,} tokens at step "
@@ -122,7 +130,7 @@ def open_session(run: Run) -> Session:
                 parameters = initial_parameters(
                     run.initial_checkpoint_path, run.stores.tokenizer, model.abstract
                 )
-            state = fresh_state(model, optimizer, target, run.seed, parameters)
+            state = fresh_state(model, program.optimizer, program.state, run.seed, parameters)
             ledger = Ledger()
         step = resume_step or 0
 
@@ -166,28 +174,7 @@ def open_session(run: Run) -> Session:
 
         # Every program of the run, compiled here and nowhere else.
         with ledger.time("compile"):
-            train_step = jax.jit(
-                make_train_step(
-                    model,
-                    optimizer,
-                    run.optimizer.learning_rate(plan),
-                    sources=len(run.reader.names),
-                    microbatches=run.microbatches,
-                    z_loss=run.z_loss,
-                    loss_chunk_tokens=topology.loss_chunk_tokens,
-                    eos_id=run.stores.tokenizer.eos_id,
-                    packing=run.packing,
-                ),
-                donate_argnums=0,
-                out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
-            )
-            sharding = batch_sharding(mesh)
-            steps = {
-                (size, length): train_step.lower(
-                    target, abstract_batch(size, length, sharding, run.packing)
-                ).compile()
-                for size, length in plan.shapes_from(step)
-            }
+            steps = {shape: program.compile(*shape) for shape in plan.shapes_from(step)}
             evaluator = Evaluator(
                 model,
                 mesh,
@@ -204,6 +191,7 @@ def open_session(run: Run) -> Session:
                 loss_chunk_tokens=topology.loss_chunk_tokens,
                 eos_id=run.stores.tokenizer.eos_id,
                 packing=run.packing,
+                compiler_flags=topology.compiler_flags,
             )
     return Session(
         state,
@@ -212,7 +200,7 @@ def open_session(run: Run) -> Session:
         steps,
         evaluator,
         evaluations,
-        sharding,
+        program.batch_sharding,
         mesh,
         ledger,
         writer,

@@ -1,0 +1,53 @@
+"""The report on a compiled step as people read it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_style.reporting.text import table
+
+_GIB = 2**30
+
+
+def compiled_text(report: Mapping[str, Any]) -> str:
+    """The tables of a report that `t5x-style compile` returns, as far as it goes."""
+    parts = [table(_step_rows(report))]
+    if "bytes_per_chip" in report:
+        parts.append(table(_byte_rows(report), ("bytes a chip", "GiB", "")))
+    return "\n\n".join(parts)
+
+
+def _step_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    mesh = " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1)
+    where = f"{report['devices']} devices"
+    if report["slice"] is not None:
+        shape = f"{report['chip']}:{report['slice']}"
+        slices = f"{report['slices']} x {shape}" if report["slices"] > 1 else shape
+        where = f"{slices}, {report['chips']} chips, {where}"
+    flops = report["model_flops"]
+    return [
+        ("parameters", f"{report['parameters']:,}"),
+        ("for", where),
+        ("mesh", mesh or "one device"),
+        (
+            "step",
+            f"{report['sequences']:,} x {report['sequence_length']:,} tokens, "
+            f"{report['microbatches']} passes, {report['compute_dtype']}, attention "
+            f"{report['kernel']}, remat {report['remat']}",
+        ),
+        (
+            "FLOPs a step",
+            f"6 N D {flops['6nd']:.4g}, full {flops['full']:.4g}, causal {flops['causal']:.4g}, "
+            f"hardware {report['hardware_flops']:.4g}",
+        ),
+        ("unsharded", f"{report['unsharded']:.2%} of the parameters' bytes"),
+    ]
+
+
+def _byte_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    sizes = report["bytes_per_chip"]
+    notes = {
+        "padding": "of the arguments, by the compiler's layouts",
+        "activations": "temporary without the gradients",
+        "peak": {True: "fits", False: "does NOT fit", None: ""}[report["fits"]],
+    }
+    return [(name, f"{size / _GIB:.3f}", notes.get(name, "")) for name, size in sizes.items()]
