@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.accounting import Architecture, chip, total_parameters, training_flops_per_token
+from t5x_style.accounting.program import read_program
 from t5x_style.commands.configuration import refuse_unconsumed
 from t5x_style.commands.train import CONFIGURABLES, feature_length
 from t5x_style.errors import UsageError
@@ -74,7 +75,11 @@ def compile(
     from t5x_style.data import Packing
     from t5x_style.optim import BatchPlan
     from t5x_style.partitioning import check_divisible, check_sharded, described_devices
-    from t5x_style.training.compiled import bytes_per_chip, check_state_goes_round
+    from t5x_style.training.compiled import (
+        bytes_per_chip,
+        check_state_goes_round,
+        text_accounts,
+    )
     from t5x_style.training.programs import step_program
 
     plan = BatchPlan.of(
@@ -144,7 +149,10 @@ def compile(
     sizes = bytes_per_chip(program, compiled, program.batch(sequences, length), of_chip)
     report["bytes_per_chip"] = sizes
     report["fits"] = sizes["peak"] <= sizes["usable"] if "usable" in sizes else None
+    text = compiled.as_text()
     if keep_hlo is not None:
-        pathlib.Path(keep_hlo).write_text(compiled.as_text())
+        pathlib.Path(keep_hlo).write_text(text)
+    read = read_program(text, topology.mesh_shape, topology.chip)
+    report |= text_accounts(read, report["hardware_flops"], mesh.size)
     print(compiled_text(report))
     return report

@@ -13,6 +13,32 @@ def compiled_text(report: Mapping[str, Any]) -> str:
     parts = [table(_step_rows(report))]
     if "bytes_per_chip" in report:
         parts.append(table(_byte_rows(report), ("bytes a chip", "GiB", "")))
+    if "hlo_flops" in report:
+        parts.append(_flops_line(report))
+        parts.append(
+            table(
+                _traffic_rows(report),
+                ("collective", "over", "chips", "a step", "GB sent a chip", "over work"),
+            )
+        )
+        parts.append(
+            table(
+                [
+                    (each["kind"], each["cycles"], each["count"], each["name"], each["source"])
+                    for each in report["expensive"]
+                ],
+                ("costliest", "cycles", "a step", "operation", "from"),
+            )
+        )
+        parts.append(
+            table(
+                [
+                    (each["shape"], f"{each['bytes'] / _GIB:.3f}", each["count"], each["source"])
+                    for each in report["largest_buffers"]
+                ],
+                ("largest buffers", "GiB", "times", "from"),
+            )
+        )
     return "\n\n".join(parts)
 
 
@@ -51,3 +77,36 @@ def _byte_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "peak": {True: "fits", False: "does NOT fit", None: ""}[report["fits"]],
     }
     return [(name, f"{size / _GIB:.3f}", notes.get(name, "")) for name, size in sizes.items()]
+
+
+def _flops_line(report: Mapping[str, Any]) -> str:
+    error = report["hlo_flops_error"]
+    agrees = "as the formula says"
+    if error:
+        agrees = f"{error:+.3%} of the formula"
+    if abs(error) > 0.005:
+        agrees += ": the program multiplies more or less than it should"
+    lines = [f"matrix products in the program: {report['hlo_flops']:.6g} FLOPs, {agrees}"]
+    if report["kernel_calls"]:
+        calls = ", ".join(f"{name} x {count}" for name, count in report["kernel_calls"].items())
+        lines.append(f"kernels, which the program's text does not show: {calls}")
+    if report["unknown_loops"]:
+        lines.append(
+            "loops whose trips the text does not tell, counted once, so that all is a lower bound: "
+            + ", ".join(report["unknown_loops"])
+        )
+    return "\n".join(lines)
+
+
+def _traffic_rows(report: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    return [
+        (
+            row["kind"],
+            row["axis"],
+            row["group_size"],
+            row["count"],
+            f"{row['wire_bytes'] / 1e9:.3f}",
+            "not told" if row["overlapped"] is None else f"{row['overlapped']:.0%}",
+        )
+        for row in report["traffic"]
+    ]

@@ -1,5 +1,6 @@
-"""What a compiled step holds: bytes on each chip, and that its state goes out as it came in."""
+"""What a compiled step holds and does: bytes, FLOPs, traffic; and that its state goes round."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 from jax.stages import Compiled
 
 from t5x_style.accounting import Chip
+from t5x_style.accounting.program import Program
 from t5x_style.errors import Fault
 from t5x_style.partitioning import USABLE_BYTES
 from t5x_style.partitioning.sharding import leaf_name
@@ -24,9 +26,9 @@ def bytes_per_chip(
 
     Returns:
       parameters, optimizer, batch: what lies there between two steps, from shapes alone; padding:
-      what the compiler's layouts add to them; gradients: float32, sharded as the parameters, from
-      shapes; activations: all else that comes and goes; temporary: the two together; peak: at the
-      fullest moment; usable: what the compiler grants a program (not for chips that it has not).
+      what the compiler's layouts add to them; gradients: float32, from shapes; activations: all
+      else that comes and goes; temporary: the two together; peak: at the fullest moment; usable:
+      what the compiler grants a program (for TPUs alone).
     """
     said = compiled.memory_analysis()
     state = program.state
@@ -35,7 +37,7 @@ def bytes_per_chip(
         "optimizer": _bytes_on_device((state["optimizer"], state["step"])),
         "batch": _bytes_on_device(batch),
     }
-    gradients = parts["parameters"]
+    gradients = _bytes_on_device(program.model.updates)
     sizes = parts | {
         "padding": said.argument_size_in_bytes - sum(parts.values()),
         "gradients": gradients,
@@ -72,6 +74,58 @@ def check_state_goes_round(program: StepProgram, compiled: Compiled) -> None:
             f"the step writes {said.alias_size_in_bytes:,} bytes of its state in place, and the "
             f"state has {state:,}: the rest is held twice"
         )
+
+
+def text_accounts(read: Program, hardware_flops: float, devices: int) -> dict[str, Any]:
+    """What the compiled text says of a step, for the report.
+
+    Args:
+      read: the program of one device.
+      hardware_flops: of the whole step outside of kernels, by the formula.
+
+    Returns:
+      hlo_flops: of the matrix products of all devices, counted in the text, kernels left out;
+      hlo_flops_error: how far from the formula, as a share; kernel_calls; unknown_loops: whose
+      trips the text does not tell (figures are then lower bounds); collectives: by place;
+      traffic: by kind and axis; expensive: the ten costliest operations; largest_buffers: three.
+    """
+    counted = read.matmul_flops * devices
+    return {
+        "hlo_flops": counted,
+        "hlo_flops_error": counted / hardware_flops - 1,
+        "kernel_calls": read.kernel_calls,
+        "unknown_loops": list(read.unknown_loops),
+        "estimated_cycles": read.estimated_cycles,
+        "collectives": [dataclasses.asdict(each) for each in read.collectives],
+        "traffic": _traffic(read),
+        "expensive": [dataclasses.asdict(each) for each in read.operations[:10]],
+        "largest_buffers": [dataclasses.asdict(each) for each in read.largest_buffers[:3]],
+    }
+
+
+def _traffic(read: Program) -> list[dict[str, Any]]:
+    """Collectives of one kind along one axis together, the most bytes on the wire first.
+
+    Returns:
+      kind, axis, group_size, count, wire_bytes of a step and chip, overlapped: the share of those
+      bytes that is scheduled over work, None where the text cannot tell.
+    """
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for each in read.collectives:
+        key = (each.kind, each.axis, each.group_size)
+        row = rows.setdefault(
+            key,
+            {"kind": each.kind, "axis": each.axis, "group_size": each.group_size}
+            | {"count": 0, "wire_bytes": 0, "hidden_bytes": 0, "told": True},
+        )
+        row["count"] += each.count
+        row["wire_bytes"] += each.wire_bytes * each.count
+        row["hidden_bytes"] += each.wire_bytes * each.count if each.overlapped else 0
+        row["told"] &= each.overlapped is not None
+    for row in rows.values():
+        hidden, told = row.pop("hidden_bytes"), row.pop("told")
+        row["overlapped"] = hidden / max(1, row["wire_bytes"]) if told or hidden else None
+    return sorted(rows.values(), key=lambda row: -row["wire_bytes"])
 
 
 def _bytes_on_device(tree: Any) -> int:

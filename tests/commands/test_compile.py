@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t5x_style.accounting import Architecture, total_parameters
+from t5x_style.accounting import Architecture, total_parameters, training_flops_per_token
 from t5x_style.commands.main import main
 
 TOY = """
@@ -64,6 +64,15 @@ def test_a_step_for_each_chip(chip, shape, data, compiled):
     assert report["fits"]
     assert sizes["peak"] < sizes["usable"]
     assert report["unsharded"] < 0.02
+    # The compiler neither adds a product nor drops one: equal to the last digit.
+    tokens = 16 * 128
+    assert report["hardware_flops"] == tokens * training_flops_per_token(
+        ARCHITECTURE, 128, "hardware", remat="full"
+    )
+    assert report["hlo_flops"] == report["hardware_flops"]
+    assert report["unknown_loops"] == []
+    gathers = [row for row in report["traffic"] if row["kind"] == "all-gather"]
+    assert {row["axis"] for row in gathers} == {"fsdp"}
 
 
 def test_what_is_for_train_alone_may_stand_there(compiled):
