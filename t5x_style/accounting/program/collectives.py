@@ -35,7 +35,8 @@ class Collective:
         slices, over the network of the data centre; '' where no mesh was given.
       bytes: of the whole value in one group: gathered, or before it is reduced.
       wire_bytes: sent by each chip.
-      group_size: chips in a group; slices where the axis is 'dcn'.
+      group: positions on the mesh of the devices of the first group; slices where the axis is
+        'dcn'.
       count: times a step. Bytes are of one time.
       overlapped: whether work is scheduled between its start and its end. None where the text
         cannot tell.
@@ -47,11 +48,16 @@ class Collective:
     axis: str
     bytes: int
     wire_bytes: int
-    group_size: int
+    group: tuple[int, ...]
     count: int
     overlapped: bool | None
     cover_cycles: int
     source: str
+
+    @property
+    def group_size(self) -> int:
+        """Devices that exchange values with each other."""
+        return len(self.group)
 
 
 def collectives(
@@ -74,14 +80,14 @@ def collectives(
             else:
                 cover = cycles_between(module, schedule, computation, site.start.name, site.end)
                 overlapped = cover > 0 or _kernel_between(computation, site.start.name, site.end)
-            kind, axis, size, whole, wire = _traffic(module, site, mesh)
+            kind, axis, group, whole, wire = _traffic(module, site, mesh)
             found.append(
                 Collective(
                     kind,
                     axis,
                     whole,
                     wire,
-                    size,
+                    group,
                     schedule.times[name],
                     overlapped,
                     cover,
@@ -186,8 +192,8 @@ def _is_send(instruction: Instruction) -> bool:
 
 def _traffic(
     module: Module, site: _Site, mesh: Mapping[str, int]
-) -> tuple[str, str, int, int, int]:
-    """(kind, axis, size of a group, bytes of the whole value, bytes on the wire)."""
+) -> tuple[str, str, tuple[int, ...], int, int]:
+    """(kind, axis, a group, bytes of the whole value, bytes on the wire)."""
     if site.collective.operation == "send":
         return _between_slices(site.collective)
     kind = site.collective.operation.removesuffix("-start")
@@ -195,12 +201,11 @@ def _traffic(
         # Each chip keeps its own part of the sum, and the fusion sends no more than that.
         kind = "reduce-scatter"
     groups = device_groups(site.collective, module.partitions)
-    size = len(groups[0])
     operand = sum(
         total_bytes(site.within.instructions[name].shape) for name in site.collective.operands
     )
     axis = axes_of(groups, mesh) if mesh else ""
-    return kind, axis, size, *_ring(kind, operand, size)
+    return kind, axis, tuple(groups[0]), *_ring(kind, operand, len(groups[0]))
 
 
 def _ring(kind: str, operand: int, size: int) -> tuple[int, int]:
@@ -212,14 +217,13 @@ def _ring(kind: str, operand: int, size: int) -> tuple[int, int]:
     return whole, math.ceil(passes * whole * (size - 1) / size)
 
 
-def _between_slices(send: Instruction) -> tuple[str, str, int, int, int]:
+def _between_slices(send: Instruction) -> tuple[str, str, tuple[int, ...], int, int]:
     kind = _MEGASCALE.search(send.attributes)[1].lower().replace("_", "-")
-    target = _TARGET.search(send.attributes)
-    slices = len(_range(target[1])) if target else 2
     operand = arrays(send.shape)[0].bytes
-    if kind not in KINDS:
-        kind = "collective-permute"
-    return kind, NETWORK, slices, *_ring(kind, operand, slices)
+    if kind not in KINDS:  # from one chip to another
+        return "collective-permute", NETWORK, (0, 1), operand, operand
+    slices = _range(_TARGET.search(send.attributes)[1])
+    return kind, NETWORK, tuple(slices), *_ring(kind, operand, len(slices))
 
 
 def _range(text: str) -> list[int]:

@@ -1,18 +1,54 @@
-"""Pallas kernels: what a program calls of them. Their inside is not in the text."""
+"""Pallas kernels: what a program calls of them, and what they multiply.
 
+The inside of a kernel is not in the program's text, so its products are counted from its name and
+the attention that it computes.
+"""
+
+import dataclasses
 import re
+from collections.abc import Mapping
 
 from t5x_style.accounting.program.loops import Schedule
 from t5x_style.accounting.program.text import Instruction, Module
+from t5x_style.errors import Fault
 
-KERNEL_TARGET = "tpu_custom_call"
+_TARGET = "tpu_custom_call"
+
+# The passes of the splash kernel, whose backward pass is the unfused one. For every pair of a query
+# and a key they multiply over all `features` of a head (the logits, and the gradients of q and k:
+# ALiBi rides in features of its own) or over its `head_size` (p v, do v, the gradient of v).
+PASSES: dict[str, tuple[str, ...]] = {
+    "fwd": ("features", "head_size"),
+    "dq": ("features", "head_size", "features"),
+    "dkv": ("features", "head_size", "head_size", "features"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionWork:
+    """What one call of an attention kernel works on, on one device.
+
+    Attributes:
+      rows: queries x heads, in all sequences of the call.
+      keys_touched: mean number of keys that a query is multiplied with: those of whole blocks.
+      keys_seen: mean number of keys that the mask admits.
+      head_size: H. features: of a query and a key in the kernel; more than H with ALiBi.
+      block: queries and keys of a tile.
+    """
+
+    rows: float
+    keys_touched: float
+    keys_seen: float
+    head_size: int
+    features: int
+    block: int
 
 
 def is_kernel(instruction: Instruction) -> bool:
     """Whether an instruction runs a Pallas kernel."""
     return (
         instruction.operation == "custom-call"
-        and instruction.attribute("custom_call_target") == KERNEL_TARGET
+        and instruction.attribute("custom_call_target") == _TARGET
     )
 
 
@@ -25,3 +61,39 @@ def kernel_calls(module: Module, schedule: Schedule) -> dict[str, int]:
                 name = re.sub(r"(\.\d+)+$", "", instruction.name)
                 calls[name] = calls.get(name, 0) + schedule.times[computation.name]
     return calls
+
+
+def calls_by_pass(calls: Mapping[str, int]) -> dict[str, int]:
+    """Calls of each of PASSES.
+
+    Raises:
+      Fault: a kernel that is not in the table: what it multiplies is not known.
+    """
+    by_pass = dict.fromkeys(PASSES, 0)
+    for name, count in calls.items():
+        match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
+        if match is None:
+            raise Fault(
+                f"kernel {name!r} runs {count} times a step, and what it multiplies is not "
+                "in the table of t5x_style/accounting/program/kernels.py"
+            )
+        by_pass[match[1]] += count
+    return by_pass
+
+
+def kernel_flops(calls: Mapping[str, int], work: AttentionWork) -> float:
+    """FLOPs that the kernels execute on one device in one run of the program.
+
+    Of blocks that the mask cuts through, all pairs count: they are multiplied, then masked.
+
+    Args:
+      calls: as `Program.kernel_calls`. work: of one call.
+
+    Raises:
+      Fault: see `calls_by_pass`.
+    """
+    pairs = work.rows * work.keys_touched
+    return sum(
+        count * 2 * pairs * sum(getattr(work, width) for width in PASSES[each])
+        for each, count in calls_by_pass(calls).items()
+    )
