@@ -41,6 +41,7 @@ class Auditor:
         remat: str = "none",
         kernel: str = "plain",
         *,
+        loss_vocab_chunks: int = 1,
         planned_tokens: int | None = None,
         own_law: ParametricLaw | None = None,
         effective_tokens: Callable[[float], float] | None = None,
@@ -52,6 +53,7 @@ class Auditor:
             from token 0 on.
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
+          loss_vocab_chunks: as in `partitioning.Topology`.
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
@@ -63,7 +65,14 @@ class Auditor:
         self._borders = [*(first for first, _ in phases), math.inf]
         self._flops_per_token = {
             key: [
-                training_flops_per_token(arch, length, convention, remat, kernel)
+                training_flops_per_token(
+                    arch,
+                    length,
+                    convention,
+                    remat,
+                    kernel,
+                    loss_vocab_chunks=loss_vocab_chunks,
+                )
                 for _, length in phases
             ]
             for key, convention in _CUMULATIVE.items()

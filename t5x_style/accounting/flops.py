@@ -90,7 +90,7 @@ CONVENTIONS = {
         _passes(4, *PARAMETERS),
     ),
     "hardware": Convention(
-        "full, plus what the remat policy and the attention kernel compute a second time",
+        "full, plus what the remat policy, the attention kernel and the loss compute again",
         _passes(3, *PRODUCTS),
     ),
 }
@@ -98,7 +98,8 @@ CONVENTIONS = {
 # The forward products of a layer that the backward pass computes again under each remat policy.
 # The last feed-forward matrix is never among them: its gradient needs its input, not its output,
 # so the compiler drops it (and in a parallel block the attention's output matrix likewise). The
-# head is outside the layers, and its gradient is made while its logits are at hand.
+# head is outside the layers, and its gradient is made while its logits are at hand; but a loss by
+# words (models/loss.py) makes them twice.
 REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "none": (),
     "save_dots": ATTENTION_TERMS,
@@ -184,6 +185,8 @@ def training_flops_per_token(
     convention: str,
     remat: str = "none",
     kernel: str = "plain",
+    *,
+    loss_vocab_chunks: int = 1,
 ) -> float:
     """FLOPs of one token's forward and backward pass, by a named convention.
 
@@ -193,6 +196,7 @@ def training_flops_per_token(
       remat: one of REMAT_RECOMPUTES.
       kernel: one of KERNEL_RECOMPUTES. Both change 'hardware' alone, which counts what the compiled
         step executes.
+      loss_vocab_chunks: as in `partitioning.Topology`; above 1, 'hardware' has the logits twice.
 
     Raises:
       UsageError: for a convention, remat policy or kernel that does not exist.
@@ -205,6 +209,8 @@ def training_flops_per_token(
     if convention == "hardware":
         again = (*_recomputed(arch, remat), *KERNEL_RECOMPUTES[kernel])
         flops += sum(terms[term] for term in again)
+        if loss_vocab_chunks > 1:
+            flops += terms["head"]
     return flops
 
 

@@ -121,7 +121,12 @@ def compile(
         },
         "hardware_flops": tokens
         * training_flops_per_token(
-            architecture, length, "hardware", topology.remat, topology.kernel
+            architecture,
+            length,
+            "hardware",
+            topology.remat,
+            topology.kernel,
+            loss_vocab_chunks=topology.loss_vocab_chunks,
         ),
     }
     with topology.in_force(mesh):

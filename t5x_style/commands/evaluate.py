@@ -78,6 +78,7 @@ def evaluate(
             },
             batch_size=batch_size,
             loss_chunk_tokens=restored.topology.loss_chunk_tokens,
+            loss_vocab_chunks=restored.topology.loss_vocab_chunks,
             eos_id=restored.tokenizer.eos_id,
             packing=Packing(**restored.plan["packing"]),
             compiler_flags=restored.topology.compiler_flags,

@@ -1,8 +1,11 @@
 """Cross-entropy of the next token without ever holding [B, S, V].
 
-Tokens go through the head a chunk at a time. The gradients are made in the same pass that makes
-the loss, so the logits are computed once (6 V D FLOPs a token in all, not 8); the head is gathered
-over the fsdp axis once and its gradient scattered once per step, not once per chunk.
+Two forms of the same sums. By tokens: tokens go through the head a chunk at a time, and the
+gradients are made in the same pass that makes the loss, so the logits are computed once (6 V D
+FLOPs a token in all, not 8); the head is gathered over the fsdp axis once and its gradient
+scattered once per step, not once per chunk. By words: the vocabulary goes by a chunk at a time, of
+which alone the head is gathered and its gradient held, for chips on which a whole head does not
+fit; a first pass finds log(Z) and a second makes the logits again (8 V D FLOPs a token).
 """
 
 import functools
@@ -21,6 +24,7 @@ def next_token_loss(
     weights: jax.Array,
     *,
     chunk_tokens: int,
+    vocab_chunks: int = 1,
     softcap: float | None = None,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -29,7 +33,8 @@ def next_token_loss(
     Args:
       hidden: [B, S, D]. head: [V, D], cast to hidden's dtype for the products.
       targets: int32 [B, S]. weights: float32 [B, S]; give them summing to one for a mean.
-      chunk_tokens: tokens per device whose logits live at once.
+      chunk_tokens: tokens per device whose logits live at once, by tokens.
+      vocab_chunks: pieces of a device's vocabulary; above 1 the loss is computed by words.
       softcap: c of c * tanh(logits / c).
       z_loss: coefficient of log(Z)^2 (PaLM, section 5).
 
@@ -38,24 +43,25 @@ def next_token_loss(
       record, without a gradient, float32 [B] each: the weighted sums of -log p(target) and of the
       z term per row.
     """
-    loss, rows = _loss(hidden, head, targets, weights, chunk_tokens, softcap, z_loss)
+    if vocab_chunks > 1:
+        compute = functools.partial(_by_words, vocab_chunks=vocab_chunks)
+    else:
+        compute = functools.partial(_by_tokens, chunk_tokens=chunk_tokens)
+    compute = functools.partial(compute, softcap=softcap, z_loss=z_loss)
+    loss, rows = _loss(hidden, head, targets, weights, compute)
     return loss, jax.lax.stop_gradient(rows)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _loss(hidden, head, targets, weights, chunk_tokens, softcap, z_loss):
-    compute = functools.partial(
-        _on_shard, chunk_tokens=chunk_tokens, softcap=softcap, z_loss=z_loss, gradients=False
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _loss(hidden, head, targets, weights, compute):
+    compute = functools.partial(compute, gradients=False)
     rows = ((BATCH,), (BATCH,))
     nll, z = per_shard(compute, _IN_AXES, rows)(hidden, head, targets, weights)
     return nll.sum() + z.sum(), (nll, z)
 
 
-def _loss_forward(hidden, head, targets, weights, chunk_tokens, softcap, z_loss):
-    compute = functools.partial(
-        _on_shard, chunk_tokens=chunk_tokens, softcap=softcap, z_loss=z_loss, gradients=True
-    )
+def _loss_forward(hidden, head, targets, weights, compute):
+    compute = functools.partial(compute, gradients=True)
     out_axes = ((BATCH,), (BATCH,), (BATCH, SEQUENCE, None), (VOCAB, EMBED))
     nll, z, hidden_gradient, head_gradient = per_shard(compute, _IN_AXES, out_axes)(
         hidden, head, targets, weights
@@ -63,7 +69,7 @@ def _loss_forward(hidden, head, targets, weights, chunk_tokens, softcap, z_loss)
     return (nll.sum() + z.sum(), (nll, z)), (hidden_gradient, head_gradient)
 
 
-def _loss_backward(chunk_tokens, softcap, z_loss, gradients, cotangents):
+def _loss_backward(compute, gradients, cotangents):
     # The loss is linear in its cotangent, so gradients made for 1 are scaled by it.
     scale, _ = cotangents
     hidden_gradient, head_gradient = gradients
@@ -80,61 +86,142 @@ _loss.defvjp(_loss_forward, _loss_backward)
 _IN_AXES = ((BATCH, SEQUENCE, None), (VOCAB, EMBED), (BATCH, SEQUENCE), (BATCH, SEQUENCE))
 
 
-def _on_shard(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, gradients):
+def _by_tokens(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, gradients):
     """One device's part: rows and tokens over batch axes, V over `vocab`, D over `embed`."""
     batch, length, width = hidden.shape
-    vocab_axes, embed_axes = axis_names(VOCAB), axis_names(EMBED)
-    batch_axes, sequence_axes = axis_names(BATCH), axis_names(SEQUENCE)
-    head = head.astype(hidden.dtype)
-    if embed_axes:
-        head = jax.lax.all_gather(head, embed_axes, axis=1, tiled=True)
-    vocab = head.shape[0]
-    first_word = jax.lax.axis_index(vocab_axes) * vocab if vocab_axes else 0
+    vocab_axes = axis_names(VOCAB)
+    head = _gathered(head.astype(hidden.dtype))
+    first_word = _first_word(head)
     chunks = _chunks(batch * length, chunk_tokens)
 
     def body(head_gradient, chunk):
         x, target, weight = chunk
-        raw = jnp.einsum("td,vd->tv", x, head, preferred_element_type=jnp.float32)
-        logits = softcapped(raw, softcap)
+        logits, hit = _logits(x, head, target, first_word, softcap)
         maximum = jax.lax.stop_gradient(logits.max(-1))
         maximum = jax.lax.pmax(maximum, vocab_axes) if vocab_axes else maximum
         exponentials = jnp.exp(logits - maximum[:, None])
         total = _sum_over(exponentials.sum(-1), vocab_axes)
         log_z = maximum + jnp.log(total)
-        hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) + first_word == target[:, None]
         target_logit = _sum_over(jnp.where(hit, logits, 0.0).sum(-1), vocab_axes)
         nll, z = weight * (log_z - target_logit), weight * z_loss * jnp.square(log_z)
         if not gradients:
             return head_gradient, (nll, z, None)
         probability = exponentials / total[:, None]
-        slope = (1 + 2 * z_loss * log_z)[:, None] * probability - hit
-        if softcap is not None:
-            slope = slope * (1 - jnp.square(logits / softcap))
-        slope = (slope * weight[:, None]).astype(x.dtype)
+        slope = _slope(logits, probability, hit, log_z, weight, softcap, z_loss).astype(x.dtype)
         x_gradient = _sum_over(jnp.einsum("tv,vd->td", slope, head), vocab_axes)
-        head_gradient = head_gradient + jnp.einsum(
-            "tv,td->vd", slope, x, preferred_element_type=jnp.float32
-        )
+        head_gradient = head_gradient + _head_gradient(slope, x)
         return head_gradient, (nll, z, x_gradient)
 
     flat = (hidden.reshape(-1, width), targets.reshape(-1), weights.reshape(-1))
     chunked = tuple(each.reshape(chunks, -1, *each.shape[1:]) for each in flat)
     start = jnp.zeros(head.shape, jnp.float32) if gradients else None
     head_gradient, (nll, z, x_gradient) = jax.lax.scan(body, start, chunked)
-    nll, z = (_sum_over(each.reshape(batch, length).sum(1), sequence_axes) for each in (nll, z))
+    nll, z = (_by_row(each, batch, length) for each in (nll, z))
     if not gradients:
         return nll, z
-    token_axes = (*batch_axes, *sequence_axes)
-    if embed_axes:
-        head_gradient = jax.lax.psum_scatter(
-            head_gradient, embed_axes, scatter_dimension=1, tiled=True
-        )
-        # Over an axis that does not split the tokens, the scatter has added equal gradients.
-        equal = tuple(axis for axis in embed_axes if axis not in token_axes)
-        head_gradient = head_gradient / _sum_over(1, equal)
-    # The scatter has already summed over the axes that `embed` shares with the tokens.
-    others = tuple(axis for axis in token_axes if axis not in embed_axes)
-    return nll, z, x_gradient.reshape(hidden.shape), _sum_over(head_gradient, others)
+    head_gradient = _sum_of_devices(_scattered(head_gradient))
+    return nll, z, x_gradient.reshape(hidden.shape), head_gradient
+
+
+def _by_words(hidden, head, targets, weights, *, vocab_chunks, softcap, z_loss, gradients):
+    """The same part, a chunk of its words at a time."""
+    batch, length, width = hidden.shape
+    vocab_axes = axis_names(VOCAB)
+    x, target, weight = hidden.reshape(-1, width), targets.reshape(-1), weights.reshape(-1)
+    words = len(head) // vocab_chunks
+    pieces = head.reshape(vocab_chunks, words, -1)
+    chunks = (pieces, _first_word(head) + words * jnp.arange(vocab_chunks, dtype=jnp.int32))
+
+    def logits_of(chunk):
+        piece, first_word = chunk
+        piece = _gathered(piece.astype(x.dtype))
+        return (piece, *_logits(x, piece, target, first_word, softcap))
+
+    def add(carry, chunk):
+        maximum, total, target_logit = carry
+        _, logits, hit = logits_of(chunk)
+        higher = jnp.maximum(maximum, logits.max(-1))
+        total = total * jnp.exp(maximum - higher) + jnp.exp(logits - higher[:, None]).sum(-1)
+        return (higher, total, target_logit + jnp.where(hit, logits, 0.0).sum(-1)), None
+
+    none, zero = (jnp.full(target.shape, value, jnp.float32) for value in (-jnp.inf, 0.0))
+    (own, total, target_logit), _ = jax.lax.scan(add, (none, zero, zero), chunks)
+    maximum = jax.lax.pmax(own, vocab_axes) if vocab_axes else own
+    log_z = maximum + jnp.log(_sum_over(total * jnp.exp(own - maximum), vocab_axes))
+    nll = weight * (log_z - _sum_over(target_logit, vocab_axes))
+    nll, z = (_by_row(each, batch, length) for each in (nll, weight * z_loss * jnp.square(log_z)))
+    if not gradients:
+        return nll, z
+
+    def differentiate(x_gradient, chunk):
+        piece, logits, hit = logits_of(chunk)
+        probability = jnp.exp(logits - log_z[:, None])
+        slope = _slope(logits, probability, hit, log_z, weight, softcap, z_loss).astype(x.dtype)
+        more = jnp.einsum("tv,vd->td", slope, piece, preferred_element_type=jnp.float32)
+        return x_gradient + more, _scattered(_head_gradient(slope, x))
+
+    x_gradient, head_gradient = jax.lax.scan(differentiate, jnp.zeros(x.shape, jnp.float32), chunks)
+    x_gradient = _sum_over(x_gradient, vocab_axes).astype(x.dtype).reshape(hidden.shape)
+    return nll, z, x_gradient, _sum_of_devices(head_gradient.reshape(head.shape))
+
+
+def _first_word(head):
+    """The id of the first word of a device's part of the head."""
+    vocab_axes = axis_names(VOCAB)
+    return jax.lax.axis_index(vocab_axes) * len(head) if vocab_axes else 0
+
+
+def _logits(x, head, target, first_word, softcap):
+    """float32 [T, V] of x [T, D] and head [V, D]; and which of them is each token's target."""
+    raw = jnp.einsum("td,vd->tv", x, head, preferred_element_type=jnp.float32)
+    words = jax.lax.broadcasted_iota(jnp.int32, raw.shape, 1) + first_word
+    return softcapped(raw, softcap), words == target[:, None]
+
+
+def _slope(logits, probability, hit, log_z, weight, softcap, z_loss):
+    """The gradient of the loss with respect to the logits before their cap, float32 [T, V]."""
+    slope = (1 + 2 * z_loss * log_z)[:, None] * probability - hit
+    if softcap is not None:
+        slope = slope * (1 - jnp.square(logits / softcap))
+    return slope * weight[:, None]
+
+
+def _head_gradient(slope, x):
+    return jnp.einsum("tv,td->vd", slope, x, preferred_element_type=jnp.float32)
+
+
+def _gathered(head):
+    """[V, D] of the shards of D."""
+    embed_axes = axis_names(EMBED)
+    return jax.lax.all_gather(head, embed_axes, axis=1, tiled=True) if embed_axes else head
+
+
+def _scattered(head_gradient):
+    """A device's shard of D, added over the axes that split D."""
+    embed_axes = axis_names(EMBED)
+    if not embed_axes:
+        return head_gradient
+    scattered = jax.lax.psum_scatter(head_gradient, embed_axes, scatter_dimension=1, tiled=True)
+    # Over an axis that does not split the tokens, the scatter has added equal gradients.
+    return scattered / _sum_over(1, _without(embed_axes, _token_axes()))
+
+
+def _sum_of_devices(head_gradient):
+    """Over the axes of tokens over which the scatter has not added already."""
+    return _sum_over(head_gradient, _without(_token_axes(), axis_names(EMBED)))
+
+
+def _by_row(losses, batch, length):
+    """[B], the sums over the tokens of each row."""
+    return _sum_over(losses.reshape(batch, length).sum(1), axis_names(SEQUENCE))
+
+
+def _token_axes() -> tuple[str, ...]:
+    return (*axis_names(BATCH), *axis_names(SEQUENCE))
+
+
+def _without(axes: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(axis for axis in axes if axis not in others)
 
 
 def _sum_over(x, axes: tuple[str, ...]) -> jax.Array:

@@ -56,7 +56,7 @@ def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
 def check_divisible(
     architecture: Architecture, topology: Topology, batch_size: int, sequence_length: int
 ) -> None:
-    """Refuse a mesh that does not divide what it splits.
+    """Refuse a mesh that does not divide what it splits, and chunks that do not.
 
     Raises:
       UsageError: naming the size, the axes and the next size that would do.
@@ -84,6 +84,17 @@ def check_divisible(
                 f"{what} = {size} is not a multiple of the mesh's {' x '.join(axes)} = {by}: the "
                 f"next that is: {-(-size // by) * by}"
             )
+    own_words = a.vocab_size // math.prod(
+        topology.mesh_shape[name] for name in logical.flat(rules[logical.VOCAB])
+    )
+    if own_words % topology.loss_vocab_chunks:
+        divisors = [n for n in range(1, own_words + 1) if own_words % n == 0]
+        nearest = min(divisors, key=lambda n: abs(n - topology.loss_vocab_chunks))
+        raise UsageError(
+            f"Topology.loss_vocab_chunks = {topology.loss_vocab_chunks} does not divide the "
+            f"{own_words} words that a device holds of the vocabulary: the nearest that does: "
+            f"{nearest}"
+        )
 
 
 def check_sharded(parameters: Any, topology: Topology) -> float:

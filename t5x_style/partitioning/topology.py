@@ -56,6 +56,9 @@ class Topology:
       kernel: attention kernel, 'plain' or 'blockwise'.
       remat: 'none', 'full' or 'save_dots' (see models.remat).
       loss_chunk_tokens: tokens per device whose logits live at once.
+      loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens meet one
+        piece of the head after the other, and never is more of it gathered, at the cost of making
+        the logits twice; loss_chunk_tokens is then not read.
       shard_optimizer_over_data: whether the matrices' optimizer state and gradients are split over
         `data` too (ZeRO-1 across the replicas): 1 / data of the bytes, for an all-gather of the
         float32 parameters over `data` once a step.
@@ -75,6 +78,7 @@ class Topology:
     kernel: str = "plain"
     remat: str = "none"
     loss_chunk_tokens: int = 4096
+    loss_vocab_chunks: int = 1
     shard_optimizer_over_data: bool = False
     rules: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(default_factory=dict)
     unsharded_tolerance: float = 0.02
@@ -83,6 +87,10 @@ class Topology:
         for axis in MESH_AXES:
             if getattr(self, axis) < 1:
                 raise UsageError(f"Topology.{axis} = {getattr(self, axis)}: must be 1 or more")
+        if self.loss_vocab_chunks < 1:
+            raise UsageError(
+                f"Topology.loss_vocab_chunks = {self.loss_vocab_chunks}: must be 1 or more"
+            )
         if self.slices < 1 or self.data % self.slices:
             raise UsageError(
                 f"Topology.slices = {self.slices}: the data axis (Topology.data = {self.data}) is "

@@ -25,6 +25,7 @@ class Evaluator:
         *,
         batch_size: int,
         loss_chunk_tokens: int,
+        loss_vocab_chunks: int = 1,
         eos_id: int,
         packing: Packing = AS_STORED,
         compiler_flags: Mapping[str, str] | None = None,
@@ -34,6 +35,7 @@ class Evaluator:
         Args:
           sets: by source; may be empty, and then every evaluation is.
           batch_size: rows per call, a multiple of the axes that split the batch.
+          loss_chunk_tokens, loss_vocab_chunks: as in `partitioning.Topology`.
           eos_id: the token that ends a document.
           packing: of the training, which tells what documents of a row see of each other.
           compiler_flags: options of XLA, as in `Topology`.
@@ -51,7 +53,11 @@ class Evaluator:
                 )
             ]
             step = make_evaluation_step(
-                model, loss_chunk_tokens=loss_chunk_tokens, eos_id=eos_id, packing=packing
+                model,
+                loss_chunk_tokens=loss_chunk_tokens,
+                loss_vocab_chunks=loss_vocab_chunks,
+                eos_id=eos_id,
+                packing=packing,
             )
             lowered = jax.jit(step).lower(model.abstract, *abstract)
             self._compiled = lowered.compile(compiler_options=dict(compiler_flags or {}))

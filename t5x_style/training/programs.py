@@ -107,6 +107,7 @@ def step_program(
             microbatches=microbatches,
             z_loss=z_loss,
             loss_chunk_tokens=topology.loss_chunk_tokens,
+            loss_vocab_chunks=topology.loss_vocab_chunks,
             eos_id=eos_id,
             packing=packing,
         ),

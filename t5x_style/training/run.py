@@ -175,12 +175,13 @@ class Run:
 
     @functools.cached_property
     def auditor(self) -> Auditor:
-        """The account of this model under this remat policy and attention kernel."""
+        """The account of this model under this remat policy, attention kernel and loss."""
         return Auditor(
             self.architecture,
             [(self.plan.tokens_of_rows(row), length) for row, length in self.plan.lengths],
             self.topology.remat,
             self.topology.kernel,
+            loss_vocab_chunks=self.topology.loss_vocab_chunks,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
             effective_tokens=lambda tokens: sources.worth(
@@ -318,6 +319,7 @@ class Run:
             "remat": self.topology.remat,
             "kernel": self.topology.kernel,
             "loss_chunk_tokens": self.topology.loss_chunk_tokens,
+            "loss_vocab_chunks": self.topology.loss_vocab_chunks,
             "compute_dtype": self.compute_dtype,
             "packing": dataclasses.asdict(self.packing),
             "blend": [chapter.to_json() for chapter in self.chapters],

@@ -189,6 +189,7 @@ def open_session(run: Run) -> Session:
                 },
                 batch_size=plan.phases[-1].sequences // run.microbatches,
                 loss_chunk_tokens=topology.loss_chunk_tokens,
+                loss_vocab_chunks=topology.loss_vocab_chunks,
                 eos_id=run.stores.tokenizer.eos_id,
                 packing=run.packing,
                 compiler_flags=topology.compiler_flags,

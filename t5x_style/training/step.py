@@ -93,6 +93,7 @@ def make_train_step(
     microbatches: int,
     z_loss: float,
     loss_chunk_tokens: int,
+    loss_vocab_chunks: int = 1,
     eos_id: int,
     packing: Packing = AS_STORED,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
@@ -106,6 +107,7 @@ def make_train_step(
       sources: number of sources in the blend.
       microbatches: passes per step over B / microbatches rows each, gradients added in float32.
       z_loss: coefficient of log(Z)^2.
+      loss_chunk_tokens, loss_vocab_chunks: as in `partitioning.Topology`.
       eos_id: the token that ends a document.
       packing: how the rows of a batch were made, and what their documents see of each other.
 
@@ -132,6 +134,7 @@ def make_train_step(
             targets,
             jnp.full(targets.shape, mean, jnp.float32) if weights is None else weights,
             chunk_tokens=loss_chunk_tokens,
+            vocab_chunks=loss_vocab_chunks,
             softcap=softcap,
             z_loss=z_loss,
         )
@@ -205,7 +208,12 @@ def make_train_step(
 
 
 def make_evaluation_step(
-    model: BoundModel, *, loss_chunk_tokens: int, eos_id: int, packing: Packing = AS_STORED
+    model: BoundModel,
+    *,
+    loss_chunk_tokens: int,
+    loss_vocab_chunks: int = 1,
+    eos_id: int,
+    packing: Packing = AS_STORED,
 ) -> Callable:
     """The summed loss of a batch.
 
@@ -230,6 +238,7 @@ def make_evaluation_step(
             tokens[:, 1:],
             weights,
             chunk_tokens=loss_chunk_tokens,
+            vocab_chunks=loss_vocab_chunks,
             softcap=softcap,
         )
         return nll.sum()

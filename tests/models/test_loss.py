@@ -53,19 +53,49 @@ def assert_close(got, right, tolerance=2e-5):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max() + 1e-30)
 
 
+BY_TOKENS = {"chunk_tokens": 7}
+BY_WORDS = {"chunk_tokens": 1, "vocab_chunks": 4}
+both_forms = pytest.mark.parametrize("chunks", [BY_TOKENS, BY_WORDS], ids=["tokens", "words"])
+
+
 @pytest.mark.parametrize(
-    ("chunk_tokens", "softcap", "z_loss"),
+    ("chunks", "softcap", "z_loss"),
     [
-        (10_000, None, 0.0),  # one chunk
-        (7, None, 1e-2),  # 48 tokens are not a multiple: chunks of six
-        (5, 3.0, 0.0),
-        (16, 3.0, 1e-2),
-        (1, None, 0.0),
+        ({"chunk_tokens": 10_000}, None, 0.0),  # one chunk
+        ({"chunk_tokens": 7}, None, 1e-2),  # 48 tokens are not a multiple: chunks of six
+        ({"chunk_tokens": 5}, 3.0, 0.0),
+        ({"chunk_tokens": 16}, 3.0, 1e-2),
+        ({"chunk_tokens": 1}, None, 0.0),
+        (BY_WORDS, None, 0.0),
+        (BY_WORDS | {"vocab_chunks": 2}, None, 1e-2),
+        (BY_WORDS | {"vocab_chunks": VOCABULARY}, 3.0, 1e-2),
     ],
 )
-def test_loss_and_gradients_against_optax(chunk_tokens, softcap, z_loss):
-    got = ours(*problem(), chunk_tokens=chunk_tokens, softcap=softcap, z_loss=z_loss)
+def test_loss_and_gradients_against_optax(chunks, softcap, z_loss):
+    got = ours(*problem(), **chunks, softcap=softcap, z_loss=z_loss)
     assert_close(got, expected(*problem(), softcap=softcap, z_loss=z_loss))
+
+
+@both_forms
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_loss_and_gradients_against_float64(chunks, scale):
+    """By hand, with numpy; of logits that reach hundreds, too, where exp overflows float32."""
+    hidden, head, targets, weights = (np.asarray(each, np.float64) for each in problem())
+    hidden, cap, z_loss = hidden * scale, 200.0, 1e-3
+    logits = cap * np.tanh(hidden @ head.T / cap)
+    top = logits.max(-1, keepdims=True)
+    log_z = top + np.log(np.exp(logits - top).sum(-1, keepdims=True))
+    one_hot = np.eye(VOCABULARY)[targets.astype(int)]
+    nll = weights * (log_z[..., 0] - (logits * one_hot).sum(-1))
+    z = weights * z_loss * log_z[..., 0] ** 2
+    slope = (1 + 2 * z_loss * log_z) * np.exp(logits - log_z) - one_hot
+    slope *= weights[..., None] * (1 - (logits / cap) ** 2)
+    right = (
+        (nll.sum() + z.sum(), (nll.sum(1), z.sum(1))),
+        (slope @ head, np.einsum("bsv,bsd->vd", slope, hidden)),
+    )
+    arguments = (hidden.astype(np.float32), *problem()[1:])
+    assert_close(ours(*arguments, **chunks, softcap=cap, z_loss=z_loss), right)
 
 
 MESHES = {
@@ -85,18 +115,20 @@ MESHES = {
 }
 
 
+@both_forms
 @pytest.mark.parametrize("name", MESHES)
-def test_the_same_on_every_mesh(name):
+def test_the_same_on_every_mesh(name, chunks):
     topology = MESHES[name]
     mesh = topology.mesh()
     with topology.in_force(mesh):
-        got = ours(*problem(), chunk_tokens=4, softcap=3.0, z_loss=1e-2)
+        got = ours(*problem(), **chunks, softcap=3.0, z_loss=1e-2)
     assert_close(got, expected(*problem(), softcap=3.0, z_loss=1e-2))
 
 
-def test_evaluation_computes_the_training_loss():
+@both_forms
+def test_evaluation_computes_the_training_loss(chunks):
     """The pass without gradients is another branch: value and rows are the same bits."""
-    options = {"chunk_tokens": 7, "softcap": 3.0, "z_loss": 1e-2}
+    options = {**chunks, "softcap": 3.0, "z_loss": 1e-2}
     alone = jax.jit(functools.partial(next_token_loss, **options))(*problem())
     assert_close(alone, ours(*problem(), **options)[0], tolerance=1e-7)
     topology = MESHES["data x fsdp x tensor"]
@@ -116,8 +148,9 @@ def test_gradients_scale_with_the_loss():
     assert_close(got, jax.tree.map(lambda leaf: 3 * leaf, gradients))
 
 
-def test_under_bfloat16_the_head_gradient_is_float32_and_both_are_near():
-    got = ours(*problem(jnp.bfloat16), chunk_tokens=16)
+@both_forms
+def test_under_bfloat16_the_head_gradient_is_float32_and_both_are_near(chunks):
+    got = ours(*problem(jnp.bfloat16), **chunks)
     right = expected(*problem())
     assert [leaf.dtype for leaf in got[1]] == [jnp.bfloat16, jnp.float32]
     assert got[0][0].dtype == jnp.float32
@@ -134,3 +167,20 @@ def test_the_logits_of_all_tokens_are_never_held():
     largest = max(int(np.prod(shape)) for shape in with_words)
     assert largest == VOCABULARY * WIDTH  # the head itself and its gradient
     assert largest < BATCH * LENGTH * VOCABULARY
+
+
+def test_by_words_no_more_than_a_chunk_of_the_head_is_gathered():
+    """Four chips hold a quarter of D each; the widest that any has of it are 8 of 64 words."""
+    topology = Topology(fsdp=4, data=2)
+    gradient = jax.grad(
+        functools.partial(next_token_loss, chunk_tokens=1, vocab_chunks=8), (0, 1), has_aux=True
+    )
+    with topology.in_force(topology.mesh()):
+        held = shapes(jax.make_jaxpr(gradient)(*problem()).jaxpr)
+    tokens = BATCH * LENGTH // 8
+    assert {(8, WIDTH // 4), (8, WIDTH), (tokens, 8)} <= held
+    # The head as it lies, whole in the program's view and a quarter in the device's.
+    assert {shape for shape in held if VOCABULARY in shape} == {
+        (VOCABULARY, WIDTH),
+        (VOCABULARY, WIDTH // 4),
+    }

@@ -212,6 +212,15 @@ def test_rows_that_data_does_not_divide_are_refused(changes, message):
         check_divisible(odd, Topology(data=4, fsdp=2, shard_optimizer_over_data=True), 8, 12)
 
 
+def test_chunks_that_do_not_divide_the_vocabulary_are_refused():
+    check_divisible(EVERYTHING, Topology(tensor=2, loss_vocab_chunks=8), 8, 12)
+    message = r"loss_vocab_chunks = 12 .* the 32 words .* does: 8"
+    with pytest.raises(UsageError, match=message):
+        check_divisible(EVERYTHING, Topology(tensor=2, loss_vocab_chunks=12), 8, 12)
+    with pytest.raises(UsageError, match="loss_vocab_chunks = 0: must be 1 or more"):
+        Topology(loss_vocab_chunks=0)
+
+
 def test_rules_that_keep_an_axis_whole_are_heard():
     odd = dataclasses.replace(EVERYTHING, kv_heads=8, vocab_size=63)
     with pytest.raises(UsageError, match=r"vocab_size = 63 .* tensor = 2.*: 64"):

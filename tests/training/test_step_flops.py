@@ -47,6 +47,7 @@ def train_step(
     microbatches: int = 1,
     kernel: str = "plain",
     length: int = LENGTH,
+    loss_vocab_chunks: int = 1,
 ) -> jax.stages.Traced:
     """One whole step, traced on abstract arrays: forward, backward, update and metrics."""
     topology = Topology(remat=remat, kernel=kernel, loss_chunk_tokens=8)
@@ -62,6 +63,7 @@ def train_step(
             microbatches=microbatches,
             z_loss=1e-4,
             loss_chunk_tokens=topology.loss_chunk_tokens,
+            loss_vocab_chunks=loss_vocab_chunks,
             eos_id=1,
         )
         state = abstract_state(model, optimizer, mesh)
@@ -131,6 +133,15 @@ def test_the_compiler_saves_a_product_of_a_sequence_of_one_block():
 def test_every_kernel_has_its_account():
     assert ATTENTION_KERNELS.keys() == KERNEL_RECOMPUTES.keys()
     assert set(REMAT_POLICIES) == REMAT_RECOMPUTES.keys()
+
+
+@pytest.mark.parametrize("flops", [traced_flops, compiled_flops])
+def test_the_account_of_a_loss_that_makes_its_logits_twice(flops):
+    options = {"loss_vocab_chunks": 4}
+    counted = flops(SWIGLU, "none", **options) / (BATCH * LENGTH)
+    assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware", **options)
+    head = forward_flops_per_token(SWIGLU, LENGTH)["head"]
+    assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware") + head
 
 
 def test_microbatches_cost_no_flops():
