@@ -73,7 +73,8 @@ class Schedule:
         Returns:
           float32 array of the same shape.
         """
-        warmup = self.warmup_tokens
+        # JAX takes a Python integer for an int32, which ends at 2.1 billion tokens.
+        warmup, horizon_tokens = float(self.warmup_tokens), float(horizon_tokens)
         rest = jnp.clip((tokens - warmup) / max(horizon_tokens - warmup, 1), 0.0, 1.0)
         floor = self.final_fraction
         if self.shape == "cosine":

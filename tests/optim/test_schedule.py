@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import optax
 import pytest
@@ -75,6 +76,13 @@ def test_half_a_trillion_tokens():
     horizon = 568_747_622_400
     rates = schedule.learning_rate(np.float32([943_718_400, horizon]), horizon)
     np.testing.assert_allclose(rates, [3e-5, 6e-6], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "wsd", "constant"])
+def test_a_warm_up_of_more_tokens_than_an_int32_holds_is_traced(shape):
+    schedule = Schedule(peak_learning_rate=6e-5, shape=shape, warmup_tokens=3_774_873_600)
+    traced = jax.jit(lambda tokens: schedule.learning_rate(tokens, 568_747_622_400))
+    assert float(traced(np.float32(3_774_873_600 / 4))) == pytest.approx(1.5e-5)
 
 
 @pytest.mark.parametrize(
