@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_style.accounting import count, duration
 from t5x_style.reporting.text import table
 
 _GIB = 2**30
@@ -15,6 +16,9 @@ def compiled_text(report: Mapping[str, Any]) -> str:
         parts.append(table(_byte_rows(report), ("bytes a chip", "GiB", "")))
     if "hlo_flops" in report:
         parts.append(_flops_line(report))
+        if report["estimates"]:
+            parts.append(table(_estimate_rows(report), _ESTIMATE_HEADERS))
+            parts += [f"{name}: {each['assumes']}" for name, each in report["estimates"].items()]
         parts.append(
             table(
                 _traffic_rows(report),
@@ -76,7 +80,10 @@ def _byte_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "activations": "temporary without the gradients",
         "peak": {True: "fits", False: "does NOT fit", None: ""}[report["fits"]],
     }
-    return [(name, f"{size / _GIB:.3f}", notes.get(name, "")) for name, size in sizes.items()]
+    rows = [(name, f"{size / _GIB:.3f}", notes.get(name, "")) for name, size in sizes.items()]
+    planned = report["planned_bytes_per_chip"]
+    off = f"{planned / sizes['peak'] - 1:+.0%} of the peak"
+    return [*rows, ("planned", f"{planned / _GIB:.3f}", f"what the planner expects: {off}")]
 
 
 def _flops_line(report: Mapping[str, Any]) -> str:
@@ -110,3 +117,35 @@ def _traffic_rows(report: Mapping[str, Any]) -> list[tuple[object, ...]]:
         )
         for row in report["traffic"]
     ]
+
+
+_ESTIMATE_HEADERS = (
+    "estimated, by assumptions",
+    "collectives",
+    "step",
+    "MFU causal",
+    "HFU",
+    "tokens/s",
+    "the run",
+    "dollars",
+)
+
+
+def _estimate_rows(report: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for name, each in report["estimates"].items():
+        for way in ("hidden", "exposed"):
+            dollars = each.get(f"dollars_{way}")
+            rows.append(
+                (
+                    name,
+                    way,
+                    f"{each[f'seconds_{way}']:.4g} s",
+                    f"{each[f'mfu_{way}']:.1%}",
+                    f"{each[f'hfu_{way}']:.1%}",
+                    count(each[f"tokens_per_second_{way}"]),
+                    duration(86400 * each[f"days_{way}"]),
+                    None if dollars is None else f"{dollars:,.0f}",
+                )
+            )
+    return rows

@@ -2,27 +2,251 @@
 
 import dataclasses
 import math
+import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from jax.stages import Compiled
 
-from t5x_style.accounting import Chip
-from t5x_style.accounting.program import Program
-from t5x_style.errors import Fault
-from t5x_style.partitioning import USABLE_BYTES
+from t5x_style.accounting import (
+    Architecture,
+    Chip,
+    chip_of_device_kind,
+    total_parameters,
+    training_flops_per_token,
+)
+from t5x_style.accounting.planner import memory
+from t5x_style.accounting.program import ASSUMPTIONS, Program, StepEstimate, estimate, read_program
+from t5x_style.accounting.program.assumptions import CLOCKS
+from t5x_style.data import Packing
+from t5x_style.errors import Fault, UsageError
+from t5x_style.optim import AdamW, BatchPlan
+from t5x_style.partitioning import (
+    USABLE_BYTES,
+    Topology,
+    check_divisible,
+    check_sharded,
+    described_devices,
+)
 from t5x_style.partitioning.sharding import leaf_name
-from t5x_style.training.programs import StepProgram
+from t5x_style.training.programs import StepProgram, step_program
+
+# Which token ends a document and how many sources there are change constants of the program and
+# a product of [B] by [B, sources]: nothing that is counted here, and no text is needed.
+_EOS_ID, _SOURCES = 1, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStep:
+    """A run's step apart from where it lies.
+
+    Attributes:
+      plan: of the whole run.
+      sequences, sequence_length: of the step.
+      microbatches, compute_dtype, packing, z_loss: as in `Run`.
+    """
+
+    architecture: Architecture
+    optimizer: AdamW
+    plan: BatchPlan
+    sequences: int
+    sequence_length: int
+    microbatches: int
+    compute_dtype: str
+    packing: Packing
+    z_loss: float
+
+    def __post_init__(self):
+        if self.microbatches < 1 or self.sequences % self.microbatches:
+            raise UsageError(
+                f"BATCH_SIZE = {self.sequences} is not a multiple of MICROBATCHES = "
+                f"{self.microbatches}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the step, all devices together."""
+        return self.sequences * self.sequence_length
+
+
+def mesh_of(topology: Topology) -> Mesh:
+    """The mesh over the slice that the topology describes, or over this process's devices."""
+    return topology.mesh(None if topology.slice is None else described_devices(topology))
+
+
+def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, Any]:
+    """What is known of a step before it is compiled.
+
+    Raises:
+      UsageError: the mesh does not divide the batch or the model.
+    """
+    check_divisible(
+        step.architecture,
+        topology,
+        step.sequences // step.microbatches,
+        step.sequence_length,
+    )
+
+    def flops(convention: str) -> float:
+        return step.tokens * training_flops_per_token(
+            step.architecture,
+            step.sequence_length,
+            convention,
+            topology.remat,
+            topology.kernel,
+            loss_vocab_chunks=topology.loss_vocab_chunks,
+        )
+
+    planned = memory.step_memory(
+        step.architecture,
+        memory.Mesh(**topology.mesh_shape),
+        batch_sequences=step.sequences,
+        sequence_length=step.sequence_length,
+        remat=topology.remat,
+        kernel=topology.kernel,
+        microbatches=step.microbatches,
+        loss_chunk_tokens=topology.loss_chunk_tokens,
+        compute_dtype=step.compute_dtype,
+    )
+    of = _chip_of(mesh)
+    devices_per_chip = 1 if of is None else of.devices_per_chip
+    return {
+        "parameters": total_parameters(step.architecture),
+        "chip": topology.chip,
+        "slice": topology.slice,
+        "slices": topology.slices,
+        "devices": mesh.size,
+        "chips": mesh.size // devices_per_chip,
+        "mesh": topology.mesh_shape,
+        "kernel": topology.kernel,
+        "remat": topology.remat,
+        "microbatches": step.microbatches,
+        "compute_dtype": step.compute_dtype,
+        "sequences": step.sequences,
+        "sequence_length": step.sequence_length,
+        "tokens": step.tokens,
+        "run_tokens": step.plan.tokens,
+        "model_flops": {each: flops(each) for each in ("6nd", "full", "causal")},
+        "hardware_flops": flops("hardware"),
+        "planned_bytes_per_chip": planned.total * devices_per_chip,
+    }
+
+
+def compiled_report(
+    step: RunStep,
+    topology: Topology,
+    mesh: Mesh,
+    *,
+    dollars_per_chip_hour: float | None = None,
+    compiles: bool = True,
+) -> tuple[dict[str, Any], str]:
+    """Compiles a step and reads the result.
+
+    Args:
+      compiles: False stops before the compiler, after all checks.
+
+    Returns:
+      The report, and the compiled program as text.
+
+    Raises:
+      UsageError: as `planned_report`, `step_program` and `StepProgram.compile`.
+      Fault: as `check_state_goes_round`.
+    """
+    report = planned_report(step, topology, mesh)
+    with topology.in_force(mesh):
+        program = step_program(
+            step.architecture,
+            topology,
+            mesh,
+            step.optimizer,
+            step.plan,
+            compute_dtype=step.compute_dtype,
+            packing=step.packing,
+            microbatches=step.microbatches,
+            z_loss=step.z_loss,
+            sources=_SOURCES,
+            eos_id=_EOS_ID,
+        )
+        report["unsharded"] = check_sharded(program.model.abstract, topology)
+        if not compiles:
+            return report, ""
+        started = time.perf_counter()
+        compiled = program.compile(step.sequences, step.sequence_length)
+        report["compile_seconds"] = time.perf_counter() - started
+    check_state_goes_round(program, compiled)
+    batch = program.batch(step.sequences, step.sequence_length)
+    of = _chip_of(mesh)
+    sizes = bytes_per_chip(program, compiled, batch, of)
+    report["bytes_per_chip"] = sizes
+    report["fits"] = sizes["peak"] <= sizes["usable"] if "usable" in sizes else None
+    text = compiled.as_text()
+    read = read_program(text, topology.mesh_shape, topology.chip)
+    report |= text_accounts(read, report["hardware_flops"], mesh.size)
+    report["estimates"] = {
+        name: estimate_accounts(
+            estimate(
+                read,
+                of,
+                [
+                    tuple(device.coords)
+                    for device in mesh.devices.flat[: mesh.size // topology.slices]
+                ],
+                tokens=step.tokens,
+                model_flops=report["model_flops"]["causal"],
+                slices=topology.slices,
+                assumptions=name,
+            ),
+            step.plan.tokens,
+            dollars_per_chip_hour,
+        )
+        for name in (ASSUMPTIONS if of is not None and of.name in CLOCKS else ())
+    }
+    return report, text
+
+
+def _chip_of(mesh: Mesh) -> Chip | None:
+    """The chip whose devices the mesh is made of; None for a CPU and what is not in the table."""
+    return chip_of_device_kind(mesh.devices.flat[0].device_kind)
+
+
+def estimate_accounts(
+    of: StepEstimate, run_tokens: int, dollars_per_chip_hour: float | None
+) -> dict[str, Any]:
+    """An estimate for the report.
+
+    Returns:
+      assumes; compute_seconds, kernel_seconds; wire_seconds by axis; and with all collectives
+      hidden behind work, and with none (`_hidden`, `_exposed`): seconds of a step, mfu (causal),
+      hfu, tokens_per_second, days of the run, dollars of the run (if a price is given).
+    """
+    accounts: dict[str, Any] = {
+        "assumes": ASSUMPTIONS[of.assumptions].meaning,
+        "compute_seconds": of.compute_seconds,
+        "kernel_seconds": of.kernel_seconds,
+        "wire_seconds": of.wire_seconds,
+    }
+    for way, seconds in (("hidden", of.hidden_seconds), ("exposed", of.exposed_seconds)):
+        accounts |= {
+            f"seconds_{way}": seconds,
+            f"mfu_{way}": of.mfu(seconds),
+            f"hfu_{way}": of.hfu(seconds),
+            f"tokens_per_second_{way}": of.tokens / seconds,
+            f"days_{way}": of.days(run_tokens, seconds),
+        }
+        if dollars_per_chip_hour is not None:
+            accounts[f"dollars_{way}"] = of.cost(run_tokens, seconds, dollars_per_chip_hour)
+    return accounts
 
 
 def bytes_per_chip(
-    program: StepProgram, compiled: Compiled, batch: jax.ShapeDtypeStruct, chip: Chip | None
+    program: StepProgram, compiled: Compiled, batch: jax.ShapeDtypeStruct, of: Chip | None
 ) -> dict[str, int]:
     """What the step takes of each chip's memory, by the compiler's own account.
 
     Args:
       batch: for which it was compiled.
-      chip: whose devices they are; None: a device is a chip.
+      of: the chip whose devices they are; None: a device is a chip.
 
     Returns:
       parameters, optimizer, batch: what lies there between two steps, from shapes alone; padding:
@@ -45,9 +269,9 @@ def bytes_per_chip(
         "temporary": said.temp_size_in_bytes,
         "peak": said.peak_memory_in_bytes,
     }
-    if chip is not None and chip.name in USABLE_BYTES:
-        sizes["usable"] = USABLE_BYTES[chip.name]
-    devices = 1 if chip is None else chip.devices_per_chip
+    if of is not None and of.name in USABLE_BYTES:
+        sizes["usable"] = USABLE_BYTES[of.name]
+    devices = 1 if of is None else of.devices_per_chip
     return {name: size * devices for name, size in sizes.items()}
 
 

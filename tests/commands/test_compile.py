@@ -53,7 +53,7 @@ def flags_of(chip, shape, **topology):
      ("tpu7x", "2x2x1", 4)],
 )  # fmt: skip
 def test_a_step_for_each_chip(chip, shape, data, compiled):
-    status, report, _ = compiled(*flags_of(chip, shape, data=data))
+    status, report, _ = compiled(*flags_of(chip, shape, data=data), "--dollars_per_chip_hour=2.5")
     assert status == 0
     assert (report["chips"], report["devices"]) == (4, 2 * data)
     assert report["parameters"] == total_parameters(ARCHITECTURE)
@@ -71,6 +71,19 @@ def test_a_step_for_each_chip(chip, shape, data, compiled):
     )
     assert report["hlo_flops"] == report["hardware_flops"]
     assert report["unknown_loops"] == []
+    # So small a step is mostly the compiler's own buffers.
+    assert 0.5 < report["planned_bytes_per_chip"] / sizes["peak"] < 2
+    # Of a chip whose clock is not known, nothing is estimated.
+    assert sorted(report["estimates"]) == ([] if chip == "tpu7x" else ["own", "scout"])
+    for estimate in report["estimates"].values():
+        assert 0 < estimate["mfu_exposed"] < estimate["mfu_hidden"] < estimate["hfu_hidden"] < 1
+        # Hardware FLOPs are those of the text: no kernel runs here.
+        assert estimate["hfu_hidden"] / estimate["mfu_hidden"] == pytest.approx(
+            report["hardware_flops"] / report["model_flops"]["causal"]
+        )
+        days = 100 * estimate["seconds_hidden"] / 86400
+        assert estimate["days_hidden"] == pytest.approx(days)
+        assert estimate["dollars_hidden"] == pytest.approx(days * 24 * 4 * 2.5)
     gathers = [row for row in report["traffic"] if row["kind"] == "all-gather"]
     assert {row["axis"] for row in gathers} == {"fsdp"}
 
