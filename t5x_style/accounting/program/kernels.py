@@ -6,13 +6,15 @@ the attention that it computes.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from t5x_style.accounting.program.loops import Schedule
 from t5x_style.accounting.program.text import Instruction, Module
 from t5x_style.errors import Fault
 
 _TARGET = "tpu_custom_call"
+# What the TPU compiler marks in its own programs: memory, views, ends of asynchronous operations.
+_NOT_A_LIBRARY = ("AllocateBuffer", "ConcatBitcast", "AsyncCollective", "PrepareAsyncCall")
 
 # The passes of the splash kernel, whose backward pass is the unfused one. For every pair of a query
 # and a key they multiply over all `features` of a head (the logits, and the gradients of q and k:
@@ -53,13 +55,35 @@ def is_kernel(instruction: Instruction) -> bool:
 
 
 def kernel_calls(module: Module, schedule: Schedule) -> dict[str, int]:
-    """Calls per run by the kernel's name."""
+    """Calls of Pallas kernels per run, by the kernel's name."""
+    return _count(
+        module,
+        schedule,
+        lambda call: re.sub(r"(\.\d+)+$", "", call.name) if is_kernel(call) else None,
+    )
+
+
+def library_calls(module: Module, schedule: Schedule) -> dict[str, int]:
+    """Calls of routines that are neither kernels nor the TPU compiler's own, by their target."""
+
+    def target(call: Instruction) -> str | None:
+        name = call.attribute("custom_call_target") or "?"
+        return None if is_kernel(call) or name.startswith(_NOT_A_LIBRARY) else name
+
+    return _count(module, schedule, target)
+
+
+def _count(
+    module: Module, schedule: Schedule, name_of: Callable[[Instruction], str | None]
+) -> dict[str, int]:
     calls: dict[str, int] = {}
     for computation in module.computations.values():
+        runs = schedule.times[computation.name]
         for instruction in computation.instructions.values():
-            if schedule.times[computation.name] and is_kernel(instruction):
-                name = re.sub(r"(\.\d+)+$", "", instruction.name)
-                calls[name] = calls.get(name, 0) + schedule.times[computation.name]
+            if runs and instruction.operation == "custom-call":
+                name = name_of(instruction)
+                if name is not None:
+                    calls[name] = calls.get(name, 0) + runs
     return calls
 
 

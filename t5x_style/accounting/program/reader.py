@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from t5x_style.accounting.program.buffers import Buffer, largest_buffers
 from t5x_style.accounting.program.collectives import Collective, collectives
 from t5x_style.accounting.program.costs import Operation, operations
-from t5x_style.accounting.program.kernels import kernel_calls
+from t5x_style.accounting.program.kernels import kernel_calls, library_calls
 from t5x_style.accounting.program.loops import schedule
 from t5x_style.accounting.program.products import matmul_flops
 from t5x_style.accounting.program.text import parse
@@ -25,6 +25,9 @@ class Program:
       matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
       kernel_calls: calls of Pallas kernels by name. What they multiply is not in the text: see
         `kernel_flops`.
+      library_calls: of a library's routines by name, in which products may hide that the text does
+        not show: cuBLAS on a GPU, oneDNN on a CPU. What the TPU compiler calls so is its own and
+        multiplies nothing.
       collectives: the most bytes on the wire first.
       operations: what the compiler has estimated, the costliest first.
       largest_buffers: of the arrays in main memory.
@@ -34,6 +37,7 @@ class Program:
 
     matmul_flops: int
     kernel_calls: dict[str, int]
+    library_calls: dict[str, int]
     collectives: list[Collective]
     operations: list[Operation]
     largest_buffers: list[Buffer]
@@ -66,6 +70,7 @@ def read_program(
     return Program(
         matmul_flops=matmul_flops(module, runs),
         kernel_calls=kernel_calls(module, runs),
+        library_calls=library_calls(module, runs),
         collectives=collectives(module, runs, mesh or {}, chip in _TEXT_IS_SILENT),
         operations=operations(module, runs),
         largest_buffers=largest_buffers(module, runs, _BUFFERS),

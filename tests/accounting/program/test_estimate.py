@@ -30,6 +30,7 @@ WORK = AttentionWork(
 PROGRAM = Program(
     matmul_flops=10**12,
     kernel_calls={},
+    library_calls={},
     collectives=[],
     operations=[Operation("fusion.1", "matmul", 15 * 10**8, 3, "decoder.py:1")],
     largest_buffers=[],

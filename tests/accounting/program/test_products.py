@@ -48,3 +48,17 @@ def test_a_convolution_counts_what_it_multiplies(case):
     ones = [jnp.ones(case.pop(name), jnp.float32) for name in ("input", "kernel")]
     multiply_adds = int(np.asarray(convolve(*ones)).sum())
     assert read_program(compiled_text(convolve, *ones)).matmul_flops == 2 * multiply_adds
+
+
+def test_what_a_library_multiplies_is_named():
+    """A product of a GPU is a call of cuBLAS: no figure may pass it over in silence."""
+    text = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (x: bf16[64,64]) -> bf16[64,64] {
+  %x = bf16[64,64]{1,0} parameter(0)
+  ROOT %custom-call.1 = (bf16[64,64]{1,0}, s8[4194304]{0}) custom-call(%x, %x), custom_call_target="__cublas$gemm"
+}
+"""  # noqa: E501
+    program = read_program(text)
+    assert program.library_calls == {"__cublas$gemm": 1}
+    assert program.kernel_calls == {}
