@@ -14,7 +14,13 @@ from t5x_style.errors import Fault
 
 _TARGET = "tpu_custom_call"
 # What the TPU compiler marks in its own programs: memory, views, ends of asynchronous operations.
-_NOT_A_LIBRARY = ("AllocateBuffer", "ConcatBitcast", "AsyncCollective", "PrepareAsyncCall")
+_NOT_A_LIBRARY = (
+    "AllocateBuffer",
+    "AssumeGatherIndicesInBound",
+    "AsyncCollective",
+    "ConcatBitcast",
+    "PrepareAsyncCall",
+)
 
 # The passes of the splash kernel, whose backward pass is the unfused one. For every pair of a query
 # and a key they multiply over all `features` of a head (the logits, and the gradients of q and k:
