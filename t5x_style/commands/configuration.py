@@ -175,13 +175,19 @@ def _all_unconsumed() -> list[str]:
     return problems
 
 
-def operative_config() -> str:
+def operative_config(*, without: Callable | None = None) -> str:
     """What was consumed, defaults included, in gin's words, without includes.
 
     Read back alone it starts the same run again: this is a run's config.gin. Taken as it was when
     refuse_unconsumed() was called, so that what a verb later calls by itself does not enter.
+
+    Args:
+      without: a configurable whose parameters are left out.
     """
-    chosen = {node: dict(values) for node, values in _command.consumed.items()}
+    left_out = without and gin_graph.selector_of(without)
+    chosen = {
+        node: dict(values) for node, values in _command.consumed.items() if node[1] != left_out
+    }
     for node in gin_graph.reach(_unevaluated(chosen)):
         for parameter, (bound, value) in gin_graph.effective(node).items():
             chosen.setdefault(bound, {}).setdefault(parameter, value)

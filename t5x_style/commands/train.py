@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +20,9 @@ from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.reporting import table
 
 if TYPE_CHECKING:
-    from t5x_style.data import Corpus, Packing
+    from t5x_style.data import Corpus, Packing, Stores
     from t5x_style.optim import AdamW
-    from t5x_style.partitioning import Topology
+    from t5x_style.partitioning import Hosts, Topology
     from t5x_style.training.early_stopping import EarlyStopping
 
 CONFIGURABLES = (
@@ -67,6 +68,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     early_stopping: EarlyStopping | None = None,
     own_law: str | None = None,
+    hosts: Hosts | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Trains a decoder on a blend, and audits what it cost.
@@ -106,14 +108,18 @@ def train(
       early_stopping: when validation has ceased to improve, @EarlyStopping(); its best checkpoint
         is kept beside the newest.
       own_law: a file that `t5x-style fit` wrote; the run is held against it before all.
+      hosts: which of several processes this is, @Hosts(); what the environment says if not given.
       dry_run: print what follows from the configuration and stop.
     """
     refuse_unconsumed()
     law = None if own_law is None else read_law(own_law)
     from t5x_style import training
-    from t5x_style.data import Packing, ensure_stores
+    from t5x_style.data import Packing
     from t5x_style.optim import BatchPlan
+    from t5x_style.partitioning import Hosts
 
+    # Who takes part in a start is no part of the run.
+    config_text = operative_config(without=Hosts)
     # Before the stores, which may take hours to build.
     plan = BatchPlan.of(
         batch_size,
@@ -121,60 +127,75 @@ def train(
         train_tokens=train_tokens,
         train_steps=train_steps,
     )
-    config_text = operative_config()
-    stores = ensure_stores(corpus, build=not dry_run)
-    run = training.Run(
-        model_dir=model_dir,
-        architecture=architecture,
-        topology=topology,
-        optimizer=optimizer,
-        stores=stores,
-        plan=plan,
-        microbatches=microbatches,
-        compute_dtype=compute_dtype,
-        packing=packing or Packing(),
-        z_loss=z_loss,
-        seed=seed,
-        max_epochs=max_epochs,
-        at_cap=at_cap,
-        allow_blend_change=allow_blend_change,
-        log_period=log_period,
-        eval_period=eval_period,
-        eval_tokens=eval_tokens,
-        checkpoint_period=checkpoint_period,
-        keep_checkpoints=keep_checkpoints,
-        keep_period=keep_period,
-        initial_checkpoint_path=initial_checkpoint_path,
-        config_text=config_text,
-        config_changes=_changes(model_dir, config_text),
-        early_stopping=early_stopping,
-        own_law=law,
-    )
-    run = training.within_caps(run)
-    derived = run.derived()
-    print(table(training.derived_rows(derived), ("derived", "value", "")))
-    print(f"\n{table(training.source_rows(derived), training.SOURCE_HEADERS)}")
-    for notice in derived["notices"]:
-        print(notice)
-    if dry_run:
-        return derived
-    for change in run.config_changes:
-        print(f"changed since the last start: {change}")
-    result = training.train(run)
-    line = result["line"]
-    if result["resumed_from"] == line["step"]:
-        print(f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens")
-    seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
-    if "reason" in result:
-        print(result["reason"])
-    # The line of a finished run may be from before the law was there.
-    print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
-    had = training.achieved_rows(run.accounts(int(line["step"])))
-    print(table(had, training.ACHIEVED_HEADERS))
-    if "best_step" in result:
-        print(_best(model_dir, result["best_step"]))
-    print(f"the run lies in {model_dir}")
-    return {"model_dir": model_dir, **result}
+    # A dry run waits for nobody.
+    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
+    with together:
+        stores = _stores(corpus, build=not dry_run)
+        run = training.Run(
+            model_dir=model_dir,
+            architecture=architecture,
+            topology=topology,
+            optimizer=optimizer,
+            stores=stores,
+            plan=plan,
+            microbatches=microbatches,
+            compute_dtype=compute_dtype,
+            packing=packing or Packing(),
+            z_loss=z_loss,
+            seed=seed,
+            max_epochs=max_epochs,
+            at_cap=at_cap,
+            allow_blend_change=allow_blend_change,
+            log_period=log_period,
+            eval_period=eval_period,
+            eval_tokens=eval_tokens,
+            checkpoint_period=checkpoint_period,
+            keep_checkpoints=keep_checkpoints,
+            keep_period=keep_period,
+            initial_checkpoint_path=initial_checkpoint_path,
+            config_text=config_text,
+            config_changes=_changes(model_dir, config_text),
+            early_stopping=early_stopping,
+            own_law=law,
+        )
+        run = training.within_caps(run)
+        derived = run.derived()
+        print(table(training.derived_rows(derived), ("derived", "value", "")))
+        print(f"\n{table(training.source_rows(derived), training.SOURCE_HEADERS)}")
+        for notice in derived["notices"]:
+            print(notice)
+        if dry_run:
+            return derived
+        for change in run.config_changes:
+            print(f"changed since the last start: {change}")
+        result = training.train(run)
+        line = result["line"]
+        if result["resumed_from"] == line["step"]:
+            print(
+                f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens"
+            )
+        seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
+        if "reason" in result:
+            print(result["reason"])
+        # The line of a finished run may be from before the law was there.
+        print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
+        had = training.achieved_rows(run.accounts(int(line["step"])))
+        print(table(had, training.ACHIEVED_HEADERS))
+        if "best_step" in result:
+            print(_best(model_dir, result["best_step"]))
+        print(f"the run lies in {model_dir}")
+        return {"model_dir": model_dir, **result}
+
+
+def _stores(corpus: Corpus, *, build: bool) -> Stores:
+    """The corpus's stores, of which only the writer builds what is missing."""
+    from t5x_style.data import ensure_stores
+    from t5x_style.partitioning import from_writer
+
+    opened: list[Stores] = []
+    from_writer(lambda: opened.append(ensure_stores(corpus, build=build)))
+    # The other processes find in the shared folder what is there by now.
+    return opened[0] if opened else ensure_stores(corpus, build=False)
 
 
 def feature_length(

@@ -156,10 +156,12 @@ class Topology:
 
         Raises:
           UsageError: there are fewer devices than the mesh needs. More devices than the mesh needs
-            are refused too unless the mesh is a single one: idle chips are never meant.
+            are refused too unless the mesh is a single one in a single process: idle chips are
+            never meant.
         """
         available = jax.devices() if devices is None else devices
-        if self.devices > len(available) or 1 < self.devices < len(available):
+        alone = self.devices == 1 and (devices is not None or jax.process_count() == 1)
+        if self.devices > len(available) or (self.devices < len(available) and not alone):
             raise UsageError(
                 f"Topology asks for {self.devices} devices "
                 f"({' x '.join(f'{k}={v}' for k, v in self.mesh_shape.items() if v > 1)}), and "

@@ -227,6 +227,24 @@ class RunWriter:
         )
 
 
+class SilentWriter:
+    """Stands for the `RunWriter` in the processes of a run that do not write."""
+
+    lost_seconds = 0.0
+
+    def metrics(self, line: Mapping[str, object]) -> None:
+        """Process 0 has the same line."""
+
+    def event(self, kind: str, *, step: int, tokens: int, **fields: object) -> None:
+        """Process 0 has the same event."""
+
+    def flush(self) -> None:
+        """Nothing is queued."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _jsonable(value: Any) -> Any:
     """The value as strict JSON can hold it: plain numbers, non-finite ones as None."""
     if isinstance(value, Mapping):

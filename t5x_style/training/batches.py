@@ -27,9 +27,9 @@ def global_batch(
     whose devices hold a part of the batch reads that part alone.
 
     Args:
-      read: from row numbers int64 [n] to int32 [n, W].
+      read: from row numbers int64 [n] to an array [n, W].
       first: number of the step's first row.
-      like: int32 [B, W] with a sharding that splits rows over the mesh and leaves each whole.
+      like: [B, W] with a sharding that splits rows over the mesh and leaves each whole.
     """
     count, sharding = len(like), like.sharding
     if sharding.is_fully_addressable:

@@ -1,5 +1,6 @@
 """Loss and bits per byte of every source's validation split."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from t5x_style.accounting import bits_per_byte
 from t5x_style.data import EvaluationSet, Packing
 from t5x_style.partitioning import batch_sharding
+from t5x_style.training.batches import global_batch
 from t5x_style.training.model_state import BoundModel
 from t5x_style.training.step import AS_STORED, make_evaluation_step
 
@@ -42,11 +44,11 @@ class Evaluator:
         """
         self._sets = dict(sets)
         self._batch_size = batch_size
-        self._sharding = batch_sharding(mesh)
         if self._sets:
             length = next(iter(self._sets.values())).weights.shape[1]
-            abstract = [
-                jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
+            sharding = batch_sharding(mesh)
+            self._abstract = [
+                jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
                 for shape, dtype in (
                     ((batch_size, length + 1), np.int32),
                     ((batch_size, length), np.float32),
@@ -59,7 +61,7 @@ class Evaluator:
                 eos_id=eos_id,
                 packing=packing,
             )
-            lowered = jax.jit(step).lower(model.abstract, *abstract)
+            lowered = jax.jit(step).lower(model.abstract, *self._abstract)
             self._compiled = lowered.compile(compiler_options=dict(compiler_flags or {}))
 
     def __call__(self, parameters: dict) -> dict[str, float]:
@@ -84,13 +86,16 @@ class Evaluator:
         sums = []
         for start in range(0, len(rows.tokens), self._batch_size):
             batch = [
-                _padded(each[start : start + self._batch_size], self._batch_size)
-                for each in (rows.tokens, rows.weights)
+                global_batch(functools.partial(_rows, each), start, like)
+                for each, like in zip((rows.tokens, rows.weights), self._abstract, strict=True)
             ]
-            sums.append(self._compiled(parameters, *jax.device_put(batch, self._sharding)))
+            sums.append(self._compiled(parameters, *batch))
         return float(np.sum(np.asarray(jax.device_get(sums), np.float64)))
 
 
-def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """Zero rows behind; their weights are zero with them."""
-    return np.pad(rows, ((0, count - len(rows)), (0, 0)))
+def _rows(array: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Rows by number; zeros for those behind the last, whose weights are zero with them."""
+    rows = np.zeros((len(numbers), array.shape[1]), array.dtype)
+    there = numbers < len(array)
+    rows[there] = array[numbers[there]]
+    return rows

@@ -1,11 +1,9 @@
 """The training loop, top to bottom."""
 
 import collections
-import contextlib
 import math
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ import numpy as np
 
 from t5x_style.accounting import chip_of_device_kind
 from t5x_style.errors import Fault, Preempted
+from t5x_style.partitioning import told_to_leave
 from t5x_style.reporting import Progress
 from t5x_style.training.batches import abstract_batch, global_batch
 from t5x_style.training.run import Run
@@ -46,14 +45,14 @@ def train(run: Run) -> dict[str, Any]:
         return done
     session = open_session(run)
     try:
-        with stop_on_sigterm() as stop:
-            return run_loop(run, session, stop)
+        with told_to_leave() as leave:
+            return run_loop(run, session, leave)
     finally:
         session.close()
 
 
-def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
-    """From the session's step to the end of the run, unless `stop` gets a signal's number.
+def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[str, Any]:
+    """From the session's step to the end of the run, unless `leave(step)` says to save and go.
 
     Returns and raises as `train`.
     """
@@ -126,11 +125,12 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
                 if len(in_flight) > STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
             last = step == plan.steps
+            leave_now = leave(step)
             evaluate_now = step % run.eval_period == 0 or last
             # An evaluation may end the run, which ends with a line.
             if step % run.log_period == 0 or last or (evaluate_now and run.early_stopping):
                 lines.pend(step, metrics)
-            save_now = step % run.checkpoint_period == 0 or last or bool(stop)
+            save_now = step % run.checkpoint_period == 0 or last or leave_now
             if not (evaluate_now or save_now):
                 continue
 
@@ -148,10 +148,10 @@ def run_loop(run: Run, session: Session, stop: list[int]) -> dict[str, Any]:
                 save()
             if last:
                 break
-            if stop:
+            if leave_now:
                 session.checkpointer.wait()
                 tokens = plan.tokens_before(step)
-                reason = f"signal {signal.Signals(stop[0]).name}"
+                reason = "signal SIGTERM"
                 writer.event("preempted", step=step, tokens=tokens, reason=reason)
                 raise Preempted(f"{reason} at step {step:,}: saved, start me again")
             lines.restart_clock(step)
@@ -240,14 +240,3 @@ class _Lines:
             f"step {step:,} gave {reason}: nothing after the checkpoint of step {saved} is kept; "
             "lower the learning rate, or look at the data of this step"
         )
-
-
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[list[int]]:
-    """A list that gets the signal's number when SIGTERM comes, for the loop to see."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -134,7 +134,7 @@ def fresh_state(
         parameters = model.fresh_parameters(seed)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     return {
-        "step": jax.device_put(np.int32(0), shardings["step"]),
+        "step": jax.make_array_from_callback((), shardings["step"], lambda _: np.int32(0)),
         "parameters": parameters,
         "optimizer": jax.jit(optimizer.init, out_shardings=shardings["optimizer"])(parameters),
     }

@@ -12,6 +12,7 @@ from t5x_style.data import Packing
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, BatchPlan
 from t5x_style.partitioning import Topology, batch_sharding, check_sharded
+from t5x_style.partitioning.sharding import replicated
 from t5x_style.training.batches import abstract_batch
 from t5x_style.training.memory_refusal import memory_refusal, unknown_flag
 from t5x_style.training.model_state import BoundModel, State, abstract_state, bind_model
@@ -112,7 +113,8 @@ def step_program(
             packing=packing,
         ),
         donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+        # Of several processes, each reads the metrics.
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
     )
     return StepProgram(
         model=model,

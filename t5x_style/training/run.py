@@ -20,7 +20,7 @@ from t5x_style.accounting import (
 from t5x_style.data import BatchReader, Packing, Stores
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.optim import AdamW, BatchPlan
-from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.partitioning import Topology, check_divisible, from_writer
 from t5x_style.training import sources
 from t5x_style.training.blend_history import Chapter, asked_blend, chapters_of, reader_of
 from t5x_style.training.checkpoints import checkpoint_steps
@@ -131,9 +131,7 @@ class Run:
     @functools.cached_property
     def chapters(self) -> list[Chapter]:
         """The blends of the run, the one asked for last."""
-        newest = max(checkpoint_steps(self.model_dir), default=None)
-        # Of another version, a plan has no blend, and its identity is refused.
-        written = [] if newest is None else read_plan(self.model_dir).get("blend", [])
+        newest, written = from_writer(lambda: _newest_and_blend(self.model_dir))
         return chapters_of(
             self.stores,
             self.row_plan,
@@ -363,6 +361,13 @@ def read_plan(model_dir: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise Fault(f"{path} is not JSON: {error}") from None
+
+
+def _newest_and_blend(model_dir: str) -> tuple[int | None, list[dict[str, Any]]]:
+    """The step of a run's newest checkpoint, and the chapters of its blend up to there."""
+    newest = max(checkpoint_steps(model_dir), default=None)
+    # Of another version, a plan has no blend, and its identity is refused.
+    return newest, [] if newest is None else read_plan(model_dir).get("blend", [])
 
 
 def refuse_another_run(

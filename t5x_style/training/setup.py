@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from t5x_style.accounting import Ledger
 from t5x_style.data import evaluation_set
 from t5x_style.errors import UsageError
-from t5x_style.reporting import RunWriter
+from t5x_style.partitioning import from_writer, is_writer
+from t5x_style.reporting import RunWriter, SilentWriter
 from t5x_style.reporting.run_record import is_evaluation
 from t5x_style.reporting.run_writer import EVENTS_FILE, METRICS_FILE, read_lines
 from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
@@ -56,7 +57,7 @@ class Session:
     batch_sharding: NamedSharding
     mesh: Mesh
     ledger: Ledger
-    writer: RunWriter
+    writer: RunWriter | SilentWriter
     checkpointer: Checkpointer
 
     def close(self) -> None:
@@ -76,23 +77,9 @@ def open_session(run: Run) -> Session:
     plan, topology = run.plan, run.topology
     derived = run.derived()
 
-    # What is there already, and may it be gone on with?
-    resume_step = max(checkpoint_steps(run.model_dir), default=None)
-    before: dict[str, Any] = {}
-    if resume_step is not None:
-        before = read_plan(run.model_dir)
-        refuse_another_run(
-            before["identity"],
-            derived["identity"],
-            run.model_dir,
-            allow_blend_change=run.allow_blend_change,
-        )
-        if resume_step > plan.steps:
-            raise UsageError(
-                f"MODEL_DIR = {run.model_dir} is at step {resume_step:,}, behind the end of the "
-                f"run asked for ({plan.steps:,} steps): ask for more TRAIN_TOKENS or TRAIN_STEPS"
-            )
-
+    # What is there already, and may it be gone on with? One process looks: a shared folder may
+    # show another an older state.
+    resume_step, before = from_writer(lambda: _what_is_there(run, derived["identity"]))
     mesh = topology.mesh()
     with topology.in_force(mesh):
         # The step, abstractly: nothing is allocated before the checks have passed.
@@ -135,15 +122,13 @@ def open_session(run: Run) -> Session:
         step = resume_step or 0
 
         # What the run leaves.
-        writer = RunWriter(run.model_dir, resume_step=resume_step)
-        evaluations = [
-            line
-            for line in read_lines(pathlib.Path(run.model_dir) / METRICS_FILE)
-            if is_evaluation(line)
-        ]
+        writer: RunWriter | SilentWriter = SilentWriter()
+        if is_writer():
+            writer = RunWriter(run.model_dir, resume_step=resume_step)
+            write_whole(run.model_dir, PLAN_FILE, json.dumps(derived, indent=1) + "\n")
+            write_whole(run.model_dir, CONFIG_FILE, run.config_text)
+        evaluations = from_writer(lambda: _evaluations(run.model_dir))
         ledger.add("lost", writer.lost_seconds)
-        write_whole(run.model_dir, PLAN_FILE, json.dumps(derived, indent=1) + "\n")
-        write_whole(run.model_dir, CONFIG_FILE, run.config_text)
         tokens = plan.tokens_before(step)
         writer.event(
             "started" if resume_step is None else "resumed",
@@ -209,6 +194,33 @@ def open_session(run: Run) -> Session:
     )
 
 
+def _what_is_there(run: Run, identity: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """The step of the newest checkpoint and the plan of its run: None and nothing if none is there.
+
+    Raises:
+      UsageError: it is another run's, or behind the end of this one.
+    """
+    step = max(checkpoint_steps(run.model_dir), default=None)
+    if step is None:
+        return None, {}
+    before = read_plan(run.model_dir)
+    refuse_another_run(
+        before["identity"], identity, run.model_dir, allow_blend_change=run.allow_blend_change
+    )
+    if step > run.plan.steps:
+        raise UsageError(
+            f"MODEL_DIR = {run.model_dir} is at step {step:,}, behind the end of the run asked for "
+            f"({run.plan.steps:,} steps): ask for more TRAIN_TOKENS or TRAIN_STEPS"
+        )
+    return step, before
+
+
+def _evaluations(model_dir: str) -> list[dict[str, Any]]:
+    return [
+        line for line in read_lines(pathlib.Path(model_dir) / METRICS_FILE) if is_evaluation(line)
+    ]
+
+
 def finished_run(run: Run) -> dict[str, Any] | None:
     """What `loop.train` returned at the end of this run, read from its files; None if it is not
     at its end: neither that of the plan nor one that its early stopping makes.
@@ -216,6 +228,11 @@ def finished_run(run: Run) -> dict[str, Any] | None:
     Raises:
       UsageError: `model_dir` holds another run.
     """
+    _ = run.chapters  # asks the writer too, and what the writer is asked may not ask it
+    return from_writer(lambda: _finished_run(run))
+
+
+def _finished_run(run: Run) -> dict[str, Any] | None:
     step = max(checkpoint_steps(run.model_dir), default=None)
     if step is None or step > run.plan.steps:
         return None
@@ -264,13 +281,18 @@ def finished_run(run: Run) -> dict[str, Any] | None:
 
 
 def tell_end(
-    run: Run, writer: RunWriter, step: int, seconds: Mapping[str, float], end: dict[str, Any]
+    run: Run,
+    writer: RunWriter | SilentWriter,
+    step: int,
+    seconds: Mapping[str, float],
+    end: dict[str, Any],
 ) -> None:
     """The last word on a run: what it had of each source, in its events and beside the plan."""
     tokens, sources = run.plan.tokens_before(step), run.accounts(step)
     achieved = {"step": step, "tokens": tokens, "sources": sources}
-    plan = run.derived() | {"achieved": achieved}
-    write_whole(run.model_dir, PLAN_FILE, json.dumps(plan, indent=1) + "\n")
+    if is_writer():
+        plan = run.derived() | {"achieved": achieved}
+        write_whole(run.model_dir, PLAN_FILE, json.dumps(plan, indent=1) + "\n")
     writer.event("finished", step=step, tokens=tokens, sources=sources, seconds=seconds, **end)
 
 

@@ -1,0 +1,199 @@
+"""A run of several processes is the run of one: its numbers, its files, its ends."""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from t5x_style.errors import EXIT_FAULT, EXIT_PREEMPTED, Fault
+from t5x_style.partitioning import Hosts
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEVICES = 4
+STEPS = 8
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start(processes: int, *runs: dict) -> list[subprocess.Popen]:
+    """Processes that make the same runs together, on four devices in all."""
+    hosts = {"processes": processes}
+    if processes > 1:
+        hosts["coordinator"] = f"localhost:{free_port()}"
+    flags = (
+        f"--xla_force_host_platform_device_count={DEVICES // processes} "
+        "--xla_backend_optimization_level=0"
+    )
+    command = [sys.executable, "-m", "tests.training.one_of_several"]
+    return [
+        subprocess.Popen(
+            [
+                *command,
+                json.dumps(hosts | ({"index": index} if processes > 1 else {})),
+                json.dumps(runs),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(model_dir: pathlib.Path) -> list[float]:
+    return [line["loss"] for line in read(model_dir / "metrics.jsonl") if "loss" in line]
+
+
+def evaluations(model_dir: pathlib.Path) -> list[dict]:
+    return [
+        {key: value for key, value in line.items() if key != "time"}
+        for line in read(model_dir / "metrics.jsonl")
+        if "eval/domain/loss" in line
+    ]
+
+
+def kinds(model_dir: pathlib.Path) -> list[str]:
+    return [event["event"] for event in read(model_dir / "events.jsonl")]
+
+
+def wait_for(condition, processes: list[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.02)
+
+
+Ended = collections.namedtuple("Ended", "status seconds output errors")
+
+
+def end(processes: list[subprocess.Popen]) -> list[Ended]:
+    """How each ended, and how long after this call."""
+    called = time.monotonic()
+    ended = []
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        seconds = time.monotonic() - called
+        ended.append(Ended(process.returncode, seconds, output, errors.splitlines()))
+    return ended
+
+
+def results(ended: Ended) -> list[dict]:
+    return [json.loads(line) for line in ended.errors if line.startswith('{"line"')]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(scope="module")
+def ended(folder) -> dict[str, list[Ended]]:
+    """Runs of one, two and four processes, and how each process ended."""
+
+    def run(name: str, steps: int, **options) -> dict:
+        return {"model_dir": str(folder / name), "steps": steps, "eval_period": 4, **options}
+
+    slow = {"seconds_per_batch": 0.3, "checkpoint_period": 1000}
+    # Four, of which one is told to leave.
+    four = start(4, run("four", 200, **slow))
+    wait_for(lambda: losses(folder / "four"), four)
+    four[2].send_signal(signal.SIGTERM)
+    found = {"four": end(four)}
+
+    # Two, that go on from their own checkpoint, and then have one of them killed.
+    two = start(2, run("two", 5), run("two", STEPS), run("two", STEPS), run("killed", 200, **slow))
+    wait_for(lambda: losses(folder / "killed"), two)
+    two[1].kill()
+    found["two"] = end(two)
+
+    # One alone, that also goes on where the four left.
+    stopped = read(folder / "four/events.jsonl")[-1]["step"]
+    found["one"] = end(start(1, run("one", STEPS), run("four", stopped + 1)))
+    return found
+
+
+def test_processes_learn_what_one_process_learns(ended, folder):
+    assert ended["one"][0].status == 0, ended["one"][0].errors
+    one, two = losses(folder / "one"), losses(folder / "two")
+    assert len(one) == STEPS
+    assert one[-1] < one[0] - 0.1
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    four = losses(folder / "four")[:STEPS]
+    np.testing.assert_allclose(four, one[: len(four)], rtol=1e-5)
+    assert two[0] == one[0]
+
+
+def test_evaluations_are_those_of_one_process(ended, folder):
+    one, two = evaluations(folder / "one"), evaluations(folder / "two")
+    assert [line["step"] for line in one] == [0, 4, 8]
+    assert [line["step"] for line in two] == [0, 4, 5, 8]
+    for expected, line in zip(one, [two[0], two[1], two[3]], strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_process_returns_the_same(ended):
+    first, second = (results(each) for each in ended["two"])
+    assert len(first) == 3
+    for one, other in zip(first, second, strict=True):
+        del one["seconds"], other["seconds"]
+        one["line"] = {key: one["line"][key] for key in ("step", "tokens", "loss")}
+        other["line"] = {key: other["line"][key] for key in ("step", "tokens", "loss")}
+        assert one == other
+    assert [result["resumed_from"] for result in first] == [None, 5, 8]
+
+
+def test_one_process_writes(ended, folder):
+    steps = [line["step"] for line in read(folder / "two/metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, STEPS + 1))
+    assert kinds(folder / "two") == ["started", "saved", "finished", "resumed", "saved", "finished"]
+    assert len(list((folder / "two/train").iterdir())) == 2  # one for each life
+    for processes in (ended["two"], ended["four"]):
+        assert "step 1 |" in processes[0].output
+        assert not [each.output for each in processes[1:] if "step" in each.output]
+
+
+def test_sigterm_to_one_ends_all_at_the_same_step(ended, folder):
+    assert [each.status for each in ended["four"]] == [EXIT_PREEMPTED] * 4
+    (last,) = {each.errors[-1] for each in ended["four"]}
+    assert last.startswith("preempted: signal SIGTERM at step ")
+    assert kinds(folder / "four")[:3] == ["started", "saved", "preempted"]
+
+
+def test_one_process_goes_on_where_four_left(ended, folder):
+    stopped = read(folder / "four/events.jsonl")[2]["step"]
+    assert kinds(folder / "four")[3:] == ["resumed", "saved", "finished"]
+    assert len(losses(folder / "four")) == stopped + 1
+    assert results(ended["one"][0])[-1]["resumed_from"] == stopped
+
+
+def test_a_process_that_is_killed_ends_the_others(ended):
+    survivor, killed = ended["two"]
+    assert killed.status == -signal.SIGKILL
+    assert survivor.status == EXIT_FAULT
+    assert survivor.seconds < 10
+    assert survivor.errors[-1].startswith("error: process 1 of 2 (")
+    assert "was lost" in survivor.errors[-1]
+
+
+def test_a_process_that_does_not_come():
+    hosts = Hosts(f"localhost:{free_port()}", processes=2, index=0, timeout_seconds=0.5)
+    with pytest.raises(Fault, match=r"1 of 2 processes came to .* 1 did not"), hosts.joined():
+        pass
