@@ -209,9 +209,8 @@ def _gather(place: Place, hello: dict, deadline: float, timeout_seconds: float) 
                 other = _hello_of(connection)
                 if other is None:
                     continue
-                earlier = there.get(other["index"])
-                if earlier is not None and _is_gone(earlier[0]):
-                    del there[other["index"]]  # it died and was started again
+                # One that died while it waited may have been started again.
+                there = {i: each for i, each in there.items() if not _is_gone(each[0])}
                 _refuse_stranger(hello, other, {0: hello, **{i: h for i, (_, h) in there.items()}})
                 there[other["index"]] = (connection, other)
         except (TimeoutError, UsageError) as error:
