@@ -47,8 +47,37 @@ class Linear(nnx.Module):
         self.bias = constant(0.0, outputs, axes[1] or NORM) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.weight[...].astype(x.dtype)
+        y = product(x, self.weight[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., I] @ weight [I, O], with the weight's gradient made by way of the narrower array.
+
+    Either x or the gradient of the result has to be transposed for it. A CPU does that in memory,
+    and with what made the array once more, element by element in the wrong order: of the step of a
+    30M model it took a sixth.
+    """
+    return x @ weight
+
+
+def _product_forward(x, weight):
+    return x @ weight, (x, weight)
+
+
+def _product_backward(residuals, cotangent):
+    x, weight = residuals
+    tokens = tuple(range(x.ndim - 1))
+    contracted = ((tokens, tokens), ((), ()))
+    if x.shape[-1] <= cotangent.shape[-1]:
+        weight_gradient = jax.lax.dot_general(x, cotangent, contracted)
+    else:
+        weight_gradient = jax.lax.dot_general(cotangent, x, contracted).T
+    return cotangent @ weight.T, weight_gradient
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Norm(nnx.Module):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from t5x_style.models.layers import Norm, alibi_slopes, rope
+from t5x_style.models.layers import Norm, alibi_slopes, product, rope
 from tests.models.reference import turned
 
 
@@ -37,12 +37,12 @@ def test_rope_makes_products_depend_on_the_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
 
     @jax.jit
-    def product(query_position, key_position):
+    def score(query_position, key_position):
         at = [jnp.asarray([position]) for position in (query_position, key_position)]
         return (rope(q, at[0], 1e4) * rope(k, at[1], 1e4)).sum()
 
-    assert abs(product(9, 4) - product(105, 100)) < 1e-4
-    assert abs(product(9, 4) - product(9, 5)) > 1e-2
+    assert abs(score(9, 4) - score(105, 100)) < 1e-4
+    assert abs(score(9, 4) - score(9, 5)) > 1e-2
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -71,3 +71,18 @@ def test_norms_against_flax(kind, dtype):
 
 def test_a_layer_norm_without_biases_has_none():
     assert Norm(4, kind="layer", bias=False, epsilon=1e-5).bias is None
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 7), (7, 3), (5, 5)])
+def test_the_gradients_of_a_product(inputs, outputs):
+    """Of <x W, c> they are c W^T and x^T c, whichever of x and c is narrower."""
+    rng = np.random.default_rng(0)
+    shapes = (2, 4, inputs), (inputs, outputs), (2, 4, outputs)
+    x, weight, cotangent = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    out, backward = jax.vjp(product, x, weight)
+    np.testing.assert_allclose(out, np.einsum("bsi,io->bso", x, weight), rtol=1e-5, atol=1e-6)
+    x_gradient, weight_gradient = backward(jnp.asarray(cotangent))
+    expected = np.einsum("bso,io->bsi", cotangent, weight)
+    np.testing.assert_allclose(x_gradient, expected, rtol=1e-5, atol=1e-6)
+    expected = np.einsum("bsi,bso->io", x, cotangent)
+    np.testing.assert_allclose(weight_gradient, expected, rtol=1e-5, atol=1e-6)
