@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +12,18 @@ import gin
 
 from t5x_style.accounting import Architecture
 from t5x_style.commands.configuration import refuse_unconsumed
+from t5x_style.commands.layout_file import layout_gin
+from t5x_style.commands.plan_file import check_target
 from t5x_style.commands.train import CONFIGURABLES, feature_length
 from t5x_style.errors import UsageError
 from t5x_style.reporting.compiled_text import compiled_text
+from t5x_style.reporting.layouts_text import layout_line, layouts_text
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
     from t5x_style.optim import AdamW
     from t5x_style.partitioning import Topology
+    from t5x_style.training.compiled import RunStep
 
 __all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
 
@@ -42,6 +48,9 @@ def compile(
     phase: int | None = None,
     dollars_per_chip_hour: float | None = None,
     keep_hlo: str | None = None,
+    search: bool = False,
+    search_minutes: float = 30.0,
+    write: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Compiles the train step of a run and reports what the compiler made of it.
@@ -65,6 +74,10 @@ def compile(
       phase: which phase of the batch size and sequence length, from 1; the last if not given.
       dollars_per_chip_hour: the run's cost is estimated with it.
       keep_hlo: file to write the compiled program to, as text.
+      search: compile other layouts of the slice as well (mesh, remat, passes, compiler flags), and
+        print them with the fastest.
+      search_minutes: for how long; what is being compiled then is finished.
+      write: gin file to write the fastest layout of a search to.
       dry_run: check that the mesh fits the slice and the model, and compile nothing.
     """
     refuse_unconsumed()
@@ -92,6 +105,12 @@ def compile(
         packing=packing or Packing(),
         z_loss=z_loss,
     )
+    if search:
+        if keep_hlo is not None or dry_run:
+            raise UsageError("--search compiles many programs: neither --keep_hlo nor --dry_run")
+        return _search(step, topology, search_minutes, write)
+    if write is not None:
+        raise UsageError(f"--write={write} is for the layout that --search finds")
     report, text = compiled_report(
         step,
         topology,
@@ -103,3 +122,26 @@ def compile(
         pathlib.Path(keep_hlo).write_text(text)
     print(compiled_text(report))
     return report
+
+
+def _search(step: RunStep, topology: Topology, minutes: float, write: str | None) -> dict[str, Any]:
+    from t5x_style.training.layout_search import fastest, search, unbeaten
+
+    target = None if write is None else check_target(write)
+    trials = search(
+        step, topology, minutes, lambda trial: print(layout_line(trial.facts()), flush=True)
+    )
+    kept, best = unbeaten(trials), fastest(trials)
+    facts = [trial.facts() | {"unbeaten": trial in kept} for trial in trials]
+    print(f"\n{layouts_text(facts)}")
+    text = layout_gin(
+        best.topology,
+        best.microbatches,
+        f"{layout_line(best.facts())}.\nFound by\n  {shlex.join(['t5x-style', *sys.argv[1:]])}",
+    )
+    if target is None:
+        print(f"\nThe fastest, as a gin file (--write=FILE.gin):\n\n{text}")
+    else:
+        target.write_text(text)
+        print(f"\nwritten: {target}")
+    return {"trials": facts, "fastest": best.report, "gin": text}

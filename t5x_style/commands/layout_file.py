@@ -1,0 +1,34 @@
+"""A layout as a topology gin file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from t5x_style.partitioning import Topology
+
+
+def layout_gin(topology: Topology, microbatches: int, head: str) -> str:
+    """The text of a file of gin_configs/topologies/, for `train` and `compile`.
+
+    Args:
+      topology: what differs from Topology's defaults is written.
+      microbatches: passes per step, which a layout settles too.
+      head: what to say of it.
+    """
+    lines = [f"# {line}" for line in head.splitlines()]
+    for field in dataclasses.fields(topology):
+        value = getattr(topology, field.name)
+        default = {} if field.default is dataclasses.MISSING else field.default
+        if value == default:
+            continue
+        if isinstance(value, dict):
+            lines.append(f"Topology.{field.name} = {{")
+            lines += [f"    {key!r}: {item!r}," for key, item in value.items()]
+            lines.append("}")
+        else:
+            lines.append(f"Topology.{field.name} = {value!r}")
+    if microbatches > 1:
+        lines.append(f"MICROBATCHES = {microbatches}")
+    return "\n".join(lines) + "\n"
