@@ -7,27 +7,30 @@ from typing import Any
 import jax
 
 
-def equations(jaxpr) -> Iterator[tuple[Any, int]]:
+def equations(jaxpr, tiles: int = 1) -> Iterator[tuple[Any, int]]:
     """(equation, times that it runs) of a jaxpr and of all the jaxprs inside of it.
 
-    A scan's body runs as often as the scan is long; of a `cond` every branch is counted.
+    A scan's body runs as often as the scan is long, a Pallas kernel's on `tiles` tiles; of a `cond`
+    every branch is counted.
     """
     for equation in jaxpr.eqns:
         yield equation, 1
-        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        repeats = {"scan": equation.params.get("length"), "pallas_call": tiles}.get(
+            equation.primitive.name, 1
+        )
         inner = jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")
         )
         for value in inner:
             if hasattr(value, "eqns"):
-                for each, times in equations(value):
+                for each, times in equations(value, tiles):
                     yield each, repeats * times
 
 
-def product_flops(jaxpr) -> int:
+def product_flops(jaxpr, tiles: int = 1) -> int:
     """2 M N K summed over every matrix product (`dot_general`) that runs."""
     total = 0
-    for equation, times in equations(jaxpr):
+    for equation, times in equations(jaxpr, tiles):
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "errors": (),
     "accounting": ("errors",),
     "reporting": ("errors", "accounting"),
-    "kernels": ("errors",),
+    "kernels": ("errors", "accounting"),
     "models": ("errors", "accounting", "kernels"),
     "partitioning": ("errors", "accounting", "kernels", "models"),
     "data": ("errors",),

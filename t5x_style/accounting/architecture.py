@@ -45,6 +45,8 @@ class Architecture:
       qk_norm: an RMS norm with gain [H] over each head of the queries and the keys.
       parallel_block: attention and feed-forward both read the same norm of the same input (GPT-J,
         PaLM); the second norm of the block does not exist.
+      attention_softcap: c in c * tanh(scores / c) of attention's scaled scores, before bias and
+        masks (Gemma 2); None leaves the scores alone.
       logit_softcap: c in c * tanh(logits / c); None leaves the logits alone.
       init_std: standard deviation of the matrices at the start; None means 1 / sqrt(3 D)
         (BloombergGPT, appendix A). The two matrices that write to the residual stream start at
@@ -70,6 +72,7 @@ class Architecture:
     embedding_norm: bool = False
     qk_norm: bool = False
     parallel_block: bool = False
+    attention_softcap: float | None = None
     logit_softcap: float | None = None
     init_std: float | None = None
 

@@ -41,6 +41,7 @@ class Auditor:
         remat: str = "none",
         kernel: str = "plain",
         *,
+        attention_block: int = 512,
         loss_vocab_chunks: int = 1,
         planned_tokens: int | None = None,
         own_law: ParametricLaw | None = None,
@@ -53,7 +54,7 @@ class Auditor:
             from token 0 on.
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
-          loss_vocab_chunks: as in `partitioning.Topology`.
+          attention_block, loss_vocab_chunks: as in `partitioning.Topology`.
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
@@ -71,6 +72,7 @@ class Auditor:
                     convention,
                     remat,
                     kernel,
+                    attention_block=attention_block,
                     loss_vocab_chunks=loss_vocab_chunks,
                 )
                 for _, length in phases

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.attention_blocks import flash_block, touched_keys_per_query
 from t5x_style.accounting.parameter_count import (
     attention_widths,
     non_embedding_parameters,
@@ -100,15 +101,31 @@ CONVENTIONS = {
 # so the compiler drops it (and in a parallel block the attention's output matrix likewise). The
 # head is outside the layers, and its gradient is made while its logits are at hand; but a loss by
 # words (models/loss.py) makes them twice.
+_AGAIN_BUT_ATTENTION = ("qkv", "feed_forward_in")
 REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "none": (),
     "save_dots": ATTENTION_TERMS,
     "full": ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in"),
+    "save_attention": _AGAIN_BUT_ATTENTION,
+    "save_qkv_out": ("feed_forward_in",),
+    "offload": _AGAIN_BUT_ATTENTION,
 }
 
-# What an attention kernel computes again in its own backward pass, under every remat policy. Both
-# kernels multiply all S x S pairs and then mask, so a sliding window saves them nothing.
-KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {"plain": (), "blockwise": ATTENTION_TERMS}
+# What an attention kernel computes again in its own backward pass, under every remat policy. Plain
+# and blockwise multiply all S x S pairs and then mask, so a sliding window saves them nothing.
+# Flash goes back in two passes, one for the queries' gradient and one for the keys' and values':
+# each makes the logits again, and the second the gradient of the weights, a product of the size of
+# attention_values, once more.
+KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "blockwise": ATTENTION_TERMS,
+    "flash": ("attention_logits", "attention_logits", "attention_values"),
+}
+
+# The policies that keep the kernel's result, and what it must compute again all the same because
+# it needs more than that: the plain one its weights.
+KEEP_ATTENTION = ("save_attention", "save_qkv_out", "offload")
+_RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {"plain": ("attention_logits",)}
 
 
 def forward_terms(arch: Architecture, sequence_length: int) -> dict[str, float]:
@@ -186,6 +203,7 @@ def training_flops_per_token(
     remat: str = "none",
     kernel: str = "plain",
     *,
+    attention_block: int = 512,
     loss_vocab_chunks: int = 1,
 ) -> float:
     """FLOPs of one token's forward and backward pass, by a named convention.
@@ -197,6 +215,7 @@ def training_flops_per_token(
       kernel: one of KERNEL_RECOMPUTES. Both change 'hardware' alone, which counts what the compiled
         step executes.
       loss_vocab_chunks: as in `partitioning.Topology`; above 1, 'hardware' has the logits twice.
+      attention_block: as in `partitioning.Topology`; read with kernel 'flash' alone.
 
     Raises:
       UsageError: for a convention, remat policy or kernel that does not exist.
@@ -205,20 +224,42 @@ def training_flops_per_token(
     _check("remat policy", remat, REMAT_RECOMPUTES)
     _check("attention kernel", kernel, KERNEL_RECOMPUTES)
     terms = forward_terms(arch, sequence_length)
+    if convention == "hardware":
+        terms |= executed_attention(arch, sequence_length, kernel, attention_block)
     flops = sum(passes * terms[term] for term, passes in CONVENTIONS[convention].passes.items())
     if convention == "hardware":
-        again = (*_recomputed(arch, remat), *KERNEL_RECOMPUTES[kernel])
-        flops += sum(terms[term] for term in again)
+        flops += sum(terms[term] for term in recomputed(arch, remat, kernel))
         if loss_vocab_chunks > 1:
             flops += terms["head"]
     return flops
 
 
-def _recomputed(arch: Architecture, remat: str) -> tuple[str, ...]:
-    terms = REMAT_RECOMPUTES[remat]
-    if arch.parallel_block:
-        return tuple(term for term in terms if term != "output")
-    return terms
+def executed_attention(
+    arch: Architecture, sequence_length: int, kernel: str, attention_block: int = 512
+) -> dict[str, float]:
+    """Forward FLOPs per token of attention's two products as the kernel multiplies them.
+
+    All S keys per query, and for 'flash' those of the blocks that it touches: the mask leaves half
+    of them and the diagonal, of which it multiplies whole blocks. Its six features for ALiBi are
+    not counted (6 of 198 in the logits of a head of 192).
+
+    Args:
+      attention_block: as in `partitioning.Topology`.
+    """
+    keys: float = sequence_length
+    if kernel == "flash":
+        block = flash_block(sequence_length, attention_block)
+        keys = touched_keys_per_query(sequence_length, arch.window, block)
+    queries, _ = attention_widths(arch)
+    return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)
+
+
+def recomputed(arch: Architecture, remat: str, kernel: str) -> tuple[str, ...]:
+    """The forward terms that a step computes again, each as often as it does."""
+    again = (*REMAT_RECOMPUTES[remat], *KERNEL_RECOMPUTES[kernel])
+    if remat in KEEP_ATTENTION:
+        again += _RESULT_IS_NOT_ENOUGH.get(kernel, ())
+    return tuple(term for term in again if not (arch.parallel_block and term == "output"))
 
 
 def _check(kind: str, value: str, known: Iterable[str]) -> None:

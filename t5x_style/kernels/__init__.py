@@ -1,8 +1,36 @@
 """Attention kernels: one signature, several ways to compute the same numbers."""
 
+import functools
+from collections.abc import Callable
+
+import jax
+
 from t5x_style.kernels.blockwise import blockwise_attention
-from t5x_style.kernels.plain import plain_attention
+from t5x_style.kernels.flash import flash_attention
+from t5x_style.kernels.plain import RESIDUALS, plain_attention, softcapped
 
-ATTENTION_KERNELS = {"plain": plain_attention, "blockwise": blockwise_attention}
+Kernel = Callable[..., jax.Array]
 
-__all__ = ["ATTENTION_KERNELS", "blockwise_attention", "plain_attention"]
+ATTENTION_KERNELS: dict[str, Kernel] = {
+    "plain": plain_attention,
+    "blockwise": blockwise_attention,
+    "flash": flash_attention,
+}
+
+
+def attention_kernel(name: str, block_size: int) -> Kernel:
+    """A kernel by name, with its tiles of `block_size` queries and keys where it has tiles."""
+    kernel = ATTENTION_KERNELS[name]
+    return kernel if name == "plain" else functools.partial(kernel, block_size=block_size)
+
+
+__all__ = [
+    "ATTENTION_KERNELS",
+    "RESIDUALS",
+    "Kernel",
+    "attention_kernel",
+    "blockwise_attention",
+    "flash_attention",
+    "plain_attention",
+    "softcapped",
+]

@@ -4,8 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.kernels.plain import MASKED, position_bias, segment_bias
+from t5x_style.kernels.plain import (
+    MASKED,
+    RESIDUALS,
+    position_bias,
+    segment_bias,
+    softcapped,
+)
 
 
 def blockwise_attention(
@@ -18,6 +25,7 @@ def blockwise_attention(
     slopes: jax.Array | None = None,
     window: int | None = None,
     segments: tuple[jax.Array, jax.Array] | None = None,
+    softcap: float | None = None,
     block_size: int = 512,
 ) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
@@ -54,13 +62,16 @@ def blockwise_attention(
             scores = jnp.einsum(
                 "bskgh,btkh->bkgst", grouped, k_block, preferred_element_type=jnp.float32
             )
+            scores = softcapped(scores, softcap)
             bias = position_bias(positions, k_positions, slopes, window)
             if slopes is not None:
                 bias = bias.reshape(kv_heads, groups, query_block, key_block)
             scores = scores + bias
             if q_segments is not None:
                 scores = scores + segment_bias(q_segments, k_segments)
-            new_maximum = jnp.maximum(maximum, scores.max(-1))
+            # The result does not depend on it. A gradient would ask which score it is, and scores
+            # that are computed again may not be the same to the last bit.
+            new_maximum = jax.lax.stop_gradient(jnp.maximum(maximum, scores.max(-1)))
             shrink = jnp.exp(maximum - new_maximum)
             exponentials = jnp.exp(scores - new_maximum[..., None])
             values = jnp.einsum(
@@ -92,7 +103,7 @@ def blockwise_attention(
         lambda block: one_query_block(*block),
         (q_blocks, query_positions.reshape(-1, query_block), query_segment_blocks),
     )
-    return out.swapaxes(0, 1).reshape(q.shape)
+    return checkpoint_name(out.swapaxes(0, 1).reshape(q.shape), RESIDUALS)
 
 
 def _divisor(length: int, at_most: int) -> int:

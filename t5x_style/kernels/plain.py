@@ -2,6 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+# What a kernel has for its backward pass besides its inputs, by name for the remat policies.
+RESIDUALS = "attention_residuals"
 
 # Finite, so that a row without any allowed key gives numbers instead of NaN.
 MASKED = -1e30
@@ -47,6 +51,11 @@ def segment_bias(query_segments: jax.Array, key_segments: jax.Array) -> jax.Arra
     return jnp.where(same, 0.0, MASKED)[:, None, None]
 
 
+def softcapped(scores: jax.Array, cap: float | None) -> jax.Array:
+    """cap * tanh(scores / cap) (Gemma 2), or the scores themselves without a cap."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
 def plain_attention(
     q: jax.Array,
     k: jax.Array,
@@ -57,6 +66,7 @@ def plain_attention(
     slopes: jax.Array | None = None,
     window: int | None = None,
     segments: tuple[jax.Array, jax.Array] | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Causal softmax attention that holds all scores: O(S T) memory.
 
@@ -69,6 +79,7 @@ def plain_attention(
       window: keys that a query sees, itself included, or None for all; see `position_bias`.
       segments: int32 [B, S] of the queries and int32 [B, T] of the keys: of the keys above, a query
         sees those of its own segment; or None.
+      softcap: c of c * tanh(scores / c), before bias and masks (Gemma 2), or None.
 
     Returns:
       [B, S, N, H] in q's dtype. Scores and softmax are float32.
@@ -78,6 +89,7 @@ def plain_attention(
     groups = heads // kv_heads
     grouped = q.reshape(batch, length, kv_heads, groups, head_dim)
     scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32)
+    scores = softcapped(scores, softcap)
     bias = position_bias(query_positions, key_positions, slopes, window)
     if slopes is None:
         scores = scores + bias
@@ -86,4 +98,5 @@ def plain_attention(
     if segments is not None:
         scores = scores + segment_bias(*segments)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(q.shape)
+    out = jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(q.shape)
+    return checkpoint_name(out, RESIDUALS)

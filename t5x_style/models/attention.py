@@ -6,8 +6,10 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.models.layers import Kernel, Linear, Norm, alibi_slopes, rope
+from t5x_style.kernels import Kernel, plain_attention
+from t5x_style.models.layers import Linear, Norm, alibi_slopes, rope
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -15,8 +17,11 @@ from t5x_style.models.logical import (
     HEADS_ROWS,
     KV_HEADS,
     SEQUENCE,
+    axis_names,
     constrain,
+    per_shard,
 )
+from t5x_style.models.remat import OUTPUT, QKV
 
 # Keys and values [B, T, K, H] of the tokens seen so far, in slots by position.
 Cache = tuple[jax.Array, jax.Array]
@@ -40,6 +45,7 @@ class Attention(nnx.Module):
         rope_theta: float,
         window: int | None,
         qk_norm: bool,
+        softcap: float | None,
         norm_epsilon: float,
         biases: bool,
         std: float,
@@ -49,7 +55,7 @@ class Attention(nnx.Module):
     ):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.positions, self.rope_theta = positions, rope_theta
-        self.window, self.kernel = window, kernel
+        self.window, self.softcap, self.kernel = window, softcap, kernel
         options = {"std": std, "bias": biases, "rngs": rngs}
         self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **options)
         self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
@@ -84,33 +90,65 @@ class Attention(nnx.Module):
           [B, S, D], and the cache with the new keys and values in it (None without a cache).
         """
         batch, length, _ = x.shape
-        q = self._split(self.query(x), self.heads, HEADS)
-        k = self._split(self.key(x), self.kv_heads, KV_HEADS)
-        v = self._split(self.value(x), self.kv_heads, KV_HEADS)
+        q = self._split(checkpoint_name(self.query(x), QKV), self.heads, HEADS)
+        k = self._split(checkpoint_name(self.key(x), QKV), self.kv_heads, KV_HEADS)
+        v = self._split(checkpoint_name(self.value(x), QKV), self.kv_heads, KV_HEADS)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.positions == "rope":
             q, k = (rope(each, positions, self.rope_theta) for each in (q, k))
-        key_positions = positions
-        if cache is not None:
+        q = q * (1 / math.sqrt(self.head_dim))
+        slopes = jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None
+        if cache is None:
+            attended = self._attend(q, k, v, positions, slopes, segments)
+        else:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), positions[0], 1)
                 for old, new in zip(cache, (k, v), strict=True)
             )
             cache = (k, v)
-            key_positions = jnp.arange(k.shape[1], dtype=positions.dtype)
-        attended = self.kernel(
-            q * (1 / math.sqrt(self.head_dim)),
-            k,
-            v,
-            query_positions=positions,
-            key_positions=key_positions,
-            slopes=jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None,
-            window=self.window,
-            segments=None if segments is None else (segments, segments),
-        )
+            # A few queries against a cache: no kernel is better than the formula.
+            attended = plain_attention(
+                q,
+                k,
+                v,
+                query_positions=positions,
+                key_positions=jnp.arange(k.shape[1], dtype=positions.dtype),
+                slopes=slopes,
+                window=self.window,
+                softcap=self.softcap,
+            )
         attended = constrain(attended.reshape(batch, length, -1), BATCH, SEQUENCE, HEADS)
-        return self.out(attended), cache
+        return checkpoint_name(self.out(attended), OUTPUT), cache
+
+    def _attend(self, q, k, v, positions, slopes, segments) -> jax.Array:
+        """The kernel on each device's rows, heads and queries. [B, S, N, H]."""
+
+        def on_shard(q, k, v, positions, slopes, segments):
+            key_positions, key_segments = positions, segments
+            if axes := axis_names(SEQUENCE):
+                k, v, key_segments = (
+                    each if each is None else jax.lax.all_gather(each, axes, axis=1, tiled=True)
+                    for each in (k, v, segments)
+                )
+                key_positions = jax.lax.all_gather(positions, axes, tiled=True)
+            attended = self.kernel(
+                q,
+                k,
+                v,
+                query_positions=positions,
+                key_positions=key_positions,
+                slopes=slopes,
+                window=self.window,
+                segments=None if segments is None else (segments, key_segments),
+                softcap=self.softcap,
+            )
+            return (attended,)
+
+        queries, keys = (BATCH, SEQUENCE, HEADS, None), (BATCH, SEQUENCE, KV_HEADS, None)
+        in_axes = (queries, keys, keys, (SEQUENCE,), (HEADS,), (BATCH, SEQUENCE))
+        per_device = per_shard(on_shard, in_axes, (queries,))
+        return per_device(q, k, v, positions, slopes, segments)[0]
 
     def _split(self, x: jax.Array, heads: int, axis: str) -> jax.Array:
         split = x.reshape(*x.shape[:2], heads, self.head_dim)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.kernels import plain_attention
+from t5x_style.kernels import Kernel, plain_attention, softcapped
 from t5x_style.models.attention import Attention, Cache
-from t5x_style.models.layers import FeedForward, Kernel, Norm, normal
+from t5x_style.models.layers import FeedForward, Norm, normal
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -42,6 +42,7 @@ class Block(nnx.Module):
             rope_theta=a.rope_theta,
             window=a.window,
             qk_norm=a.qk_norm,
+            softcap=a.attention_softcap,
             norm_epsilon=a.norm_epsilon,
             biases=a.biases,
             kernel=kernel,
@@ -182,8 +183,3 @@ def _gradients_scattered(layer_parameters: nnx.State) -> nnx.State:
     return jax.tree.map(
         scatter, layer_parameters, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
-
-
-def softcapped(logits: jax.Array, cap: float | None) -> jax.Array:
-    """cap * tanh(logits / cap) (Gemma 2), or the logits themselves without a cap."""
-    return logits if cap is None else cap * jnp.tanh(logits / cap)

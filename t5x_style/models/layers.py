@@ -1,7 +1,6 @@
 """The small parts of a block: parameters, matrix product, norms, positions, feed-forward."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +150,3 @@ def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-Kernel = Callable[..., jax.Array]

@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from t5x_style.models.decoder import softcapped
+from t5x_style.kernels import softcapped
 from t5x_style.models.logical import BATCH, EMBED, SEQUENCE, VOCAB, axis_names, per_shard
 
 

@@ -4,7 +4,27 @@ from collections.abc import Callable
 
 import jax
 
-REMAT_POLICIES = ("none", "full", "save_dots")
+from t5x_style.kernels import RESIDUALS
+
+# Names under which the attention marks what it makes: the products of its three input matrices,
+# and the product of its output matrix.
+QKV = "qkv"
+OUTPUT = "attention_output"
+
+_SAVE_ATTENTION = (RESIDUALS, OUTPUT)
+_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "save_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "save_attention": jax.checkpoint_policies.save_only_these_names(*_SAVE_ATTENTION),
+    "save_qkv_out": jax.checkpoint_policies.save_only_these_names(QKV, *_SAVE_ATTENTION),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=list(_SAVE_ATTENTION),
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+REMAT_POLICIES = ("none", *_POLICIES)
 
 
 def rematerialised(body: Callable, policy: str) -> Callable:
@@ -12,12 +32,12 @@ def rematerialised(body: Callable, policy: str) -> Callable:
 
     'none' keeps every intermediate; 'full' keeps only the layer's input; 'save_dots' keeps the
     results of the weight matrices and computes the rest again (attention scores, activations,
-    norms). What each costs in FLOPs stands in `accounting.flops`, and a test counts it.
+    norms); 'save_attention' keeps what the attention kernel needs to go back (its output, and with
+    'flash' a log-sum-exp per query) and the product of the attention's output matrix, so that no
+    kernel runs forward twice; 'save_qkv_out' keeps the queries, keys and values besides; 'offload'
+    keeps what 'save_attention' does in the host's memory. What each costs in FLOPs stands in
+    `accounting.flops`, and a test counts it.
     """
     if policy == "none":
         return body
-    keep = {
-        "full": jax.checkpoint_policies.nothing_saveable,
-        "save_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    }[policy]
-    return jax.checkpoint(body, policy=keep, prevent_cse=False)
+    return jax.checkpoint(body, policy=_POLICIES[policy], prevent_cse=False)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
@@ -53,8 +54,10 @@ class Topology:
       slices: slices of that shape, joined by the data-centre network. The data axis is split over
         them first, so that only sums of gradients leave a slice.
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
-      kernel: attention kernel, 'plain' or 'blockwise'.
-      remat: 'none', 'full' or 'save_dots' (see models.remat).
+      kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device) or 'flash'
+        (the same by a kernel of the TPU's).
+      attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
+      remat: one of REMAT_POLICIES (see models.remat).
       loss_chunk_tokens: tokens per device whose logits live at once.
       loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens meet one
         piece of the head after the other, and never is more of it gathered, at the cost of making
@@ -76,6 +79,7 @@ class Topology:
     slices: int = 1
     compiler_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kernel: str = "plain"
+    attention_block: int = 512
     remat: str = "none"
     loss_chunk_tokens: int = 4096
     loss_vocab_chunks: int = 1
@@ -99,6 +103,11 @@ class Topology:
         if self.slice is not None and self.chip is None:
             raise UsageError(
                 f"Topology.slice = {self.slice!r} says no chip: set Topology.chip, as in 'v5p'"
+            )
+        if self.attention_block < 1 or (self.kernel == "flash" and self.attention_block % LANES):
+            raise UsageError(
+                f"Topology.attention_block = {self.attention_block}: must be 1 or more, and with "
+                f"kernel = 'flash' a multiple of {LANES}"
             )
         for name, value, allowed in (
             ("kernel", self.kernel, ATTENTION_KERNELS),

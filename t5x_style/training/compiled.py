@@ -95,6 +95,7 @@ def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, A
             convention,
             topology.remat,
             topology.kernel,
+            attention_block=topology.attention_block,
             loss_vocab_chunks=topology.loss_vocab_chunks,
         )
 

@@ -13,7 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Architecture
-from t5x_style.kernels import ATTENTION_KERNELS
+from t5x_style.errors import UsageError
+from t5x_style.kernels import attention_kernel
 from t5x_style.models import Decoder
 from t5x_style.models.logical import update_axes
 from t5x_style.partitioning import Topology, shardings_of
@@ -76,14 +77,24 @@ class BoundModel:
 def bind_model(
     architecture: Architecture, topology: Topology, mesh: Mesh, compute_dtype: str
 ) -> BoundModel:
-    """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`."""
+    """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`.
+
+    Raises:
+      UsageError: the flash kernel on a mesh of other devices than TPUs.
+    """
+    platform = mesh.devices.flat[0].platform
+    if topology.kernel == "flash" and platform != "tpu":
+        raise UsageError(
+            f"Topology.kernel = 'flash' is a kernel of the TPU's, and the mesh is of {platform!r} "
+            "devices: 'blockwise' computes the same numbers with as little memory on any"
+        )
 
     def make(seed: int) -> Decoder:
         return Decoder(
             architecture,
             rngs=nnx.Rngs(seed),
             compute_dtype=COMPUTE_DTYPES[compute_dtype],
-            kernel=ATTENTION_KERNELS[topology.kernel],
+            kernel=attention_kernel(topology.kernel, topology.attention_block),
             remat=topology.remat,
         )
 

@@ -179,6 +179,7 @@ class Run:
             [(self.plan.tokens_of_rows(row), length) for row, length in self.plan.lengths],
             self.topology.remat,
             self.topology.kernel,
+            attention_block=self.topology.attention_block,
             loss_vocab_chunks=self.topology.loss_vocab_chunks,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,

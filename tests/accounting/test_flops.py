@@ -14,6 +14,7 @@ from t5x_style.accounting import (
     total_parameters,
     training_flops_per_token,
 )
+from t5x_style.accounting.attention_blocks import flash_block, touched_keys_per_query
 from t5x_style.accounting.flops import LAYERS, forward_terms, keys_per_query
 from t5x_style.errors import UsageError
 from tests.jaxprs import product_flops
@@ -158,8 +159,20 @@ def test_the_mean_number_of_keys_is_that_of_the_mask(window):
     assert keys_per_query(12, window) == pytest.approx(mask.sum() / 12, rel=1e-15)
 
 
+@pytest.mark.parametrize("window", [None, 1, 2, 128, 129, 130, 256, 257, 300, 1000])
+@pytest.mark.parametrize(
+    ("length", "most", "block"), [(768, 256, 256), (640, 512, 128), (768, 100, 128)]
+)
+def test_the_tiles_that_flash_touches_are_those_of_the_mask(window, length, most, block):
+    assert flash_block(length, most) == block
+    distance = np.arange(length)[:, None] - np.arange(length)
+    mask = (distance >= 0) & (distance < (window or length))
+    touched = mask.reshape(length // block, block, length // block, block).any((1, 3))
+    assert touched_keys_per_query(length, window, block) == touched.sum() * block**2 / length
+
+
 def test_a_window_changes_causal_and_nothing_else():
-    """Both kernels compute all scores, so 'hardware' does not fall with the window."""
+    """Plain and blockwise compute all scores, so 'hardware' does not fall with the window."""
     windowed = dataclasses.replace(BLOOMBERG, window=512)
     for name in CONVENTIONS:
         before, after = (training_flops_per_token(a, 2048, name) for a in (BLOOMBERG, windowed))
@@ -193,6 +206,7 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
     """A decoder written here from scratch, differentiated by jax, and its products counted."""
     import jax
     import jax.numpy as jnp
+    from jax.ad_checkpoint import checkpoint_name as named
 
     arch = Architecture(
         48, 3, 16, 40, 4, kv_heads=2, head_dim=6, feed_forward=feed_forward, parallel_block=parallel
@@ -211,11 +225,13 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
     weights = {"layers": weights, "embedding": jax.ShapeDtypeStruct((48, 16), "float32")}
 
     def attend(x, w):
-        q, k, v = (jnp.einsum("bsd,dnh->bsnh", x, w[name]) for name in ("q", "k", "v"))
+        q, k, v = (
+            named(jnp.einsum("bsd,dnh->bsnh", x, w[name]), "qkv") for name in ("q", "k", "v")
+        )
         q = q.reshape(batch, sequence_length, 2, 2, 6)
         scores = jax.nn.softmax(jnp.einsum("bskgh,btkh->bkgst", q, k))
         mixed = jnp.einsum("bkgst,btkh->bskgh", scores, v).reshape(batch, sequence_length, 4, 6)
-        return jnp.einsum("bsnh,nhd->bsd", mixed, w["o"])
+        return named(jnp.einsum("bsnh,nhd->bsd", named(mixed, "mixed"), w["o"]), "out")
 
     def feed(x, w):
         inner = [jnp.einsum("bsd,df->bsf", x, w["up"][gate]) for gate in range(gates)]
@@ -234,6 +250,9 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
         keep = {
             "full": policies.nothing_saveable,
             "save_dots": policies.dots_with_no_batch_dims_saveable,
+            "save_attention": policies.save_only_these_names("mixed", "out"),
+            "save_qkv_out": policies.save_only_these_names("qkv", "mixed", "out"),
+            "offload": policies.save_only_these_names("mixed", "out"),
         }
         layer = jax.checkpoint(layer, policy=keep[remat], prevent_cse=False)
 

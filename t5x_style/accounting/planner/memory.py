@@ -118,7 +118,10 @@ def kept_bytes_per_layer(
     """What the forward pass keeps of each layer for the backward pass, without weights.
 
     These are the arrays that the scan over the layers stacks:
-      full: the layer's input.
+      full: the layer's input; offload: the same, the rest lies in the host's memory.
+      save_attention: that, the attended values (and float32 log-sum-exps with the flash kernel),
+        and the result of attention's last matrix (in a parallel block no gradient reads it).
+      save_qkv_out: that, and queries, keys and values.
       save_dots: that, and the result of every weight matrix but the feed-forward's last, which no
         gradient reads (nor attention's last, in a parallel block).
       none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
@@ -131,10 +134,15 @@ def kept_bytes_per_layer(
     """
     c = COMPUTE_BYTES[compute_dtype]
     width = arch.d_model
-    if remat == "full":
+    if remat in ("full", "offload"):
         return tokens * c * width
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
+    if remat in ("save_attention", "save_qkv_out"):
+        split = c * columns + (4 * arch.heads if kernel == "flash" else 0)
+        if remat == "save_qkv_out":
+            split += c * (columns + 2 * keys)
+        return tokens * (c * norms * width + split // tensor)
     if remat == "save_dots":
         inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
         return tokens * c * (norms * width + (columns + 2 * keys + inner) // tensor)

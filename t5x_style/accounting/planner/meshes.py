@@ -118,7 +118,8 @@ def fitting_meshes(
     found = []
     least: tuple[int, Mesh] | None = None
     for mesh in meshes:
-        for remat in REMAT_RECOMPUTES:
+        # What the way to the host costs is not in the account.
+        for remat in (policy for policy in REMAT_RECOMPUTES if policy != "offload"):
             for microbatches in _microbatches(mesh, batch_sequences):
                 memory = step_memory(
                     arch,

@@ -11,10 +11,8 @@ import math
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.chips import Chip
 from t5x_style.accounting.flops import (
-    ATTENTION_TERMS,
-    KERNEL_RECOMPUTES,
-    REMAT_RECOMPUTES,
-    forward_flops_per_token,
+    executed_attention,
+    recomputed,
     training_flops_per_token,
 )
 from t5x_style.accounting.parameter_count import attention_widths, parameters
@@ -150,9 +148,9 @@ def roofline(
     peak = chip.peak_bf16_flops / chip.devices_per_chip
 
     hardware = training_flops_per_token(arch, sequence_length, "hardware", remat, kernel)
-    forward = forward_flops_per_token(arch, sequence_length)
-    again = (*REMAT_RECOMPUTES[remat], *KERNEL_RECOMPUTES[kernel])
-    attention = sum((3 + again.count(term)) * forward[term] for term in ATTENTION_TERMS)
+    products = executed_attention(arch, sequence_length, kernel)
+    again = recomputed(arch, remat, kernel)
+    attention = sum((3 + again.count(term)) * flops for term, flops in products.items())
     matrix_efficiency = MATRIX_EFFICIENCY.get(chip.name, OTHER_MATRIX_EFFICIENCY)
     per_device = tokens / mesh.devices / peak
 

@@ -1,0 +1,171 @@
+"""The TPU's flash attention: JAX's splash kernel, forward and backward, under our signature."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as splash_mask,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask_info as splash_mask_info,
+)
+
+from t5x_style.accounting.attention_blocks import flash_block
+from t5x_style.errors import UsageError
+from t5x_style.kernels.plain import RESIDUALS
+
+# A position is written as a multiple of 256 and a rest; bfloat16 holds both exactly up to here.
+ALIBI_POSITIONS = 2**16
+
+
+def flash_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    slopes: jax.Array | None = None,
+    window: int | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
+    softcap: float | None = None,
+    block_size: int = 512,
+    interpret: bool = False,
+) -> jax.Array:
+    """The numbers of `plain_attention` by JAX's splash kernel: memory linear in S.
+
+    Blocks of keys that no query of a block sees are neither fetched nor multiplied. The backward
+    pass is the kernel's unfused one (the fused one writes a gradient of q per block of keys).
+
+    Args:
+      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
+        constants. Keys and values are not repeated for the queries that share them.
+      query_positions, key_positions: the kernel's schedule is made before positions are known, so
+        both must be consecutive and the same, S = T: a causal pass over whole rows.
+      block_size: queries and keys of a tile, at most; see `flash_block`.
+      interpret: run by Pallas' interpreter, on any device and slowly: for tests.
+
+    Returns:
+      [B, S, N, H] in q's dtype.
+
+    Raises:
+      UsageError: S is not a multiple of 128; ALiBi with a soft-cap; ALiBi beyond 65,536 positions.
+    """
+    heads, keys = q.shape[2], k.shape[1]
+    if slopes is not None:
+        if softcap is not None:
+            raise UsageError(
+                "Topology.kernel = 'flash' adds ALiBi inside of the scores that attention_softcap "
+                f"= {softcap} caps: 'blockwise' caps first, as the formula does"
+            )
+        if keys > ALIBI_POSITIONS:
+            raise UsageError(
+                f"Topology.kernel = 'flash' with ALiBi at a sequence length of {keys:,}: it is "
+                f"exact up to {ALIBI_POSITIONS:,} positions; 'blockwise' has no such limit"
+            )
+        q, k = with_alibi_features(q, k, slopes, jnp.arange(keys))
+    kernel = _causal_kernel(keys, heads, window, flash_block(keys, block_size), softcap, interpret)
+    q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
+    if segments is None:
+        out = jax.vmap(kernel)(q, k, v)
+    else:
+        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(*segments))
+    # A kernel that returns its residuals besides would return a tuple.
+    assert isinstance(out, jax.Array)
+    return jnp.swapaxes(out, 1, 2)
+
+
+def with_alibi_features(
+    q: jax.Array, k: jax.Array, slopes: jax.Array, key_positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """ALiBi as six more features of each query and key, for kernels that take no bias.
+
+    Softmax ignores what is the same for all keys of a query, so slope * (j - i) may be slope * j.
+    The slope is the sum of three bfloat16 numbers (24 bits, float32's own), and j = 256 a + b of
+    two that bfloat16 holds exactly up to j = 65,536; the six products are exact in float32, and
+    only their sum is rounded.
+
+    Args:
+      q: [B, S, N, H]. k: [B, T, K, H]. slopes: float32 [N]. key_positions: int32 [T].
+
+    Returns:
+      [B, S, N, H + 6] and [B, T, K, H + 6], in the dtypes given.
+    """
+    parts, rest = [], slopes.astype(jnp.float32)
+    for _ in range(3):
+        # Not a cast there and back, which XLA may take for nothing.
+        part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
+        parts.append(part)
+        rest = rest - part
+    coarse, fine = key_positions // 256 * 256, key_positions % 256
+    of_query = jnp.stack(2 * parts, axis=-1)
+    of_key = jnp.stack(3 * [coarse] + 3 * [fine], axis=-1)
+    of_query = jnp.broadcast_to(of_query.astype(q.dtype), (*q.shape[:3], 6))
+    of_key = jnp.broadcast_to(of_key.astype(k.dtype)[:, None], (*k.shape[:3], 6))
+    return jnp.concatenate([q, of_query], -1), jnp.concatenate([k, of_key], -1)
+
+
+class _Seen(splash_mask.Mask):
+    """Which keys a query sees, told of whole blocks by their first and last tokens.
+
+    Splash asks of every block of S x T only whether all, some or none of it is seen, and computes
+    the mask of 'some' by `mask_function`. Its own masks evaluate all S T pairs to answer, which
+    takes a minute at 131,072 tokens.
+    """
+
+    def __init__(self, length: int, window: int | None):
+        self.q_sequence = np.arange(length, dtype=np.int32)
+        self.mask_function = functools.partial(_seen, window=window)
+        self.window = length if window is None else window
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.q_sequence), len(self.q_sequence)
+
+    def __getitem__(self, block: tuple[slice, slice]) -> np.ndarray:
+        """bool [2], whose `any` and `all` are those of the block."""
+        queries, keys = block
+        nearest = self.q_sequence[queries.start] - (keys.stop - 1)
+        farthest = self.q_sequence[queries.stop - 1] - keys.start
+        some = farthest >= 0 and nearest < self.window
+        return np.array([some, some and nearest >= 0 and farthest < self.window])
+
+
+def _seen(queries, keys, *, window: int | None):
+    seen = queries >= keys
+    return seen if window is None else seen & (queries - keys < window)
+
+
+@functools.lru_cache
+def _causal_kernel(
+    length: int, heads: int, window: int | None, block: int, softcap: float | None, interpret: bool
+) -> splash.SplashAttentionKernel:
+    """Splash with its schedules as numpy arrays, so that one made in one trace serves in others."""
+    mask = splash_mask.MultiHeadMask([_Seen(length, window)] * heads)
+    of_rows, mask_function = splash_mask_info.process_mask(mask, (block, block))
+    of_columns, _ = splash_mask_info.process_mask_dkv(mask, (block, block))
+    return splash.SplashAttentionKernel(
+        of_rows,
+        of_rows,
+        of_columns,
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=softcap,
+        residual_checkpoint_name=RESIDUALS,
+        mask_function=mask_function,
+        interpret=interpret,
+    )
