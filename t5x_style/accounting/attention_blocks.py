@@ -4,6 +4,8 @@ from t5x_style.errors import UsageError
 
 # Lanes of a TPU's vector registers: the tiles of the kernel are multiples of it.
 LANES = 128
+# What ALiBi adds to the features of a query and a key (see `kernels.flash`).
+ALIBI_FEATURES = 6
 
 
 def flash_block(length: int, at_most: int) -> int:

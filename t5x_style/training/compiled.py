@@ -16,8 +16,22 @@ from t5x_style.accounting import (
     total_parameters,
     training_flops_per_token,
 )
+from t5x_style.accounting.attention_blocks import (
+    ALIBI_FEATURES,
+    flash_block,
+    touched_keys_per_query,
+)
+from t5x_style.accounting.flops import keys_per_query
 from t5x_style.accounting.planner import memory
-from t5x_style.accounting.program import ASSUMPTIONS, Program, StepEstimate, estimate, read_program
+from t5x_style.accounting.program import (
+    ASSUMPTIONS,
+    AttentionWork,
+    Program,
+    StepEstimate,
+    estimate,
+    kernel_flops,
+    read_program,
+)
 from t5x_style.accounting.program.assumptions import CLOCKS
 from t5x_style.data import Packing
 from t5x_style.errors import Fault, UsageError
@@ -183,7 +197,8 @@ def compiled_report(
     report["fits"] = sizes["peak"] <= sizes["usable"] if "usable" in sizes else None
     text = compiled.as_text()
     read = read_program(text, topology.mesh_shape, topology.chip)
-    report |= text_accounts(read, report["hardware_flops"], mesh.size)
+    attention = attention_work(step, topology)
+    report |= text_accounts(read, attention, report["hardware_flops"], mesh.size)
     report["estimates"] = {
         name: estimate_accounts(
             estimate(
@@ -195,6 +210,7 @@ def compiled_report(
                 ],
                 tokens=step.tokens,
                 model_flops=report["model_flops"]["causal"],
+                attention=attention,
                 slices=topology.slices,
                 assumptions=name,
             ),
@@ -301,20 +317,43 @@ def check_state_goes_round(program: StepProgram, compiled: Compiled) -> None:
         )
 
 
-def text_accounts(read: Program, hardware_flops: float, devices: int) -> dict[str, Any]:
+def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
+    """What one call of the flash kernel works on, on one device; None with another kernel."""
+    if topology.kernel != "flash":
+        return None
+    architecture, length = step.architecture, step.sequence_length
+    block = flash_block(length, topology.attention_block)
+    return AttentionWork(
+        rows=step.tokens * architecture.heads / (step.microbatches * topology.devices),
+        keys_touched=touched_keys_per_query(length, architecture.window, block),
+        keys_seen=keys_per_query(length, architecture.window),
+        head_size=architecture.head_dim,
+        features=architecture.head_dim
+        + (ALIBI_FEATURES if architecture.positions == "alibi" else 0),
+        block=block,
+    )
+
+
+def text_accounts(
+    read: Program, attention: AttentionWork | None, hardware_flops: float, devices: int
+) -> dict[str, Any]:
     """What the compiled text says of a step, for the report.
 
     Args:
       read: the program of one device.
-      hardware_flops: of the whole step outside of kernels, by the formula.
+      attention: what one call of its kernels works on.
+      hardware_flops: of the whole step, by the formula.
 
     Returns:
-      hlo_flops: of the matrix products of all devices, counted in the text, kernels left out;
-      hlo_flops_error: how far from the formula, as a share; kernel_calls; unknown_loops: whose
-      trips the text does not tell (figures are then lower bounds); collectives: by place;
-      traffic: by kind and axis; expensive: the ten costliest operations; largest_buffers: three.
+      hlo_flops: of the matrix products of all devices, counted in the text, and of the kernels
+      that it calls; hlo_flops_error: how far from the formula, as a share; kernel_calls;
+      unknown_loops: whose trips the text does not tell (figures are then lower bounds);
+      collectives: by place; traffic: by kind and axis; expensive: the ten costliest operations;
+      largest_buffers: three.
     """
     counted = read.matmul_flops * devices
+    if attention is not None:
+        counted += kernel_flops(read.kernel_calls, attention) * devices
     return {
         "hlo_flops": counted,
         "hlo_flops_error": counted / hardware_flops - 1,

@@ -88,6 +88,34 @@ def test_a_step_for_each_chip(chip, shape, data, compiled):
     assert {row["axis"] for row in gathers} == {"fsdp"}
 
 
+@pytest.mark.parametrize(
+    ("chip", "shape", "remat", "forward"),
+    [
+        ("v5e", "2x2", "full", 2),
+        ("v5p", "2x2x1", "save_attention", 1),
+        ("v5e", "2x2", "offload", 1),
+    ],
+)
+def test_a_step_with_flash_kernels(chip, shape, remat, forward, compiled):
+    """Two layers, each forward as often as the policy says, and back in two passes; with their
+    products the program has as many FLOPs as the formula, to the last digit."""
+    status, report, _ = compiled(
+        *flags_of(chip, shape, kernel="'flash'", attention_block=128, remat=repr(remat)),
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 256}",
+    )
+    assert status == 0
+    calls = report["kernel_calls"]
+    assert {name.split("_")[2]: count for name, count in calls.items()} == {
+        "fwd": 2 * forward,
+        "dq": 2,
+        "dkv": 2,
+    }
+    assert report["hlo_flops"] == report["hardware_flops"]
+    assert report["hardware_flops"] == 16 * 256 * training_flops_per_token(
+        ARCHITECTURE, 256, "hardware", remat, "flash", attention_block=128
+    )
+
+
 def test_what_is_for_train_alone_may_stand_there(compiled):
     status, report, _ = compiled("--gin.MODEL_DIR=nowhere", "--gin.LOG_PERIOD=7", "--dry_run")
     assert status == 2  # eight devices of this process, and a mesh of four
