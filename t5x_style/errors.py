@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 EXIT_PREEMPTED = 143
 
 

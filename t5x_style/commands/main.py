@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from t5x_style.errors import (
     EXIT_FAULT,
+    EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
     EXIT_USAGE,
     Fault,
@@ -39,7 +40,6 @@ VERBS = {
     "report": "one self-contained HTML page for a run, or comparing several",
     "config": "the configurables; the resolved configuration of a run; the difference of two",
 }
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

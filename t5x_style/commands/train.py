@@ -130,7 +130,7 @@ def train(
     # A dry run waits for nobody.
     together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
     with together:
-        stores = _stores(corpus, build=not dry_run)
+        stores = shared_stores(corpus, build=not dry_run)
         run = training.Run(
             model_dir=model_dir,
             architecture=architecture,
@@ -187,7 +187,7 @@ def train(
         return {"model_dir": model_dir, **result}
 
 
-def _stores(corpus: Corpus, *, build: bool) -> Stores:
+def shared_stores(corpus: Corpus, *, build: bool) -> Stores:
     """The corpus's stores, of which only the writer builds what is missing."""
     from t5x_style.data import ensure_stores
     from t5x_style.partitioning import from_writer

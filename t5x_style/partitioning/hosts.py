@@ -18,7 +18,14 @@ import jax
 from jax._src import clusters
 from jax.experimental import multihost_utils
 
-from t5x_style.errors import EXIT_FAULT, EXIT_USAGE, Fault, Preempted, UsageError
+from t5x_style.errors import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    Fault,
+    Preempted,
+    UsageError,
+)
 from t5x_style.partitioning.lifeline import Lifeline, Place, farewell, meet
 
 # A process is in one run of several at a time, as it is in one `jax.distributed`.
@@ -130,13 +137,13 @@ class Hosts:
             jax.distributed.shutdown()  # all are at the same step
             raise
         except BaseException as error:
-            _never_wait_at_exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAULT)
+            _never_wait_at_exit(error)
             own = isinstance(error, UsageError | Fault)
             # A collective that breaks off says less than the line does, a moment later.
             if not own and (lost := line.lost_within(2.0)) is not None:
                 failure = lost
                 raise Fault(farewell(lost)) from error
-            failure = str(error) if own else f"{type(error).__name__}: {error}"
+            failure = str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
             raise
         finally:
             _line = None
@@ -220,10 +227,15 @@ def _refuse_several(environment: Mapping[str, str]) -> None:
         )
 
 
-def _never_wait_at_exit(status: int) -> None:
-    """End with `status` at the interpreter's end, before JAX bids all processes farewell: it would
-    wait minutes for those that do not come, and then abort.
+def _never_wait_at_exit(error: BaseException) -> None:
+    """End at the interpreter's end with the status of `error`, before JAX bids all processes
+    farewell: it would wait minutes for those that do not come, and then abort.
     """
+    status = EXIT_FAULT
+    if isinstance(error, UsageError):
+        status = EXIT_USAGE
+    elif isinstance(error, KeyboardInterrupt):
+        status = EXIT_INTERRUPTED
 
     def leave():
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from t5x_style.errors import UsageError
+from t5x_style.partitioning import from_writer
 from t5x_style.partitioning.sharding import leaf_name
 
 PREFIX = "checkpoint"
@@ -110,9 +111,15 @@ def checkpoint_steps(model_dir: str) -> dict[int, pathlib.Path]:
 def find_checkpoint(path: str) -> pathlib.Path:
     """A checkpoint folder from its own path or from a run's MODEL_DIR (then its newest).
 
+    Of several processes, process 0 looks for all: the run may be going on.
+
     Raises:
       UsageError: there is none; names those that are there.
     """
+    return pathlib.Path(from_writer(lambda: str(_find_checkpoint(path))))
+
+
+def _find_checkpoint(path: str) -> pathlib.Path:
     folder = pathlib.Path(path).absolute()
     if (folder / "state").is_dir():
         return folder

@@ -16,7 +16,6 @@ from t5x_style.data import Tokenizer
 from t5x_style.data.tokenizer import PAD_ID
 from t5x_style.data.vocabulary_extension import Extension, read_extension
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import from_writer
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 from t5x_style.training.run import read_plan
 
@@ -39,7 +38,7 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
       UsageError: no checkpoint; another architecture; a vocabulary that is neither that of the
         checkpoint's run nor an extension of it.
     """
-    checkpoint = pathlib.Path(from_writer(lambda: str(find_checkpoint(path))))
+    checkpoint = find_checkpoint(path)
     plan = read_plan(str(checkpoint.parent))
     base_hash = plan["identity"]["tokenizer"]
     if tokenizer.hash == base_hash:

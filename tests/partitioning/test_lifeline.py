@@ -52,6 +52,18 @@ def test_what_process_0_tells_all_hear_in_order(coordinator):
     assert [line.lost_within(0.2) for line in lines] == [None] * 3
 
 
+def test_what_one_process_failed_of_all_are_told(coordinator):
+    lines = meet_all(coordinator, [0, 1, 2])
+    lines[1].close("the disk is full")
+    told = [lines[index].lost_within(2.0) for index in (0, 2)]
+    # Within their grace: they end by themselves, and the watch does not end the process.
+    for index in (0, 2):
+        lines[index].close()
+    assert told[0] == told[1]
+    assert told[0].startswith("process 1 of 3 (")
+    assert told[0].endswith(") ended: the disk is full")
+
+
 def test_who_is_missing_is_named_to_all_that_came(coordinator):
     errors = meet_all(coordinator, [0, 2], count=4, seconds=1.0)
     for error in errors:
