@@ -8,18 +8,33 @@ LANES = 128
 ALIBI_FEATURES = 6
 
 
-def flash_block(length: int, at_most: int) -> int:
-    """Queries and keys of a tile: the greatest multiple of 128 that divides S, up to `at_most`.
+def piece_owner(piece: int, shards: int) -> int:
+    """The device of the sequence axis that attends for a piece of 2 x shards pieces."""
+    return piece if piece < shards else 2 * shards - 1 - piece
+
+
+def pieces_of(shard: int, shards: int) -> tuple[int, int]:
+    """The pieces that a device attends for, that of even number first."""
+    even, odd = sorted((shard, 2 * shards - 1 - shard), key=lambda piece: piece % 2)
+    return even, odd
+
+
+def flash_block(length: int, at_most: int, shards: int = 1) -> int:
+    """Queries and keys of a tile: the greatest multiple of 128 up to `at_most` that divides S, and
+    the pieces of S that a device of a sequence axis of `shards` attends for.
 
     Raises:
-      UsageError: S is not a multiple of 128.
+      UsageError: there is none.
     """
-    if length % LANES:
+    pieces = 2 * shards if shards > 1 else 1
+    if length % (pieces * LANES):
+        unit = pieces * LANES
         raise UsageError(
-            f"Topology.kernel = 'flash' works on tiles of {LANES} tokens, and {length:,} is not a "
-            f"multiple: the next sequence length that is: {-(-length // LANES) * LANES:,}"
+            f"Topology.kernel = 'flash' works on tiles of {LANES} tokens, and {length:,} tokens in "
+            f"{pieces} pieces are no multiple: the next sequence length that is: "
+            f"{-(-length // unit) * unit:,}"
         )
-    tiles = length // LANES
+    tiles = length // pieces // LANES
     widest = max(1, at_most // LANES)
     return LANES * max(size for size in range(1, min(tiles, widest) + 1) if tiles % size == 0)
 

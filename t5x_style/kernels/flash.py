@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as splash_mask_info,
 )
 
-from t5x_style.accounting.attention_blocks import flash_block
+from t5x_style.accounting.attention_blocks import ALIBI_FEATURES, flash_block, pieces_of
 from t5x_style.errors import UsageError
 from t5x_style.kernels.plain import RESIDUALS
 
@@ -45,8 +45,9 @@ def flash_attention(
     Args:
       q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
         constants. Keys and values are not repeated for the queries that share them.
-      query_positions, key_positions: the kernel's schedule is made before positions are known, so
-        both must be consecutive and the same, S = T: a causal pass over whole rows.
+      query_positions, key_positions: the kernel's schedule is made before positions are known.
+        Those of the keys must be consecutive; those of the queries the same, or where T is n S the
+        two pieces that one of n devices attends for (see `models.sequence`).
       block_size: queries and keys of a tile, at most; see `flash_block`.
       interpret: run by Pallas' interpreter, on any device and slowly: for tests.
 
@@ -54,9 +55,10 @@ def flash_attention(
       [B, S, N, H] in q's dtype.
 
     Raises:
-      UsageError: S is not a multiple of 128; ALiBi with a soft-cap; ALiBi beyond 65,536 positions.
+      UsageError: S has no tile of 128; ALiBi with a soft-cap; ALiBi beyond 65,536 positions.
     """
-    heads, keys = q.shape[2], k.shape[1]
+    (_, length, heads, _), keys = q.shape, k.shape[1]
+    shards = keys // length
     if slopes is not None:
         if softcap is not None:
             raise UsageError(
@@ -69,7 +71,12 @@ def flash_attention(
                 f"exact up to {ALIBI_POSITIONS:,} positions; 'blockwise' has no such limit"
             )
         q, k = with_alibi_features(q, k, slopes, jnp.arange(keys))
-    kernel = _causal_kernel(keys, heads, window, flash_block(keys, block_size), softcap, interpret)
+    block = flash_block(keys, block_size, shards)
+    kernel = _causal_kernel(keys, shards, heads, window, block, softcap, interpret)
+    if shards > 1:
+        piece = (query_positions[0] - key_positions[0]) // (length // 2)
+        shard = jnp.where(piece < shards, piece, 2 * shards - 1 - piece)
+        kernel = _of_shard(kernel, shard, shards)
     q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
     if segments is None:
         out = jax.vmap(kernel)(q, k, v)
@@ -105,8 +112,8 @@ def with_alibi_features(
     coarse, fine = key_positions // 256 * 256, key_positions % 256
     of_query = jnp.stack(2 * parts, axis=-1)
     of_key = jnp.stack(3 * [coarse] + 3 * [fine], axis=-1)
-    of_query = jnp.broadcast_to(of_query.astype(q.dtype), (*q.shape[:3], 6))
-    of_key = jnp.broadcast_to(of_key.astype(k.dtype)[:, None], (*k.shape[:3], 6))
+    of_query = jnp.broadcast_to(of_query.astype(q.dtype), (*q.shape[:3], ALIBI_FEATURES))
+    of_key = jnp.broadcast_to(of_key.astype(k.dtype)[:, None], (*k.shape[:3], ALIBI_FEATURES))
     return jnp.concatenate([q, of_query], -1), jnp.concatenate([k, of_key], -1)
 
 
@@ -118,8 +125,10 @@ class _Seen(splash_mask.Mask):
     takes a minute at 131,072 tokens.
     """
 
-    def __init__(self, length: int, window: int | None):
-        self.q_sequence = np.arange(length, dtype=np.int32)
+    def __init__(self, length: int, shards: int, window: int | None):
+        pieces = np.arange(length, dtype=np.int32).reshape(2 * shards, -1)
+        order = [piece for shard in range(shards) for piece in pieces_of(shard, shards)]
+        self.q_sequence = pieces[order].reshape(-1)
         self.mask_function = functools.partial(_seen, window=window)
         self.window = length if window is None else window
 
@@ -143,12 +152,22 @@ def _seen(queries, keys, *, window: int | None):
 
 @functools.lru_cache
 def _causal_kernel(
-    length: int, heads: int, window: int | None, block: int, softcap: float | None, interpret: bool
+    length: int,
+    shards: int,
+    heads: int,
+    window: int | None,
+    block: int,
+    softcap: float | None,
+    interpret: bool,
 ) -> splash.SplashAttentionKernel:
-    """Splash with its schedules as numpy arrays, so that one made in one trace serves in others."""
-    mask = splash_mask.MultiHeadMask([_Seen(length, window)] * heads)
-    of_rows, mask_function = splash_mask_info.process_mask(mask, (block, block))
-    of_columns, _ = splash_mask_info.process_mask_dkv(mask, (block, block))
+    """Splash with its schedules as numpy arrays, so that one made in one trace serves in others.
+
+    Those of all shards stand one behind the other.
+    """
+    mask = splash_mask.MultiHeadMask([_Seen(length, shards, window)] * heads)
+    tile = (block, block)
+    of_rows, mask_function = splash_mask_info.process_mask(mask, tile, q_seq_shards=shards)
+    of_columns, _ = splash_mask_info.process_mask_dkv(mask, tile, q_seq_shards=shards)
     return splash.SplashAttentionKernel(
         of_rows,
         of_rows,
@@ -169,3 +188,17 @@ def _causal_kernel(
         mask_function=mask_function,
         interpret=interpret,
     )
+
+
+def _of_shard(
+    kernel: splash.SplashAttentionKernel, shard: jax.Array, shards: int
+) -> splash.SplashAttentionKernel:
+    """The kernel with one shard's part of its schedules: rows of blocks, [heads, rows, columns],
+    and the positions of the queries, [S]."""
+
+    def part(schedule: np.ndarray) -> jax.Array:
+        axis = 0 if schedule.ndim == 1 else 1
+        size = schedule.shape[axis] // shards
+        return jax.lax.dynamic_slice_in_dim(jnp.asarray(schedule), shard * size, size, axis)
+
+    return jax.tree.map(part, kernel)

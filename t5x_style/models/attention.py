@@ -22,6 +22,7 @@ from t5x_style.models.logical import (
     per_shard,
 )
 from t5x_style.models.remat import OUTPUT, QKV
+from t5x_style.models.sequence import balanced, in_order, whole
 
 # Keys and values [B, T, K, H] of the tokens seen so far, in slots by position.
 Cache = tuple[jax.Array, jax.Array]
@@ -123,15 +124,15 @@ class Attention(nnx.Module):
 
     def _attend(self, q, k, v, positions, slopes, segments) -> jax.Array:
         """The kernel on each device's rows, heads and queries. [B, S, N, H]."""
+        axes = axis_names(SEQUENCE)
 
         def on_shard(q, k, v, positions, slopes, segments):
             key_positions, key_segments = positions, segments
-            if axes := axis_names(SEQUENCE):
-                k, v, key_segments = (
-                    each if each is None else jax.lax.all_gather(each, axes, axis=1, tiled=True)
-                    for each in (k, v, segments)
-                )
-                key_positions = jax.lax.all_gather(positions, axes, tiled=True)
+            if axes:
+                k, v, key_positions = whole(k, axes), whole(v, axes), whole(positions, axes, 0)
+                q, positions = balanced(q, axes), balanced(positions, axes, 0)
+                if segments is not None:
+                    key_segments, segments = whole(segments, axes), balanced(segments, axes)
             attended = self.kernel(
                 q,
                 k,
@@ -143,7 +144,7 @@ class Attention(nnx.Module):
                 segments=None if segments is None else (segments, key_segments),
                 softcap=self.softcap,
             )
-            return (attended,)
+            return (in_order(attended, axes) if axes else attended,)
 
         queries, keys = (BATCH, SEQUENCE, HEADS, None), (BATCH, SEQUENCE, KV_HEADS, None)
         in_axes = (queries, keys, keys, (SEQUENCE,), (HEADS,), (BATCH, SEQUENCE))

@@ -79,9 +79,13 @@ def check_divisible(
         if axis in rows:
             axes += tuple(each for each in logical.flat(rules[logical.UPDATES]) if each not in axes)
         by = math.prod(topology.mesh_shape[name] for name in axes)
+        named = f"the mesh's {' x '.join(axes)}"
+        if axis == logical.SEQUENCE and by > 1:
+            # The devices trade halves of what they have (see `models.sequence`).
+            by, named = 2 * by, f"twice {named}"
         if size % by:
             raise UsageError(
-                f"{what} = {size} is not a multiple of the mesh's {' x '.join(axes)} = {by}: the "
+                f"{what} = {size} is not a multiple of {named} = {by}: the "
                 f"next that is: {-(-size // by) * by}"
             )
     own_words = a.vocab_size // math.prod(

@@ -351,7 +351,7 @@ def text_accounts(
       collectives: by place; traffic: by kind and axis; expensive: the ten costliest operations;
       largest_buffers: three.
     """
-    counted = read.matmul_flops * devices
+    counted: float = read.matmul_flops * devices
     if attention is not None:
         counted += kernel_flops(read.kernel_calls, attention) * devices
     return {

@@ -36,6 +36,7 @@ MESHES = {
         "shard_optimizer_over_data": True,
     },
     "8x1 over data": {"data": 8, "shard_optimizer_over_data": True, "loss_vocab_chunks": 4},
+    "sequence of 4": {"fsdp": 2, "sequence": 4},
     "sequence": {"fsdp": 2, "tensor": 2, "sequence": 2, "kernel": "blockwise"},
 }
 ARCH = dataclasses.replace(

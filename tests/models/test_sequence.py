@@ -1,0 +1,133 @@
+"""A sequence over several devices gives what one device does: values, gradients, segments."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
+
+from t5x_style.accounting.attention_blocks import piece_owner, pieces_of
+from t5x_style.kernels import blockwise_attention, flash_attention, plain_attention
+from t5x_style.models import Decoder
+from t5x_style.models.sequence import balanced, in_order, whole
+from t5x_style.partitioning import Topology
+from tests.kernels.formula import random_qkv
+from tests.models.architectures import BLOOMBERG, SLIDING_WINDOW
+
+AXES = ("sequence",)
+
+
+@pytest.mark.parametrize("shards", [2, 3, 4, 8])
+def test_devices_trade_pieces_and_get_them_back(shards):
+    mesh = jax.make_mesh((shards,), AXES, (AxisType.Auto,), devices=jax.devices()[:shards])
+    over = PartitionSpec("sequence")
+    positions = jnp.arange(4 * shards)
+
+    def trade(x):
+        mine = balanced(x, AXES, axis=0)
+        return mine, in_order(mine, AXES, axis=0)
+
+    traded, back = jax.jit(
+        jax.shard_map(trade, mesh=mesh, in_specs=over, out_specs=(over, over), check_vma=False)
+    )(positions)
+    np.testing.assert_array_equal(back, positions)
+    for shard, mine in enumerate(traded.reshape(shards, 4)):
+        pieces = pieces_of(shard, shards)
+        assert [piece_owner(piece, shards) for piece in pieces] == [shard, shard]
+        assert mine.tolist() == [2 * piece + i for piece in pieces for i in range(2)]
+        # Keys that its queries see, which is its work: the same for all.
+        assert int((mine + 1).sum()) == (4 * shards + 1) * 2
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("name", ["blockwise", "flash"])
+def test_a_kernel_on_its_share_of_the_queries(name, window):
+    """Flash's schedule is one of its shards', cut out of that of all by the first position."""
+    kernel = {
+        "blockwise": functools.partial(blockwise_attention, block_size=128),
+        "flash": functools.partial(flash_attention, block_size=128, interpret=True),
+    }[name]
+    shards, length = 4, 1024
+    mesh = jax.make_mesh((shards,), AXES, (AxisType.Auto,), devices=jax.devices()[:shards])
+    q, k, v = random_qkv(batch=1, queries=length, keys=length, heads=2, kv_heads=1)
+    direction = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
+    segments = np.zeros((1, length), np.int32)
+    segments[0, 200:] = 1
+    segments[0, 900:] = 2
+    positions = jnp.arange(length)
+
+    def on_shard(q, k, v, positions, segments):
+        out = kernel(
+            balanced(q, AXES),
+            whole(k, AXES),
+            whole(v, AXES),
+            query_positions=balanced(positions, AXES, 0),
+            key_positions=whole(positions, AXES, 0),
+            segments=(balanced(segments, AXES), whole(segments, AXES)),
+            window=window,
+        )
+        return in_order(out, AXES)
+
+    rows = PartitionSpec(None, "sequence")
+    over = (rows, rows, rows, PartitionSpec("sequence"), rows)
+    split = jax.shard_map(on_shard, mesh=mesh, in_specs=over, out_specs=rows, check_vma=False)
+
+    def alone(q, k, v, positions, segments):
+        where = {"query_positions": positions, "key_positions": positions, "window": window}
+        return plain_attention(q, k, v, segments=(segments, segments), **where)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(attend, q, k, v):
+        out, pull_back = jax.vjp(lambda *qkv: attend(*qkv, positions, segments), q, k, v)
+        return out, pull_back(direction)
+
+    for ours, theirs in zip(
+        jax.tree.leaves(run(split, q, k, v)), jax.tree.leaves(run(alone, q, k, v)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mesh"),
+    [
+        (SLIDING_WINDOW, {"sequence": 4, "tensor": 2}),
+        (BLOOMBERG, {"sequence": 2, "fsdp": 2, "data": 2}),
+    ],
+    ids=["rope and window", "alibi"],
+)
+def test_a_decoder_on_packed_rows(architecture, mesh):
+    """Positions, masks between documents and RoPE where every device has a part of each row."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 40, (4, 16))
+    segments = (rng.random((4, 16)) < 0.2).cumsum(1).astype(np.int32)
+    direction = rng.normal(size=(4, 16, architecture.d_model)).astype(np.float32)
+
+    def lesson(topology):
+        devices = topology.mesh()
+        with topology.in_force(devices):
+            decoder = Decoder(
+                architecture,
+                rngs=nnx.Rngs(0),
+                compute_dtype=jnp.float32,
+                kernel=functools.partial(blockwise_attention, block_size=4),
+            )
+            definition, state = nnx.split(decoder)
+
+            @jax.jit
+            @jax.value_and_grad
+            def loss(state):
+                hidden, _ = nnx.merge(definition, state)(tokens, segments=segments)
+                return (hidden * direction).mean()
+
+            return jax.device_get(loss(state))
+
+    value, gradients = lesson(Topology(**mesh))
+    expected, expected_gradients = lesson(Topology())
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
