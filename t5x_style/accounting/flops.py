@@ -104,9 +104,10 @@ CONVENTIONS = {
 _AGAIN_BUT_ATTENTION = ("qkv", "feed_forward_in")
 REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "none": (),
-    "save_dots": ATTENTION_TERMS,
+    "save_dots": (),
     "full": ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in"),
     "save_attention": _AGAIN_BUT_ATTENTION,
+    "save_qkv": ("output", "feed_forward_in"),
     "save_qkv_out": ("feed_forward_in",),
     "offload": _AGAIN_BUT_ATTENTION,
 }
@@ -124,7 +125,7 @@ KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
 
 # The policies that keep the kernel's result, and what it must compute again all the same because
 # it needs more than that: the plain one its weights.
-KEEP_ATTENTION = ("save_attention", "save_qkv_out", "offload")
+KEEP_ATTENTION = ("save_dots", "save_attention", "save_qkv", "save_qkv_out", "offload")
 _RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {"plain": ("attention_logits",)}
 
 

@@ -172,6 +172,9 @@ def _causal_kernel(
         of_rows,
         of_rows,
         of_columns,
+        # Tokens along the lanes: a matrix product writes them so for nothing, while a transposition
+        # to features along the lanes is a copy of its own (models/attention.py makes q, k and v as
+        # [B, S, N H], and 192 features do not fill 256 lanes).
         block_sizes=splash.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -179,6 +182,9 @@ def _causal_kernel(
             block_kv_dkv=block,
             block_q_dq=block,
             block_kv_dq=block,
+            q_layout=splash.QKVLayout.SEQ_MINOR,
+            k_layout=splash.QKVLayout.SEQ_MINOR,
+            v_layout=splash.QKVLayout.SEQ_MINOR,
         ),
         is_mqa=False,
         save_residuals=False,

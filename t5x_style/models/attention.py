@@ -91,13 +91,18 @@ class Attention(nnx.Module):
           [B, S, D], and the cache with the new keys and values in it (None without a cache).
         """
         batch, length, _ = x.shape
-        q = self._split(checkpoint_name(self.query(x), QKV), self.heads, HEADS)
-        k = self._split(checkpoint_name(self.key(x), QKV), self.kv_heads, KV_HEADS)
-        v = self._split(checkpoint_name(self.value(x), QKV), self.kv_heads, KV_HEADS)
+        q = self._split(self.query(x), self.heads, HEADS)
+        k = self._split(self.key(x), self.kv_heads, KV_HEADS)
+        v = self._split(self.value(x), self.kv_heads, KV_HEADS)
+        v = checkpoint_name(v, QKV)
         if self.query_norm is not None and self.key_norm is not None:
+            # A norm goes back through what it read; positions need nothing.
+            q, k = (checkpoint_name(each, QKV) for each in (q, k))
             q, k = self.query_norm(q), self.key_norm(k)
         if self.positions == "rope":
             q, k = (rope(each, positions, self.rope_theta) for each in (q, k))
+        if self.query_norm is None:
+            q, k = (checkpoint_name(each, QKV) for each in (q, k))
         q = q * (1 / math.sqrt(self.head_dim))
         slopes = jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None
         if cache is None:

@@ -6,16 +6,20 @@ import jax
 
 from t5x_style.kernels import RESIDUALS
 
-# Names under which the attention marks what it makes: the products of its three input matrices,
-# and the product of its output matrix.
+# Names under which the attention marks what it makes: what its kernel reads, and the product of its
+# output matrix.
 QKV = "qkv"
 OUTPUT = "attention_output"
 
 _SAVE_ATTENTION = (RESIDUALS, OUTPUT)
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "save_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "save_dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(RESIDUALS),
+    ),
     "save_attention": jax.checkpoint_policies.save_only_these_names(*_SAVE_ATTENTION),
+    "save_qkv": jax.checkpoint_policies.save_only_these_names(QKV, RESIDUALS),
     "save_qkv_out": jax.checkpoint_policies.save_only_these_names(QKV, *_SAVE_ATTENTION),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -31,11 +35,12 @@ def rematerialised(body: Callable, policy: str) -> Callable:
     """The body of a layer scan under a policy.
 
     'none' keeps every intermediate; 'full' keeps only the layer's input; 'save_dots' keeps the
-    results of the weight matrices and computes the rest again (attention scores, activations,
-    norms); 'save_attention' keeps what the attention kernel needs to go back (its output, and with
-    'flash' a log-sum-exp per query) and the product of the attention's output matrix, so that no
-    kernel runs forward twice; 'save_qkv_out' keeps the queries, keys and values besides; 'offload'
-    keeps what 'save_attention' does in the host's memory. What each costs in FLOPs stands in
+    results of the weight matrices and what the attention kernel needs to go back (its output, and
+    with 'flash' a log-sum-exp per query), and computes the rest again: activations, norms, the
+    plain kernel's scores. 'save_attention' keeps that output and the product of the attention's
+    output matrix, so that no kernel runs forward twice; 'save_qkv' keeps the queries, keys and
+    values in place of that product, 'save_qkv_out' besides it; 'offload' keeps what
+    'save_attention' does in the host's memory. What each costs in FLOPs stands in
     `accounting.flops`, and a test counts it.
     """
     if policy == "none":

@@ -249,8 +249,12 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
         policies = jax.checkpoint_policies
         keep = {
             "full": policies.nothing_saveable,
-            "save_dots": policies.dots_with_no_batch_dims_saveable,
+            "save_dots": policies.save_from_both_policies(
+                policies.dots_with_no_batch_dims_saveable,
+                policies.save_only_these_names("mixed"),
+            ),
             "save_attention": policies.save_only_these_names("mixed", "out"),
+            "save_qkv": policies.save_only_these_names("qkv", "mixed"),
             "save_qkv_out": policies.save_only_these_names("qkv", "mixed", "out"),
             "offload": policies.save_only_these_names("mixed", "out"),
         }

@@ -127,8 +127,8 @@ def test_the_compiler_saves_a_product_of_a_sequence_of_one_block():
     The layer's recomputation and the kernel's both make them; XLA keeps one. Where there are more
     blocks, each has its own loop, and the account is exact (see above).
     """
-    per_token = compiled_flops(SWIGLU, "save_dots", kernel="blockwise") / (BATCH * LENGTH)
-    account = training_flops_per_token(SWIGLU, LENGTH, "hardware", "save_dots", "blockwise")
+    per_token = compiled_flops(SWIGLU, "full", kernel="blockwise") / (BATCH * LENGTH)
+    account = training_flops_per_token(SWIGLU, LENGTH, "hardware", "full", "blockwise")
     assert account - per_token == forward_flops_per_token(SWIGLU, LENGTH)["attention_logits"]
 
 

@@ -121,9 +121,10 @@ def kept_bytes_per_layer(
       full: the layer's input; offload: the same, the rest lies in the host's memory.
       save_attention: that, the attended values (and float32 log-sum-exps with the flash kernel),
         and the result of attention's last matrix (in a parallel block no gradient reads it).
-      save_qkv_out: that, and queries, keys and values.
-      save_dots: that, and the result of every weight matrix but the feed-forward's last, which no
-        gradient reads (nor attention's last, in a parallel block).
+      save_qkv_out: that, and queries, keys and values; save_qkv: without attention's last product.
+      save_dots: that, the attended values (and log-sum-exps), and the result of every weight matrix
+        but the feed-forward's last, which no gradient reads (nor attention's last, in a parallel
+        block).
       none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
         values and the attended values; float32 exponentials and weights of the scores [T, N, S]
         (plain kernel alone); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
@@ -138,14 +139,15 @@ def kept_bytes_per_layer(
         return tokens * c * width
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
-    if remat in ("save_attention", "save_qkv_out"):
-        split = c * columns + (4 * arch.heads if kernel == "flash" else 0)
-        if remat == "save_qkv_out":
-            split += c * (columns + 2 * keys)
-        return tokens * (c * norms * width + split // tensor)
+    attended = c * columns + (4 * arch.heads if kernel == "flash" else 0)
+    if remat in ("save_attention", "save_qkv", "save_qkv_out"):
+        whole = 1 if remat == "save_qkv" else norms
+        split = attended + (0 if remat == "save_attention" else c * (columns + 2 * keys))
+        return tokens * (c * whole * width + split // tensor)
     if remat == "save_dots":
         inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
-        return tokens * c * (norms * width + (columns + 2 * keys + inner) // tensor)
+        split = attended + c * (columns + 2 * keys + inner)
+        return tokens * (c * norms * width + split // tensor)
     split = c * (2 * columns + 2 * keys)
     split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
     if kernel == "plain":
