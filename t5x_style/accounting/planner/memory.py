@@ -8,6 +8,7 @@ it is an estimate. The tests hold it against compiled steps, within 20 %; nothin
 import dataclasses
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.accounting.parameter_count import attention_widths, parameters, total_parameters
 from t5x_style.errors import UsageError, did_you_mean
@@ -51,7 +52,8 @@ class Memory:
       weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
         before they are scattered.
       layer: what is computed of one layer at a time, scores apart.
-      scores: one layer's attention scores and weights; a block's with the blockwise kernel.
+      scores: one layer's attention scores and weights; a block's with the blockwise kernel; with
+        the flash kernel a sum for each query and head.
       logits: the head gathered, its float32 gradient, and a chunk's logits.
       update: what the optimizer writes beside the gradients.
     """
@@ -212,6 +214,9 @@ def step_memory(
     queries = tokens if kernel == "plain" else min(tokens, rows * _BLOCK)
     # float32 scores and exponentials, and the weights in the compute dtype.
     scores = queries * sequence_length * (arch.heads // mesh.tensor) * (4 + 4 + c)
+    if kernel == "flash":
+        # Those stay on the chip; each query's log-sum-exp comes out as a row of float32 lanes.
+        scores = tokens * (arch.heads // mesh.tensor) * LANES * 4
 
     # Weights are used where they lie if nothing has to be gathered or cast.
     copied = mesh.fsdp > 1 or c < PARAMETER_BYTES
