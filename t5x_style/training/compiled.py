@@ -327,7 +327,7 @@ def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
         rows=step.tokens * architecture.heads / (step.microbatches * topology.devices),
         keys_touched=touched_keys_per_query(length, architecture.window, block),
         keys_seen=keys_per_query(length, architecture.window),
-        head_size=architecture.head_dim,
+        head_dim=architecture.head_dim,
         features=architecture.head_dim
         + (ALIBI_FEATURES if architecture.positions == "alibi" else 0),
         block=block,

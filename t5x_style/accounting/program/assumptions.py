@@ -25,7 +25,13 @@ _AXIS_BANDWIDTH = {"v4": 90e9, "v5e": 90e9, "v5p": 180e9, "v6e": 180e9}
 # schedule of a TPU is static, a bundle of instructions a cycle, so its length is the kernel's time
 # as far as memory keeps up: a block of 512 keys and values of a head of 128 is 256 KiB in 1,400
 # cycles, 280 GB/s of a v5e's 819. `tools/kernel_cycles` reads them out of the compiler's dump.
-KERNEL_CYCLES: dict[tuple[str, int, int, int], dict[str, tuple[int, int]]] = {}
+KERNEL_CYCLES: dict[tuple[str, int, int, int], dict[str, tuple[int, int]]] = {
+    ("v5e", 64, 64, 512): {"fwd": (1454, 707), "dq": (1861, 206), "dkv": (2404, 398)},
+    ("v5e", 192, 198, 512): {"fwd": (2556, 851), "dq": (3389, 334), "dkv": (4452, 654)},
+    ("v5p", 128, 128, 1024): {"fwd": (6081, 1381), "dq": (6838, 334), "dkv": (9067, 654)},
+    ("v5p", 192, 198, 512): {"fwd": (3075, 854), "dq": (3546, 334), "dkv": (4799, 654)},
+    ("v6e", 192, 198, 512): {"fwd": (1284, 427), "dq": (1363, 174), "dkv": (1740, 335)},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +53,12 @@ class Assumptions:
 def _at_the_scouts_share(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
     # Its backward pass is five products of the size of the forward pass's two.
     products = 2 * calls["fwd"] + 2 * calls["dq"] + 3 * calls["dkv"]
-    flops = products * 2 * work.rows * work.keys_seen * work.head_size
+    flops = products * 2 * work.rows * work.keys_seen * work.head_dim
     return flops / (KERNEL_EFFICIENCY * _device_peak(chip))
 
 
 def _as_scheduled(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
-    cycles = KERNEL_CYCLES.get((chip.name, work.head_size, work.features, work.block))
+    cycles = KERNEL_CYCLES.get((chip.name, work.head_dim, work.features, work.block))
     if cycles is None:
         flops = {
             each: 2 * work.rows * work.keys_touched * sum(getattr(work, width) for width in widths)

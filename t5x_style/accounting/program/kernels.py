@@ -24,11 +24,11 @@ _NOT_A_LIBRARY = (
 
 # The passes of the splash kernel, whose backward pass is the unfused one. For every pair of a query
 # and a key they multiply over all `features` of a head (the logits, and the gradients of q and k:
-# ALiBi rides in features of its own) or over its `head_size` (p v, do v, the gradient of v).
+# ALiBi rides in features of its own) or over its `head_dim` (p v, do v, the gradient of v).
 PASSES: dict[str, tuple[str, ...]] = {
-    "fwd": ("features", "head_size"),
-    "dq": ("features", "head_size", "features"),
-    "dkv": ("features", "head_size", "head_size", "features"),
+    "fwd": ("features", "head_dim"),
+    "dq": ("features", "head_dim", "features"),
+    "dkv": ("features", "head_dim", "head_dim", "features"),
 }
 
 
@@ -40,14 +40,14 @@ class AttentionWork:
       rows: queries x heads, in all sequences of the call.
       keys_touched: mean number of keys that a query is multiplied with: those of whole blocks.
       keys_seen: mean number of keys that the mask admits.
-      head_size: H. features: of a query and a key in the kernel; more than H with ALiBi.
+      head_dim: H. features: of a query and a key in the kernel; more than H with ALiBi.
       block: queries and keys of a tile.
     """
 
     rows: float
     keys_touched: float
     keys_seen: float
-    head_size: int
+    head_dim: int
     features: int
     block: int
 

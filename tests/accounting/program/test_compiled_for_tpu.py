@@ -6,7 +6,10 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from t5x_style.accounting.attention_blocks import ALIBI_FEATURES
 from t5x_style.accounting.program import read_program
+from t5x_style.accounting.program.kernels import calls_by_pass
+from t5x_style.kernels.flash import flash_attention
 from tests.accounting.program.tpu import (
     INNER,
     LAYERS,
@@ -101,3 +104,33 @@ def test_between_slices_gradients_are_summed_over_the_network():
     # The compiler peels a turn off the loop of the backward pass: what starts at one ends sooner.
     jaxpr = jax.make_jaxpr(chain_step)(*chain_arguments(mesh(SLICES["v5e"], slices=2, **axes)))
     assert 8 * program.matmul_flops == product_flops(jaxpr.jaxpr)
+
+
+def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
+    """Its inside is not in the text: what is counted of it hangs on its names and its shapes."""
+    on = mesh(SLICES["v5e"], data=4)
+    length, heads, head_dim = 256, 2, 64
+    positions = jnp.arange(length)[None]
+
+    def loss(q, k, v):
+        attended = flash_attention(
+            q,
+            k,
+            v,
+            query_positions=positions,
+            key_positions=positions,
+            slopes=jnp.array([0.5, 0.25]),
+            block_size=128,
+        )
+        return attended.astype(jnp.float32).sum()
+
+    split = P("data")
+    step = jax.shard_map(
+        jax.grad(loss, (0, 1, 2)), mesh=on, in_specs=split, out_specs=split, check_vma=False
+    )
+    head = array(on, (4, length, heads, head_dim), jnp.bfloat16, "data")
+    text = compiled_text(step, head, head, head)
+    program = read_program(text, {"data": 4}, "v5e")
+    assert calls_by_pass(program.kernel_calls) == {"fwd": 1, "dq": 1, "dkv": 1}
+    features = head_dim + ALIBI_FEATURES
+    assert f"bf16[{heads},{length},{features}]" in text

@@ -25,7 +25,7 @@ SPLASH = {
 }
 # 1,000 rows of queries of 4 blocks of 64; a quarter more keys than the mask admits.
 WORK = AttentionWork(
-    rows=1000 * 256, keys_touched=160, keys_seen=128, head_size=128, features=134, block=64
+    rows=1000 * 256, keys_touched=160, keys_seen=128, head_dim=128, features=134, block=64
 )
 PROGRAM = Program(
     matmul_flops=10**12,
