@@ -21,11 +21,13 @@ def device_groups(instruction: Instruction, partitions: int) -> list[list[int]]:
     """The groups of a collective, as positions on the mesh; all devices where it names none.
 
     HLO has three spellings: lists, a rearranged range (`[4,2]<=[2,4]T(1,0)`), and named axes of a
-    mesh of its own making. The pairs of a permutation are groups of two.
+    mesh of its own making. The pairs of a permutation are groups of two, but for those that keep
+    what they have and send nothing.
     """
     attributes = instruction.attributes
     if match := _PAIRS.search(attributes):
-        return _lists(match[1])
+        pairs = _lists(match[1])
+        return [pair for pair in pairs if pair[0] != pair[1]] or pairs
     if match := _NAMED.search(attributes):
         return _along_axes(match)
     if match := _IOTA.search(attributes):

@@ -60,3 +60,7 @@ def test_a_ring_along_a_longer_axis_is_a_part_of_it():
 
 def test_half_of_an_axis_is_a_part_of_it():
     assert axes_of(read("replica_groups=[8,2]<=[2,2,2,2]T(0,1,3,2)"), MESH) == "part of fsdp"
+
+
+def test_who_keeps_what_it_has_sends_nothing():
+    assert read("source_target_pairs={{0,0},{1,2},{2,1},{3,3}}") == [[1, 2], [2, 1]]
