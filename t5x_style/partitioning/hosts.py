@@ -28,6 +28,10 @@ from t5x_style.errors import (
 )
 from t5x_style.partitioning.lifeline import Lifeline, Place, farewell, meet
 
+# What launchers leave in the environment of a process that is one of several.
+NAMES_OF_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+NAMES_OF_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
 # A process is in one run of several at a time, as it is in one `jax.distributed`.
 _line: Lifeline | None = None
 
@@ -122,7 +126,7 @@ class Hosts:
         failure: str | None = None
         try:
             jax.distributed.initialize(
-                f"{place.address[0]}:{line.service_port}",
+                f"{place.coordinator.rpartition(':')[0]}:{line.service_port}",
                 place.processes,
                 place.index,
                 initialization_timeout=int(self.timeout_seconds) + 1,
@@ -204,27 +208,18 @@ def _refuse_several(environment: Mapping[str, str]) -> None:
     Raises:
       UsageError: it does, in a way that JAX makes no whole of.
     """
-    found = {
-        name: environment[name]
-        for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
-        if environment.get(name, "1") != "1"
-    }
-    found |= {
-        name: environment[name]
-        for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-        if "," in environment.get(name, "")
-    }
-    found |= {
-        name: environment[name] for name in ("JAX_COORDINATOR_ADDRESS",) if name in environment
-    }
-    if found:
-        name, value = next(iter(found.items()))
-        raise UsageError(
-            f"{name} = {value} in the environment names several processes, and not which of them "
-            "this is: start it by srun, by mpirun or on the hosts of the slice, or give "
-            "Hosts.coordinator, Hosts.processes and Hosts.index; Hosts.processes = 1 if it is "
-            "meant to be alone"
-        )
+    for name, value in environment.items():
+        if (
+            (name in NAMES_OF_COUNTS and value not in ("", "1"))
+            or (name in NAMES_OF_LISTS and "," in value)
+            or name == "JAX_COORDINATOR_ADDRESS"
+        ):
+            raise UsageError(
+                f"{name} = {value} in the environment names several processes, and not which of "
+                "them this is: start it by srun, by mpirun or on the hosts of the slice, or give "
+                "Hosts.coordinator, Hosts.processes and Hosts.index; Hosts.processes = 1 if it is "
+                "meant to be alone"
+            )
 
 
 def _never_wait_at_exit(error: BaseException) -> None:
