@@ -68,10 +68,13 @@ def kinds(model_dir: pathlib.Path) -> list[str]:
 
 
 def wait_for(condition, processes: list[subprocess.Popen]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        going_on = time.monotonic() < deadline and all(each.poll() is None for each in processes)
+        if not going_on:
+            for each in processes:
+                each.kill()
+        assert going_on, [each.communicate() for each in processes]
         time.sleep(0.02)
 
 
@@ -83,7 +86,7 @@ def end(processes: list[subprocess.Popen]) -> list[Ended]:
     called = time.monotonic()
     ended = []
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
         seconds = time.monotonic() - called
         ended.append(Ended(process.returncode, seconds, output, errors.splitlines()))
     return ended
