@@ -74,17 +74,17 @@ class Schedule:
           float32 array of the same shape.
         """
         # JAX takes a Python integer for an int32, which ends at 2.1 billion tokens.
-        warmup, horizon_tokens = float(self.warmup_tokens), float(horizon_tokens)
-        rest = jnp.clip((tokens - warmup) / max(horizon_tokens - warmup, 1), 0.0, 1.0)
+        warmup, horizon = float(self.warmup_tokens), float(horizon_tokens)
+        rest = jnp.clip((tokens - warmup) / max(horizon - warmup, 1), 0.0, 1.0)
         floor = self.final_fraction
         if self.shape == "cosine":
             shape = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * rest))
         elif self.shape == "linear":
             shape = 1 - (1 - floor) * rest
         elif self.shape == "wsd":
-            start = (1 - self.decay_fraction) * horizon_tokens
+            start = (1 - self.decay_fraction) * horizon
             cooldown = jnp.clip(
-                (tokens - start) / max(self.decay_fraction * horizon_tokens, 1), 0.0, 1.0
+                (tokens - start) / max(self.decay_fraction * horizon, 1), 0.0, 1.0
             )
             shape = floor + (1 - floor) * (1 - jnp.sqrt(cooldown))
         else:
