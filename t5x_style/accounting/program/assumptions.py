@@ -25,6 +25,8 @@ _AXIS_BANDWIDTH = {"v4": 90e9, "v5e": 90e9, "v5p": 180e9, "v6e": 180e9}
 # schedule of a TPU is static, a bundle of instructions a cycle, so its length is the kernel's time
 # as far as memory keeps up: a block of 512 keys and values of a head of 128 is 256 KiB in 1,400
 # cycles, 280 GB/s of a v5e's 819. `tools/kernel_cycles` reads them out of the compiler's dump.
+# These were read when a head's features lay along the lanes; with its tokens there, as now, the
+# compiler schedules 2 to 4 % more for a v5p.
 KERNEL_CYCLES: dict[tuple[str, int, int, int], dict[str, tuple[int, int]]] = {
     ("v5e", 64, 64, 512): {"fwd": (1454, 707), "dq": (1861, 206), "dkv": (2404, 398)},
     ("v5e", 192, 198, 512): {"fwd": (2556, 851), "dq": (3389, 334), "dkv": (4452, 654)},
