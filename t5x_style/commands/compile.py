@@ -48,6 +48,9 @@ def compile(
     phase: int | None = None,
     dollars_per_chip_hour: float | None = None,
     keep_hlo: str | None = None,
+    keep_program: str | None = None,
+    sources: int = 1,
+    eos_id: int = 1,
     search: bool = False,
     search_minutes: float = 30.0,
     write: str | None = None,
@@ -74,6 +77,11 @@ def compile(
       phase: which phase of the batch size and sequence length, from 1; the last if not given.
       dollars_per_chip_hour: the run's cost is estimated with it.
       keep_hlo: file to write the compiled program to, as text.
+      keep_program: folder to keep the compiled program in, in JAX's own cache: `train` on such a
+        slice, with the same versions of JAX and libtpu and JAX_COMPILATION_CACHE_DIR set to it,
+        loads the step instead of compiling it.
+      sources: number of sources of the run's blend; only a kept program has to have the right one.
+      eos_id: of the run's vocabulary, likewise.
       search: compile other layouts of the slice as well (mesh, remat, passes, compiler flags), and
         print them with the fastest.
       search_minutes: for how long; what is being compiled then is finished.
@@ -84,6 +92,7 @@ def compile(
     from t5x_style.data import Packing
     from t5x_style.optim import BatchPlan
     from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
+    from t5x_style.training.programs import keep_programs_in
 
     plan = BatchPlan.of(
         batch_size,
@@ -104,13 +113,19 @@ def compile(
         compute_dtype=compute_dtype,
         packing=packing or Packing(),
         z_loss=z_loss,
+        sources=sources,
+        eos_id=eos_id,
     )
     if search:
-        if keep_hlo is not None or dry_run:
-            raise UsageError("--search compiles many programs: neither --keep_hlo nor --dry_run")
+        if keep_hlo is not None or keep_program is not None or dry_run:
+            raise UsageError(
+                "--search compiles many programs: no --keep_hlo, --keep_program or --dry_run"
+            )
         return _search(step, topology, search_minutes, write)
     if write is not None:
         raise UsageError(f"--write={write} is for the layout that --search finds")
+    if keep_program is not None:
+        keep_programs_in(keep_program)
     report, text = compiled_report(
         step,
         topology,

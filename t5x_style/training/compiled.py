@@ -46,10 +46,6 @@ from t5x_style.partitioning import (
 from t5x_style.partitioning.sharding import leaf_name
 from t5x_style.training.programs import StepProgram, step_program
 
-# Which token ends a document and how many sources there are change constants of the program and
-# a product of [B] by [B, sources]: nothing that is counted here, and no text is needed.
-_EOS_ID, _SOURCES = 1, 1
-
 
 @dataclasses.dataclass(frozen=True)
 class RunStep:
@@ -59,6 +55,8 @@ class RunStep:
       plan: of the whole run.
       sequences, sequence_length: of the step.
       microbatches, compute_dtype, packing, z_loss: as in `Run`.
+      sources, eos_id: of the run's blend and vocabulary. They change constants of the program and
+        a product of [B] by [B, sources], nothing that is counted here.
     """
 
     architecture: Architecture
@@ -70,6 +68,8 @@ class RunStep:
     compute_dtype: str
     packing: Packing
     z_loss: float
+    sources: int = 1
+    eos_id: int = 1
 
     def __post_init__(self):
         if self.microbatches < 1 or self.sequences % self.microbatches:
@@ -180,8 +180,8 @@ def compiled_report(
             packing=step.packing,
             microbatches=step.microbatches,
             z_loss=step.z_loss,
-            sources=_SOURCES,
-            eos_id=_EOS_ID,
+            sources=step.sources,
+            eos_id=step.eos_id,
         )
         report["unsharded"] = check_sharded(program.model.abstract, topology)
         if not compiles:
@@ -322,7 +322,7 @@ def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
     if topology.kernel != "flash":
         return None
     architecture, length = step.architecture, step.sequence_length
-    block = flash_block(length, topology.attention_block)
+    block = flash_block(length, topology.attention_block, topology.sequence)
     return AttentionWork(
         rows=step.tokens * architecture.heads / (step.microbatches * topology.devices),
         keys_touched=touched_keys_per_query(length, architecture.window, block),

@@ -19,6 +19,18 @@ from t5x_style.training.model_state import BoundModel, State, abstract_state, bi
 from t5x_style.training.step import make_train_step
 
 
+def keep_programs_in(folder: str) -> None:
+    """Keep what this process compiles from now on in JAX's persistent cache, every program of it.
+
+    Its key is made of the program, the options, the versions of JAX and of the compiler, and the
+    shape of the slice: a program that was compiled for a described slice has the key that a real
+    one asks for. (JAX's other way to keep a program, `serialize_executable`, pickles.)
+    """
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
     """A run's train step on its mesh, not yet compiled for a batch; see `step_program`.
