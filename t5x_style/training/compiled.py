@@ -122,6 +122,8 @@ def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, A
         kernel=topology.kernel,
         microbatches=step.microbatches,
         loss_chunk_tokens=topology.loss_chunk_tokens,
+        loss_vocab_chunks=topology.loss_vocab_chunks,
+        shard_optimizer_over_data=topology.shard_optimizer_over_data,
         compute_dtype=step.compute_dtype,
     )
     of = _chip_of(mesh)

@@ -88,7 +88,10 @@ def what_would_fit(
     """
     now = Mesh(topology.data, topology.fsdp, topology.tensor, topology.sequence)
 
-    def total(mesh=now, remat=topology.remat, passes=microbatches, chunk=None) -> int:
+    parts = ("loss_chunk_tokens", "loss_vocab_chunks", "shard_optimizer_over_data")
+    layout = {name: getattr(topology, name) for name in parts}
+
+    def total(mesh=now, remat=topology.remat, passes=microbatches, **change) -> int:
         return step_memory(
             architecture,
             mesh,
@@ -97,7 +100,7 @@ def what_would_fit(
             remat=remat,
             kernel=topology.kernel,
             microbatches=passes,
-            loss_chunk_tokens=chunk or topology.loss_chunk_tokens,
+            **(layout | change),
             compute_dtype=compute_dtype,
         ).total
 
@@ -106,8 +109,15 @@ def what_would_fit(
         for remat in REMAT_RECOMPUTES
         if remat != topology.remat
     ]
-    chunk = topology.loss_chunk_tokens // 2
-    changes.append((f"Topology.loss_chunk_tokens = {chunk}", total(chunk=chunk)))
+    others = {
+        "loss_chunk_tokens": topology.loss_chunk_tokens // 2,
+        "shard_optimizer_over_data": True,
+    }
+    chunks = max(16, 2 * topology.loss_vocab_chunks)
+    if architecture.vocab_size // topology.tensor % chunks == 0:
+        others["loss_vocab_chunks"] = chunks
+    for name, value in others.items():
+        changes.append((f"Topology.{name} = {value}", total(**{name: value})))
     rows = sequences // (topology.data * topology.fsdp)
     passes = next((p for p in range(microbatches + 1, rows + 1) if rows % p == 0), None)
     if passes is not None:

@@ -46,7 +46,7 @@ class Memory:
 
     Attributes:
       parameters, optimizer: the state, for the whole step.
-      gradients: float32, sharded as the parameters.
+      gradients: float32, sharded as the optimizer's state.
       summed_gradients: with microbatches, the sum so far beside a microbatch's own.
       activations: what the forward pass keeps for the backward pass, all layers together.
       weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
@@ -88,11 +88,15 @@ def checkpoint_bytes(arch: Architecture) -> int:
     return total_parameters(arch) * (PARAMETER_BYTES + OPTIMIZER_BYTES)
 
 
-def parameters_per_device(arch: Architecture, mesh: Mesh) -> int:
+def parameters_per_device(arch: Architecture, mesh: Mesh, replicas: int = 1) -> int:
     """Parameters that lie on each device under the default rules.
 
     Matrices are split over fsdp x tensor; the biases of columns that tensor splits, over tensor;
     learned positions over fsdp; norms and the biases of residual matrices lie whole.
+
+    Args:
+      replicas: pieces into which the matrices and the positions are cut once more, as the
+        optimizer's state is with `Topology.shard_optimizer_over_data`.
     """
     queries, keys = attention_widths(arch)
     terms = parameters(arch)
@@ -101,9 +105,9 @@ def parameters_per_device(arch: Architecture, mesh: Mesh) -> int:
     whole = terms["norms"] + (2 * arch.layers * arch.d_model if arch.biases else 0)
     matrices = sum(terms.values()) - terms["positions"] - split - whole
     return (
-        matrices // (mesh.fsdp * mesh.tensor)
+        matrices // (mesh.fsdp * mesh.tensor * replicas)
         + split // mesh.tensor
-        + terms["positions"] // mesh.fsdp
+        + terms["positions"] // (mesh.fsdp * replicas)
         + whole
     )
 
@@ -169,6 +173,8 @@ def step_memory(
     kernel: str = "plain",
     microbatches: int = 1,
     loss_chunk_tokens: int = 4096,
+    loss_vocab_chunks: int = 1,
+    shard_optimizer_over_data: bool = False,
     compute_dtype: str = "bfloat16",
 ) -> Memory:
     """Bytes per device of a training step under the default rules.
@@ -176,7 +182,8 @@ def step_memory(
     Args:
       batch_sequences: rows of the global batch; data x fsdp x microbatches divides it.
       sequence_length: S.
-      remat, kernel, loss_chunk_tokens: as in `partitioning.Topology`.
+      remat, kernel, loss_chunk_tokens, loss_vocab_chunks, shard_optimizer_over_data: as in
+        `partitioning.Topology`.
       microbatches: passes per step.
 
     Raises:
@@ -193,6 +200,7 @@ def step_memory(
             )
     c = COMPUTE_BYTES[compute_dtype]
     own = parameters_per_device(arch, mesh)
+    updated = parameters_per_device(arch, mesh, mesh.data if shard_optimizer_over_data else 1)
     rows = batch_sequences // (mesh.data * mesh.fsdp * microbatches)
     tokens = rows * sequence_length // mesh.sequence
     matrices = _layer_matrices(arch)
@@ -200,6 +208,10 @@ def step_memory(
         arch, tokens, sequence_length, remat, kernel, mesh.tensor, compute_dtype
     )
     activations = arch.layers * kept
+    if kernel == "flash" and remat not in ("full", "offload"):
+        # Its output lies with a head's features along the lanes of a TPU, which are filled up.
+        filling = -arch.head_dim % LANES
+        activations += arch.layers * tokens * c * arch.heads * filling // mesh.tensor
     if remat == "none" and c < PARAMETER_BYTES:
         # Without remat the scan also keeps each layer's weights as they were multiplied.
         activations += arch.layers * matrices * c // (mesh.fsdp * mesh.tensor)
@@ -224,17 +236,25 @@ def step_memory(
     head = vocabulary * arch.d_model
     # float32 logits and their exponentials; the gradient takes the place of one of them.
     chunk = min(tokens, loss_chunk_tokens) * vocabulary * (4 + 4)
+    logits = head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model
+    if loss_vocab_chunks > 1:
+        # A chunk of the head and of its gradient; the gradient as it lies, and that of the hidden
+        # states, which is summed in float32.
+        pieces = (
+            head * (4 + c if copied else 4) + tokens * vocabulary * (4 + 4)
+        ) // loss_vocab_chunks
+        logits = pieces + 4 * head // mesh.fsdp + 4 * tokens * arch.d_model
     return Memory(
         parameters=own * PARAMETER_BYTES,
-        optimizer=own * OPTIMIZER_BYTES,
-        gradients=own * PARAMETER_BYTES,
-        summed_gradients=own * PARAMETER_BYTES if microbatches > 1 else 0,
+        optimizer=updated * OPTIMIZER_BYTES,
+        gradients=updated * PARAMETER_BYTES,
+        summed_gradients=updated * PARAMETER_BYTES if microbatches > 1 else 0,
         activations=activations,
         weights=2 * c * matrices // mesh.tensor if copied else 0,
         layer=layer,
         scores=scores,
-        logits=head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model,
-        update=own * PARAMETER_BYTES,
+        logits=logits,
+        update=updated * PARAMETER_BYTES,
     )
 
 

@@ -78,10 +78,17 @@ def real_step(
     kernel: str = "plain",
     microbatches: int = 1,
     loss_chunk_tokens: int = 4096,
+    loss_vocab_chunks: int = 1,
+    shard_optimizer_over_data: bool = False,
     compute_dtype: str = "bfloat16",
 ):
     """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
-    topology = Topology(**dataclasses.asdict(mesh), remat=remat, kernel=kernel)
+    topology = Topology(
+        **dataclasses.asdict(mesh),
+        remat=remat,
+        kernel=kernel,
+        shard_optimizer_over_data=shard_optimizer_over_data,
+    )
     devices = topology.mesh()
     plan = BatchPlan.of(batch_sequences, sequence_length, train_steps=10)
     adamw = AdamW(Schedule(peak_learning_rate=1e-3))
@@ -97,6 +104,7 @@ def real_step(
         microbatches=microbatches,
         z_loss=0.0,
         loss_chunk_tokens=loss_chunk_tokens,
+        loss_vocab_chunks=loss_vocab_chunks,
         eos_id=1,
     )
     batch = jax.ShapeDtypeStruct(
@@ -126,6 +134,17 @@ def test_the_state_is_what_the_real_shardings_hold_to_the_byte(arch, mesh):
     assert memory.optimizer == on_each_device(state["optimizer"])
     # Gradients are constrained to their parameters' shardings, and float32 as they are.
     assert memory.gradients == memory.parameters
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, LARGE_VOCABULARY])
+@pytest.mark.parametrize("mesh", [Mesh(2, 2, 2), Mesh(data=8), Mesh(data=2, fsdp=4)])
+def test_the_optimizer_state_split_over_data_to_the_byte(arch, mesh):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
+    _, state, _, _ = real_step(arch, mesh, **layout, shard_optimizer_over_data=True)
+    memory = step_memory(arch, mesh, **layout, shard_optimizer_over_data=True)
+    assert memory.parameters == on_each_device(state["parameters"])
+    assert memory.optimizer == on_each_device(state["optimizer"])
+    assert memory.gradients == memory.optimizer // 2
 
 
 # A number that is no other size of these models, so that it marks what belongs to tokens.
@@ -180,6 +199,11 @@ def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
             LARGE_VOCABULARY,
             Mesh(),
             {"batch_sequences": 16, "remat": "full", "microbatches": 2, "loss_chunk_tokens": 256},
+        ),
+        (
+            LARGE_VOCABULARY,
+            Mesh(data=2, fsdp=4),
+            {"batch_sequences": 16, "remat": "full", "loss_vocab_chunks": 16},
         ),
         (WIDE, Mesh(fsdp=8), {"batch_sequences": 8, "sequence_length": 32, "remat": "full"}),
     ],
