@@ -83,9 +83,7 @@ class Schedule:
             shape = 1 - (1 - floor) * rest
         elif self.shape == "wsd":
             start = (1 - self.decay_fraction) * horizon
-            cooldown = jnp.clip(
-                (tokens - start) / max(self.decay_fraction * horizon, 1), 0.0, 1.0
-            )
+            cooldown = jnp.clip((tokens - start) / max(self.decay_fraction * horizon, 1), 0.0, 1.0)
             shape = floor + (1 - floor) * (1 - jnp.sqrt(cooldown))
         else:
             shape = jnp.ones_like(rest)

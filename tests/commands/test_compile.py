@@ -74,7 +74,7 @@ def test_a_step_for_each_chip(chip, shape, data, compiled):
     # So small a step is mostly the compiler's own buffers.
     assert 0.5 < report["planned_bytes_per_chip"] / sizes["peak"] < 2
     # Of a chip whose clock is not known, nothing is estimated.
-    assert sorted(report["estimates"]) == ([] if chip == "tpu7x" else ["own", "scout"])
+    assert sorted(report["estimates"]) == ([] if chip == "tpu7x" else ["flat", "own"])
     for estimate in report["estimates"].values():
         assert 0 < estimate["mfu_exposed"] < estimate["mfu_hidden"] < estimate["hfu_hidden"] < 1
         # Hardware FLOPs are those of the text: no kernel runs here.

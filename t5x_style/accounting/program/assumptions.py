@@ -52,7 +52,7 @@ class Assumptions:
     bandwidth: Callable[[Chip, Places, Places], float]
 
 
-def _at_the_scouts_share(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
+def _at_a_flat_share(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
     # Its backward pass is five products of the size of the forward pass's two.
     products = 2 * calls["fwd"] + 2 * calls["dq"] + 3 * calls["dkv"]
     flops = products * 2 * work.rows * work.keys_seen * work.head_dim
@@ -92,11 +92,11 @@ def _device_peak(chip: Chip) -> float:
 
 
 ASSUMPTIONS = {
-    "scout": Assumptions(
+    "flat": Assumptions(
         "kernels multiply what the mask admits, two products forwards and five back, at 40 % of "
         "the peak; a torus axis carries 90 GB/s (v5e) or 180 GB/s (v5p, v6e), and a group uses "
         "one up to 16 chips, two up to 256, three above",
-        _at_the_scouts_share,
+        _at_a_flat_share,
         _axes_by_size,
     ),
     "own": Assumptions(

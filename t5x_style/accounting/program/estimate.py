@@ -93,7 +93,7 @@ def estimate(
         of all slices.
       attention: what one call of a kernel works on; None for a program without kernels.
       slices: that the program runs on.
-      assumptions: 'own' or 'scout' (see ASSUMPTIONS).
+      assumptions: 'own' or 'flat' (see ASSUMPTIONS).
 
     Raises:
       UsageError: no such set of assumptions, or one that says nothing of this chip.

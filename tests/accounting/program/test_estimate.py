@@ -65,7 +65,7 @@ def test_seconds_add_up_by_what_takes_them():
     assert step.cost(86400 * 10**6, 2.0, 1.5) == pytest.approx(2 * 24 * 512 * 1.5)
 
 
-def test_the_scout_counts_axes_by_the_size_of_a_group():
+def test_flat_rates_count_axes_by_the_size_of_a_group():
     places = torus(8, 8, 8)
     groups = [range(16), range(64), range(512)]
     for group, axes in zip(groups, (1, 2, 3), strict=True):
@@ -73,7 +73,7 @@ def test_the_scout_counts_axes_by_the_size_of_a_group():
             PROGRAM, collectives=[collective("all-gather", "fsdp", group, 18 * 10**9, 1)]
         )
         step = estimate(
-            program, CHIPS["v5p"], places, tokens=1, model_flops=1.0, assumptions="scout"
+            program, CHIPS["v5p"], places, tokens=1, model_flops=1.0, assumptions="flat"
         )
         assert step.wire_seconds["fsdp"] == pytest.approx(0.1 / axes)
 
@@ -108,13 +108,13 @@ def test_kernels_execute_whole_blocks():
     assert kernel_flops(SPLASH, WORK) == 2 * 256_000 * 160 * widths
 
 
-def test_kernels_by_the_scouts_share_and_by_the_compilers_schedule(monkeypatch):
+def test_kernels_by_a_flat_share_and_by_the_compilers_schedule(monkeypatch):
     program = dataclasses.replace(PROGRAM, kernel_calls=SPLASH)
     arguments = (program, CHIPS["v5p"], torus(4, 4, 4))
     others = {"tokens": 1, "model_flops": 1.0, "attention": WORK}
-    scout = estimate(*arguments, **others, assumptions="scout")
+    flat = estimate(*arguments, **others, assumptions="flat")
     products = 2 * 2 + 5
-    assert scout.kernel_seconds == pytest.approx(
+    assert flat.kernel_seconds == pytest.approx(
         products * 2 * 256_000 * 128 * 128 / (0.4 * 459e12)
     )
     unread = estimate(*arguments, **others)
@@ -137,8 +137,8 @@ def test_the_clocks_make_the_published_peaks():
 def test_what_is_not_known_is_refused():
     arguments = {"tokens": 1, "model_flops": 1.0}
     places = torus(4, 4, 4)
-    with pytest.raises(UsageError, match=r"no assumptions 'scuot'.*did you mean 'scout'"):
-        estimate(PROGRAM, CHIPS["v5p"], places, **arguments, assumptions="scuot")
+    with pytest.raises(UsageError, match=r"no assumptions 'falt'.*did you mean 'flat'"):
+        estimate(PROGRAM, CHIPS["v5p"], places, **arguments, assumptions="falt")
     with pytest.raises(UsageError, match="no estimate for a tpu7x"):
         estimate(PROGRAM, CHIPS["tpu7x"], places, **arguments)
     kernels = dataclasses.replace(PROGRAM, kernel_calls=SPLASH)
