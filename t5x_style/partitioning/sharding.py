@@ -101,6 +101,33 @@ def check_divisible(
         )
 
 
+def check_heads(architecture: Architecture, topology: Topology) -> None:
+    """Refuse rules under which a device would hold heads of queries without their keys.
+
+    Each device attends with the heads that lie there, its n-th query heads with its n-th keys. A
+    single head of keys and values that lies whole serves queries that are split.
+
+    Raises:
+      UsageError: `heads` and `kv_heads` lie on different axes, and there are several of the latter.
+    """
+    rules, sizes = dict(topology.logical_rules), topology.mesh_shape
+    queries, keys = (
+        tuple(axis for axis in logical.flat(rules[name]) if sizes[axis] > 1)
+        for name in (logical.HEADS, logical.KV_HEADS)
+    )
+    if queries != keys and not (architecture.kv_heads == 1 and not keys):
+        raise UsageError(
+            f"Topology.rules puts {logical.HEADS!r} on {_listed(queries)} and "
+            f"{logical.KV_HEADS!r} on {_listed(keys)}: with Architecture.kv_heads = "
+            f"{architecture.kv_heads} a device would not hold the keys of its queries. Give both "
+            f"the same axes, of a size that divides {architecture.kv_heads}"
+        )
+
+
+def _listed(axes: tuple[str, ...]) -> str:
+    return f"the mesh's {' x '.join(axes)}" if axes else "no axis of the mesh"
+
+
 def check_sharded(parameters: Any, topology: Topology) -> float:
     """The share of the parameters' bytes that lies whole where the mesh could split it.
 

@@ -18,7 +18,7 @@ from t5x_style.kernels import attention_kernel
 from t5x_style.models import Decoder
 from t5x_style.models.logical import update_axes
 from t5x_style.partitioning import Topology, shardings_of
-from t5x_style.partitioning.sharding import replicated
+from t5x_style.partitioning.sharding import check_heads, replicated
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -80,8 +80,10 @@ def bind_model(
     """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`.
 
     Raises:
-      UsageError: the flash kernel on a mesh of other devices than TPUs.
+      UsageError: the flash kernel on a mesh of other devices than TPUs; rules that part queries
+        from their keys.
     """
+    check_heads(architecture, topology)
     platform = mesh.devices.flat[0].platform
     if topology.kernel == "flash" and platform != "tpu":
         raise UsageError(

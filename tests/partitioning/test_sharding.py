@@ -17,7 +17,7 @@ from t5x_style.partitioning import (
     check_sharded,
     shardings_of,
 )
-from t5x_style.partitioning.sharding import leaf_name
+from t5x_style.partitioning.sharding import check_heads, leaf_name
 from t5x_style.training.model_state import bind_model
 
 P = jax.sharding.PartitionSpec
@@ -226,6 +226,23 @@ def test_rules_that_keep_an_axis_whole_are_heard():
     with pytest.raises(UsageError, match=r"vocab_size = 63 .* tensor = 2.*: 64"):
         check_divisible(odd, Topology(tensor=2), 8, 12)
     check_divisible(odd, Topology(tensor=2, rules={"vocab": None}), 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"kv_heads": None}, "'heads' on the mesh's tensor and 'kv_heads' on no axis of the mesh"),
+        ({"heads": None, "heads_rows": "fsdp"}, "'heads' on no axis .* 'kv_heads' on the mesh's t"),
+    ],
+)
+def test_queries_parted_from_their_keys_are_refused(rules, message):
+    """A device pairs the heads that it holds by number: the result would be another, silently."""
+    topology = Topology(fsdp=4, tensor=2, rules=rules)
+    with topology.in_force(mesh := topology.mesh()), pytest.raises(UsageError, match=message):
+        bind_model(EVERYTHING, topology, mesh, "float32")
+    check_heads(EVERYTHING, dataclasses.replace(topology, fsdp=8, tensor=1))
+    alone = dataclasses.replace(EVERYTHING, kv_heads=1)
+    check_heads(alone, Topology(tensor=8, rules={"kv_heads": None}))
 
 
 def test_a_sequence_that_its_axis_does_not_divide_is_refused():
