@@ -88,6 +88,13 @@ def check_divisible(
                 f"{what} = {size} is not a multiple of {named} = {by}: the "
                 f"next that is: {-(-size // by) * by}"
             )
+    replicas = math.prod(topology.mesh_shape[name] for name in logical.flat(rules[logical.UPDATES]))
+    if a.positions == "learned" and a.max_length % replicas:
+        raise UsageError(
+            f"Architecture.max_length = {a.max_length} is not a multiple of the mesh's data = "
+            f"{replicas}, over which Topology.shard_optimizer_over_data splits the positions' "
+            f"state: the next that is: {-(-a.max_length // replicas) * replicas}"
+        )
     own_words = a.vocab_size // math.prod(
         topology.mesh_shape[name] for name in logical.flat(rules[logical.VOCAB])
     )

@@ -203,6 +203,7 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused(changes, sizes, batch, 
         ({"vocab_size": 66}, "Architecture.vocab_size = 66 .* tensor x data = 4.*: 68"),
         ({"d_ff": 68}, "Architecture.d_ff = 68 .* fsdp x data = 8.*: 72"),
         ({"head_dim": 3, "heads": 4}, "heads x head_dim = 12 .* fsdp x data = 8.*: 16"),
+        ({"max_length": 13}, "Architecture.max_length = 13 .* data = 4.*: 16"),
     ],
 )
 def test_rows_that_data_does_not_divide_are_refused(changes, message):

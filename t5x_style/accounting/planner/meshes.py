@@ -65,7 +65,7 @@ def divides(arch: Architecture, mesh: Mesh, batch_sequences: int, sequence_lengt
     both = mesh.tensor * mesh.fsdp
     return not (
         batch_sequences % (mesh.data * mesh.fsdp)
-        or sequence_length % mesh.sequence
+        or sequence_length % (2 * mesh.sequence if mesh.sequence > 1 else 1)
         or arch.heads % mesh.tensor
         or arch.kv_heads % mesh.tensor
         or arch.d_ff % both
