@@ -1,4 +1,4 @@
-"""Which blocks of queries and keys the flash kernel multiplies: its schedule, as plain numbers."""
+"""Which blocks of queries and keys the kernels multiply: their schedule, as plain numbers."""
 
 from t5x_style.errors import UsageError
 
@@ -39,6 +39,17 @@ def flash_block(length: int, at_most: int, shards: int = 1) -> int:
     return LANES * max(size for size in range(1, min(tiles, widest) + 1) if tiles % size == 0)
 
 
+def even_block(length: int, at_most: int) -> int:
+    """Tokens of a block of the blockwise kernel: S in as few blocks as there must be, all of one
+    size. Less than a block's tokens are then missing in the last one, and are filled up."""
+    return -(-length // -(-length // at_most))
+
+
+def blocks_behind(window: int, block: int) -> int:
+    """Blocks before its own that the first query of a block sees: `window - 1` keys lie in them."""
+    return -(-(window - 1) // block)
+
+
 def touched_keys_per_query(length: int, window: int | None, block: int) -> float:
     """Mean number of keys that a query is multiplied with: all those of each block in which any
     query of its block sees any key.
@@ -46,9 +57,8 @@ def touched_keys_per_query(length: int, window: int | None, block: int) -> float
     (S + block) / 2 without a window: the diagonal's blocks are whole.
 
     Args:
-      length: S. window: as `Architecture.window`. block: as `flash_block` gives it.
+      length: S. window: as `Architecture.window`. block: as `flash_block` or `even_block` gives it.
     """
-    blocks = length // block
-    # Block i begins at token i * block, and its first query sees `window - 1` keys before that.
-    behind = blocks if window is None else -(-(window - 1) // block)
-    return block * sum(min(i, behind) + 1 for i in range(blocks)) / blocks
+    blocks = -(-length // block)
+    behind = blocks if window is None else blocks_behind(window, block)
+    return block**2 * sum(min(i, behind) + 1 for i in range(blocks)) / length

@@ -12,7 +12,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.attention_blocks import flash_block, touched_keys_per_query
+from t5x_style.accounting.attention_blocks import (
+    even_block,
+    flash_block,
+    touched_keys_per_query,
+)
 from t5x_style.accounting.parameter_count import (
     attention_widths,
     non_embedding_parameters,
@@ -113,13 +117,12 @@ REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
 }
 
 # What an attention kernel computes again in its own backward pass, under every remat policy. Plain
-# and blockwise multiply all S x S pairs and then mask, so a sliding window saves them nothing.
-# Flash goes back in two passes, one for the queries' gradient and one for the keys' and values':
-# each makes the logits again, and the second the gradient of the weights, a product of the size of
-# attention_values, once more.
+# holds all of its weights; blockwise makes the logits again. Flash goes back in two passes, one for
+# the queries' gradient and one for the keys' and values': each makes the logits again, and the
+# second the gradient of the weights, a product of the size of attention_values, once more.
 KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "blockwise": ATTENTION_TERMS,
+    "blockwise": ("attention_logits",),
     "flash": ("attention_logits", "attention_logits", "attention_values"),
 }
 
@@ -216,7 +219,7 @@ def training_flops_per_token(
       kernel: one of KERNEL_RECOMPUTES. Both change 'hardware' alone, which counts what the compiled
         step executes.
       loss_vocab_chunks: as in `partitioning.Topology`; above 1, 'hardware' has the logits twice.
-      attention_block: as in `partitioning.Topology`; read with kernel 'flash' alone.
+      attention_block: as in `partitioning.Topology`; not read with kernel 'plain'.
 
     Raises:
       UsageError: for a convention, remat policy or kernel that does not exist.
@@ -240,16 +243,18 @@ def executed_attention(
 ) -> dict[str, float]:
     """Forward FLOPs per token of attention's two products as the kernel multiplies them.
 
-    All S keys per query, and for 'flash' those of the blocks that it touches: the mask leaves half
-    of them and the diagonal, of which it multiplies whole blocks. Its six features for ALiBi are
+    All S keys per query with 'plain', and with the others those of the blocks that they touch: the
+    mask leaves half of them and the diagonal, of which they multiply whole blocks ('blockwise' all
+    of them where the sequence is split over devices). The six features for ALiBi of 'flash' are
     not counted (6 of 198 in the logits of a head of 192).
 
     Args:
       attention_block: as in `partitioning.Topology`.
     """
     keys: float = sequence_length
-    if kernel == "flash":
-        block = flash_block(sequence_length, attention_block)
+    if kernel != "plain":
+        block_of = flash_block if kernel == "flash" else even_block
+        block = block_of(sequence_length, attention_block)
         keys = touched_keys_per_query(sequence_length, arch.window, block)
     queries, _ = attention_widths(arch)
     return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)

@@ -1,11 +1,19 @@
-"""Attention by blocks with a running softmax, in plain JAX: linear memory on any device."""
+"""Attention by blocks, in plain JAX: memory that grows with S on any device, and tiles that stay
+in a CPU's cache.
+
+Forward it is online softmax (Milakov and Gimelshein 2018; Rabe and Staats 2021), backward the
+second algorithm of FlashAttention-2 (Dao 2023): of the forward pass it keeps the output and one
+log-sum-exp per query, and makes the scores of a block again.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_style.accounting.attention_blocks import blocks_behind, even_block
 from t5x_style.kernels.plain import (
     MASKED,
     RESIDUALS,
@@ -13,6 +21,9 @@ from t5x_style.kernels.plain import (
     segment_bias,
     softcapped,
 )
+
+# After every token, so that no query sees a key that only fills its block.
+_NEVER = np.iinfo(np.int32).max
 
 
 def blockwise_attention(
@@ -30,81 +41,154 @@ def blockwise_attention(
 ) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
 
-    The running maximum and sum are those of online softmax (Milakov and Gimelshein 2018;
-    Rabe and Staats 2021). Each query block is recomputed in the backward pass, so memory grows
-    with S, not with S * T. Blocks wholly in the future or before the window are computed and
-    masked: positions are data here, so they cannot be skipped.
+    Args:
+      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
+        constants.
+      query_positions, key_positions: where T is S they must be the same and consecutive, as for
+        `flash_attention`: blocks wholly in the future or before the window are then left out.
+        Otherwise they may be any, and all blocks are multiplied and masked.
+      block_size: queries and keys of a block, at most; see `even_block`.
 
-    Args and returns: as `plain_attention`. `block_size` is lowered to the greatest divisor of S
-    (and of T) that it admits.
+    Returns:
+      [B, S, N, H] in q's dtype.
     """
     batch, length, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1], k.shape[2]
-    groups = heads // kv_heads
-    query_block, key_block = _divisor(length, block_size), _divisor(keys, block_size)
-    k_blocks = k.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
-    v_blocks = v.reshape(batch, -1, key_block, kv_heads, head_dim).swapaxes(0, 1)
-    key_position_blocks = key_positions.reshape(-1, key_block)
-    query_segment_blocks = key_segment_blocks = None
+    query_block, key_block = (even_block(each, block_size) for each in (length, keys))
+    where = {
+        "query_positions": _in_blocks(query_positions, query_block, 0, _NEVER),
+        "key_positions": _in_blocks(key_positions, key_block, 0, _NEVER),
+    }
+    if slopes is not None:
+        where["slopes"] = jnp.asarray(slopes)
     if segments is not None:
-        query_segment_blocks = segments[0].reshape(batch, -1, query_block).swapaxes(0, 1)
-        key_segment_blocks = segments[1].reshape(batch, -1, key_block).swapaxes(0, 1)
+        for name, each, size in zip(
+            ("query_segments", "key_segments"), segments, (query_block, key_block), strict=True
+        ):
+            where[name] = _in_blocks(each, size, 1).swapaxes(0, 1)
+    # Heads before tokens, so that a block's products are of contiguous matrices.
+    k_blocks, v_blocks = (_in_blocks(x, key_block, 1).transpose(1, 0, 3, 2, 4) for x in (k, v))
+    q_blocks = _in_blocks(q, query_block, 1)
+    grouped = (*q_blocks.shape[:3], kv_heads, heads // kv_heads, head_dim)
+    q_blocks = q_blocks.reshape(grouped).transpose(1, 0, 3, 4, 2, 5)
+    touched = np.ones((len(q_blocks), len(k_blocks)), bool)
+    if length == keys:
+        touched = np.tri(len(q_blocks), dtype=bool)
+        if window is not None:
+            touched &= ~np.tri(len(q_blocks), k=-1 - blocks_behind(window, key_block), dtype=bool)
+    pairs = jnp.asarray(np.argwhere(touched), jnp.int32)
+    out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, softcap)
+    out = out.transpose(1, 0, 4, 2, 3, 5)
+    return out.reshape(batch, -1, heads, head_dim)[:, :length]
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one_query_block(
-        q_block: jax.Array, positions: jax.Array, q_segments: jax.Array | None
-    ) -> jax.Array:
-        grouped = q_block.reshape(batch, query_block, kv_heads, groups, head_dim)
 
-        def one_key_block(carry, block):
-            total, maximum, weighted = carry
-            k_block, v_block, k_positions, k_segments = block
-            scores = jnp.einsum(
-                "bskgh,btkh->bkgst", grouped, k_block, preferred_element_type=jnp.float32
-            )
-            scores = softcapped(scores, softcap)
-            bias = position_bias(positions, k_positions, slopes, window)
-            if slopes is not None:
-                bias = bias.reshape(kv_heads, groups, query_block, key_block)
-            scores = scores + bias
-            if q_segments is not None:
-                scores = scores + segment_bias(q_segments, k_segments)
-            # The result does not depend on it. A gradient would ask which score it is, and scores
-            # that are computed again may not be the same to the last bit.
-            new_maximum = jax.lax.stop_gradient(jnp.maximum(maximum, scores.max(-1)))
-            shrink = jnp.exp(maximum - new_maximum)
-            exponentials = jnp.exp(scores - new_maximum[..., None])
-            values = jnp.einsum(
-                "bkgst,btkh->bkgsh",
-                exponentials.astype(v.dtype),
-                v_block,
-                preferred_element_type=jnp.float32,
-            )
-            return (
-                total * shrink + exponentials.sum(-1),
-                new_maximum,
-                weighted * shrink[..., None] + values,
-            ), None
+def _in_blocks(x: jax.Array, block: int, axis: int, value: int = 0) -> jax.Array:
+    """x with its tokens on `axis` as [blocks, block], the last one filled with `value`."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % block)
+    filled = jnp.pad(x, widths, constant_values=value)
+    return filled.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
 
-        shape = (batch, kv_heads, groups, query_block)
-        start = (
-            jnp.zeros(shape, jnp.float32),
-            jnp.full(shape, MASKED, jnp.float32),
-            jnp.zeros((*shape, head_dim), jnp.float32),
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, where, pairs, window, softcap) -> jax.Array:
+    """Attention of blocked arrays.
+
+    Args:
+      q: [I, B, K, G, s, H]: I blocks of s queries, G query heads for each of K key-value heads.
+      k, v: [J, B, K, t, H]. where: positions [I, s] and [J, t], and as they apply slopes [N] and
+        segments [I, B, s] and [J, B, t]. pairs: int32 [P, 2], the blocks i and j to multiply,
+        rising in i.
+
+    Returns:
+      [I, B, K, G, s, H].
+    """
+    return _attend_forward(q, k, v, where, pairs, window, softcap)[0]
+
+
+def _attend_forward(q, k, v, where, pairs, window, softcap):
+    def one_pair(carry, pair):
+        out, log_sums, *running = carry
+        i, j, first = pair
+        maximum, total, weighted = (
+            jnp.where(first, start, each)
+            for start, each in zip((MASKED, 0.0, 0.0), running, strict=True)
         )
-        (total, _, weighted), _ = jax.lax.scan(
-            one_key_block, start, (k_blocks, v_blocks, key_position_blocks, key_segment_blocks)
+        scores = softcapped(_scores(q[i], k[j]), softcap) + _bias(where, i, j, window, q.shape)
+        new_maximum = jnp.maximum(maximum, scores.max(-1))
+        shrink = jnp.exp(maximum - new_maximum)
+        exponentials = jnp.exp(scores - new_maximum[..., None])
+        total = total * shrink + exponentials.sum(-1)
+        weighted = weighted * shrink[..., None] + _product(
+            "bkgst,bkth->bkgsh", exponentials.astype(v.dtype), v[j]
         )
-        out = (weighted / total[..., None]).astype(q.dtype)
-        return jnp.moveaxis(out, 3, 1).reshape(batch, query_block, heads, head_dim)
+        # Written at every pair of a query block; the last one, over all of its keys, stays.
+        out = out.at[i].set((weighted / total[..., None]).astype(out.dtype))
+        log_sums = log_sums.at[i].set(new_maximum + jnp.log(total))
+        return (out, log_sums, new_maximum, total, weighted), None
 
-    q_blocks = q.reshape(batch, -1, query_block, heads, head_dim).swapaxes(0, 1)
-    out = jax.lax.map(
-        lambda block: one_query_block(*block),
-        (q_blocks, query_positions.reshape(-1, query_block), query_segment_blocks),
+    rows = jnp.zeros(q.shape[1:-1], jnp.float32)
+    start = (
+        jnp.zeros_like(q),
+        jnp.zeros(q.shape[:-1], jnp.float32),
+        rows,
+        rows,
+        jnp.zeros(q.shape[1:], jnp.float32),
     )
-    return checkpoint_name(out.swapaxes(0, 1).reshape(q.shape), RESIDUALS)
+    i, j = pairs.T
+    first = jnp.diff(i, prepend=-1) != 0
+    (out, log_sums, *_), _ = jax.lax.scan(one_pair, start, (i, j, first))
+    out, log_sums = (checkpoint_name(each, RESIDUALS) for each in (out, log_sums))
+    return out, (q, k, v, where, pairs, out, log_sums)
 
 
-def _divisor(length: int, at_most: int) -> int:
-    return max(size for size in range(1, min(length, at_most) + 1) if length % size == 0)
+def _attend_backward(window, softcap, residuals, cotangent):
+    q, k, v, where, pairs, out, log_sums = residuals
+    # What the softmax takes off every gradient of a row: sum over t of weight * its gradient.
+    shares = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+
+    def one_pair(gradients, pair):
+        q_gradient, k_gradient, v_gradient = gradients
+        i, j = pair
+        scores = softcapped(_scores(q[i], k[j]), softcap)
+        biased = scores + _bias(where, i, j, window, q.shape)
+        weights = jnp.exp(biased - log_sums[i][..., None])
+        weight_gradient = _product("bkgsh,bkth->bkgst", cotangent[i], v[j])
+        score_gradient = weights * (weight_gradient - shares[i][..., None])
+        if softcap is not None:
+            score_gradient = score_gradient * (1 - jnp.square(scores / softcap))
+        score_gradient, weights = score_gradient.astype(q.dtype), weights.astype(q.dtype)
+        return (
+            q_gradient.at[i].add(_product("bkgst,bkth->bkgsh", score_gradient, k[j])),
+            k_gradient.at[j].add(_product("bkgst,bkgsh->bkth", score_gradient, q[i])),
+            v_gradient.at[j].add(_product("bkgst,bkgsh->bkth", weights, cotangent[i])),
+        ), None
+
+    zeros = tuple(jnp.zeros(each.shape, jnp.float32) for each in (q, k, v))
+    gradients, _ = jax.lax.scan(one_pair, zeros, tuple(pairs.T))
+    dtypes = (q.dtype, k.dtype, v.dtype)
+    return *(each.astype(dtype) for each, dtype in zip(gradients, dtypes, strict=True)), None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
+    """float32 [B, K, G, s, t] of queries [B, K, G, s, H] and keys [B, K, t, H]."""
+    return _product("bkgsh,bkth->bkgst", q, k)
+
+
+def _bias(where: dict, i: jax.Array, j: jax.Array, window: int | None, shape) -> jax.Array:
+    """Everything that is added to the scores of block i against block j."""
+    slopes = where.get("slopes")
+    positions = where["query_positions"][i], where["key_positions"][j]
+    bias = position_bias(*positions, slopes, window)
+    if slopes is not None:
+        bias = bias.reshape(*shape[2:4], *bias.shape[1:])
+    if "query_segments" in where:
+        bias = bias + segment_bias(where["query_segments"][i], where["key_segments"][j])
+    return bias
+
+
+def _product(formula: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)

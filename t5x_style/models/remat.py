@@ -35,8 +35,8 @@ def rematerialised(body: Callable, policy: str) -> Callable:
     """The body of a layer scan under a policy.
 
     'none' keeps every intermediate; 'full' keeps only the layer's input; 'save_dots' keeps the
-    results of the weight matrices and what the attention kernel needs to go back (its output, and
-    with 'flash' a log-sum-exp per query), and computes the rest again: activations, norms, the
+    results of the weight matrices and what the attention kernel needs to go back (its output, and,
+    but with 'plain', a log-sum-exp per query), and computes the rest again: activations, norms, the
     plain kernel's scores. 'save_attention' keeps that output and the product of the attention's
     output matrix, so that no kernel runs forward twice; 'save_qkv' keeps the queries, keys and
     values in place of that product, 'save_qkv_out' besides it; 'offload' keeps what

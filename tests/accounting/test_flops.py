@@ -14,7 +14,11 @@ from t5x_style.accounting import (
     total_parameters,
     training_flops_per_token,
 )
-from t5x_style.accounting.attention_blocks import flash_block, touched_keys_per_query
+from t5x_style.accounting.attention_blocks import (
+    even_block,
+    flash_block,
+    touched_keys_per_query,
+)
 from t5x_style.accounting.flops import LAYERS, forward_terms, keys_per_query
 from t5x_style.errors import UsageError
 from tests.jaxprs import product_flops
@@ -171,8 +175,33 @@ def test_the_tiles_that_flash_touches_are_those_of_the_mask(window, length, most
     assert touched_keys_per_query(length, window, block) == touched.sum() * block**2 / length
 
 
+@pytest.mark.parametrize("window", [None, 1, 4, 5, 6, 9])
+@pytest.mark.parametrize(
+    ("length", "most", "block", "missing"),
+    [(12, 4, 4, 0), (12, 5, 4, 0), (13, 4, 4, 3), (3, 9, 3, 0)],
+)
+def test_the_blocks_that_blockwise_touches_are_those_of_the_mask(
+    window, length, most, block, missing
+):
+    """Its last block is multiplied whole, with fewer missing than it has."""
+    assert even_block(length, most) == block
+    filled = length + missing
+    distance = np.arange(filled)[:, None] - np.arange(filled)
+    mask = (distance >= 0) & (distance < (window or filled))
+    touched = mask.reshape(filled // block, block, filled // block, block).any((1, 3))
+    assert touched_keys_per_query(length, window, block) == touched.sum() * block**2 / length
+
+
+def test_no_block_of_blockwise_is_much_smaller_than_asked_for():
+    """A prime length once had blocks of one token."""
+    for length in range(1, 2000):
+        block = even_block(length, 128)
+        assert min(length, 65) <= block <= 128
+        assert 0 <= -length % block < block
+
+
 def test_a_window_changes_causal_and_nothing_else():
-    """Plain and blockwise compute all scores, so 'hardware' does not fall with the window."""
+    """Plain computes all scores, so its 'hardware' does not fall with the window."""
     windowed = dataclasses.replace(BLOOMBERG, window=512)
     for name in CONVENTIONS:
         before, after = (training_flops_per_token(a, 2048, name) for a in (BLOOMBERG, windowed))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t5x_style.kernels import blockwise_attention, plain_attention
-from tests.jaxprs import shapes
+from tests.jaxprs import product_flops, shapes
 from tests.kernels.formula import random_qkv
 
 SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
@@ -28,7 +28,8 @@ def value_and_gradients(kernel, q, k, v, direction, where):
     [
         (12, 12, 4, 0, SLOPES),  # even blocks
         (12, 12, 5, 0, None),  # 5 does not divide 12: blocks of 4
-        (7, 7, 3, 0, SLOPES),  # a prime length: blocks of one
+        (7, 7, 3, 0, SLOPES),  # a prime length: three blocks of 3, two tokens of them none
+        (5, 13, 4, 8, SLOPES),  # queries in a cache, both with blocks that are not full
         (4, 12, 3, 5, None),  # queries in a cache, blocks of two sizes
         (8, 8, 64, 0, SLOPES),  # one block
     ],
@@ -109,8 +110,8 @@ def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
 
 
 def test_a_first_block_without_any_allowed_key_leaves_no_trace():
-    q, k, v = random_qkv(queries=8, keys=8)
-    where = {"query_positions": np.arange(8), "key_positions": np.arange(8)[::-1].copy()}
+    q, k, v = random_qkv(queries=4, keys=8)
+    where = {"query_positions": np.arange(4, 8), "key_positions": np.arange(8)[::-1].copy()}
     np.testing.assert_allclose(
         jax.jit(functools.partial(blockwise_attention, block_size=2))(q, k, v, **where),
         jax.jit(plain_attention)(q, k, v, **where),
@@ -130,6 +131,29 @@ def test_scores_far_below_zero():
         rtol=1e-3,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "pairs"),
+    [
+        (16, None, 10),  # of 16 pairs of blocks of four: the diagonal and what is before it
+        (14, None, 10),  # the last block not full
+        (16, 6, 9),  # query 8 sees 3 and up: a key of the block before the last
+        (16, 5, 7),  # it sees 4 and up: the block before its own
+        (16, 1, 4),  # the diagonal
+    ],
+)
+def test_blocks_that_no_query_sees_are_not_multiplied(length, window, pairs):
+    q, k, v = random_qkv(queries=length, keys=length)
+    positions = np.arange(length)
+    kernel = functools.partial(
+        blockwise_attention, query_positions=positions, key_positions=positions,
+        window=window, block_size=4,
+    )  # fmt: skip
+    one_product = 2 * 2 * 4 * 4 * 4 * 8  # batch, heads, queries, keys, head size
+    assert product_flops(jax.make_jaxpr(kernel)(q, k, v).jaxpr) == pairs * 2 * one_product
+    both = jax.make_jaxpr(jax.grad(lambda *each: kernel(*each).sum(), (0, 1, 2)))(q, k, v)
+    assert product_flops(both.jaxpr) == pairs * (2 + 5) * one_product
 
 
 def test_the_scores_are_never_whole_neither_forward_nor_backward():

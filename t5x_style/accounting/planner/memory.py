@@ -19,7 +19,7 @@ OPTIMIZER_BYTES = 8
 # Bytes of an activation, and of a weight when it is multiplied.
 COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
 
-# Keys and queries of a tile of the blockwise kernel, at most.
+# Keys, and queries, of a block of the blockwise kernel, at most.
 _BLOCK = 512
 
 
@@ -52,8 +52,9 @@ class Memory:
       weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
         before they are scattered.
       layer: what is computed of one layer at a time, scores apart.
-      scores: one layer's attention scores and weights; a block's with the blockwise kernel; with
-        the flash kernel a sum for each query and head.
+      scores: one layer's attention scores and weights; with the blockwise kernel a pair of blocks',
+        and the gradients of queries, keys and values; with the flash kernel a sum for each query
+        and head.
       logits: the head gathered, its float32 gradient, and a chunk's logits.
       update: what the optimizer writes beside the gradients.
     """
@@ -125,15 +126,17 @@ def kept_bytes_per_layer(
 
     These are the arrays that the scan over the layers stacks:
       full: the layer's input; offload: the same, the rest lies in the host's memory.
-      save_attention: that, the attended values (and float32 log-sum-exps with the flash kernel),
-        and the result of attention's last matrix (in a parallel block no gradient reads it).
+      save_attention: that, the attended values (and float32 log-sum-exps where the kernel is not
+        'plain'), and the result of attention's last matrix (in a parallel block no gradient reads
+        it).
       save_qkv_out: that, and queries, keys and values; save_qkv: without attention's last product.
       save_dots: that, the attended values (and log-sum-exps), and the result of every weight matrix
         but the feed-forward's last, which no gradient reads (nor attention's last, in a parallel
         block).
       none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
         values and the attended values; float32 exponentials and weights of the scores [T, N, S]
-        (plain kernel alone); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
+        (plain kernel), or the attended values once more, by blocks, and float32 log-sum-exps
+        (blockwise); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
 
     Args:
       tokens: T, on one device.
@@ -145,7 +148,7 @@ def kept_bytes_per_layer(
         return tokens * c * width
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
-    attended = c * columns + (4 * arch.heads if kernel == "flash" else 0)
+    attended = c * columns + (0 if kernel == "plain" else 4 * arch.heads)
     if remat in ("save_attention", "save_qkv", "save_qkv_out"):
         whole = 1 if remat == "save_qkv" else norms
         split = attended + (0 if remat == "save_attention" else c * (columns + 2 * keys))
@@ -158,6 +161,8 @@ def kept_bytes_per_layer(
     split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
     if kernel == "plain":
         split += arch.heads * (sequence_length * (4 + c) + 8)
+    elif kernel == "blockwise":
+        split += c * columns + 4 * arch.heads
     if arch.qk_norm:
         split += 12 * (columns + keys) + 8 * (arch.heads + arch.kv_heads)
     return tokens * (norms * (12 * width + 8 + c * width) + split // tensor)
@@ -215,17 +220,24 @@ def step_memory(
     if remat == "none" and c < PARAMETER_BYTES:
         # Without remat the scan also keeps each layer's weights as they were multiplied.
         activations += arch.layers * matrices * c // (mesh.fsdp * mesh.tensor)
-    # One layer with nothing recomputed, and its scores by themselves.
+    # One layer with nothing recomputed, and its scores by themselves: flash keeps none.
+    scoreless = "flash" if kernel == "plain" else kernel
     layer = kept_bytes_per_layer(
-        arch, tokens, sequence_length, "none", "blockwise", mesh.tensor, compute_dtype
+        arch, tokens, sequence_length, "none", scoreless, mesh.tensor, compute_dtype
     )
     if mesh.sequence > 1:
         # Keys and values of the whole sequence.
         _, keys = attention_widths(arch)
         layer += 2 * c * rows * sequence_length * keys // mesh.tensor
-    queries = tokens if kernel == "plain" else min(tokens, rows * _BLOCK)
+    pairs = tokens * sequence_length
+    if kernel == "blockwise":
+        pairs = min(tokens, rows * _BLOCK) * min(sequence_length, _BLOCK)
     # float32 scores and exponentials, and the weights in the compute dtype.
-    scores = queries * sequence_length * (arch.heads // mesh.tensor) * (4 + 4 + c)
+    scores = pairs * (arch.heads // mesh.tensor) * (4 + 4 + c)
+    if kernel == "blockwise":
+        # Queries, keys and values by blocks, and their gradients added up in float32.
+        columns, keys = attention_widths(arch)
+        scores += (4 + c) * tokens * (columns + 2 * keys) // mesh.tensor
     if kernel == "flash":
         # Those stay on the chip; each query's log-sum-exp comes out as a row of float32 lanes.
         scores = tokens * (arch.heads // mesh.tensor) * LANES * 4
