@@ -17,6 +17,7 @@ from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
 ASSUMPTIONS = "own"
 # Of the time, for meshes and remat policies; the rest is for flags.
 _LAYOUTS_SHARE = 0.75
+_GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Trial:
 
     Attributes:
       change: what is unlike the layout before, for people.
-      report: see `compiled_report`; None where the compiler refused it, for `refusal`.
+      report: see `compiled_report`; None where the compiler refused it or what it made does not
+        fit, for `refusal`.
     """
 
     topology: Topology
@@ -37,7 +39,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Of the step, half of what can hide hidden; infinite where there is none."""
-        if self.report is None or not self.report["fits"]:
+        if self.report is None:
             return float("inf")
         estimate = self.report["estimates"][ASSUMPTIONS]
         hidden, exposed = estimate["seconds_hidden"], estimate["seconds_exposed"]
@@ -51,7 +53,7 @@ class Trial:
 
     def facts(self) -> dict[str, Any]:
         """What is told of it: mesh, remat, microbatches, compiler_flags, change, refusal; and of
-        a compiled one peak (bytes of a chip), fits, seconds, mfu_hidden and mfu_exposed."""
+        a compiled one peak (bytes of a chip), seconds, mfu_hidden and mfu_exposed."""
         facts: dict[str, Any] = {
             "mesh": self.topology.mesh_shape,
             "remat": self.topology.remat,
@@ -62,7 +64,7 @@ class Trial:
         }
         if self.report is not None:
             estimate = self.report["estimates"][ASSUMPTIONS]
-            facts |= {"peak": self.peak, "fits": self.report["fits"], "seconds": self.seconds}
+            facts |= {"peak": self.peak, "seconds": self.seconds}
             facts |= {name: estimate[name] for name in ("mfu_hidden", "mfu_exposed")}
         return facts
 
@@ -167,6 +169,9 @@ def candidates(step: RunStep, topology: Topology) -> Iterator[tuple[RunStep, Top
         step.sequence_length,
         kernel=topology.kernel,
         loss_chunk_tokens=topology.loss_chunk_tokens,
+        loss_vocab_chunks=topology.loss_vocab_chunks,
+        shard_optimizer_over_data=topology.shard_optimizer_over_data,
+        compute_dtype=step.compute_dtype,
     ):
         if each.mesh.data % topology.slices == 0:
             yield (
@@ -181,4 +186,11 @@ def _compiled(step: RunStep, topology: Topology, change: str) -> Trial:
         report, _ = compiled_report(step, topology, mesh_of(topology))
     except UsageError as error:
         return Trial(topology, step.microbatches, change, None, str(error))
+    if not report["fits"]:
+        sizes = report["bytes_per_chip"]
+        refusal = (
+            f"the step takes {sizes['peak'] / _GIB:.2f} GiB of each chip, and "
+            f"{sizes['usable'] / _GIB:.2f} GiB are there"
+        )
+        return Trial(topology, step.microbatches, change, None, refusal)
     return Trial(topology, step.microbatches, change, report)

@@ -84,6 +84,9 @@ def fitting_meshes(
     *,
     kernel: str = "blockwise",
     loss_chunk_tokens: int = 4096,
+    loss_vocab_chunks: int = 1,
+    shard_optimizer_over_data: bool = False,
+    compute_dtype: str = "bfloat16",
 ) -> list[Candidate]:
     """Every mesh under every remat policy that fits MEMORY_SHARE of the chip, fastest first.
 
@@ -91,7 +94,9 @@ def fitting_meshes(
       chips: whole chips; a chip may be several JAX devices.
       batch_sequences: rows of the global batch.
       sequence_length: S, tokens of a row.
-      kernel, loss_chunk_tokens: as in `partitioning.Topology`.
+      kernel, loss_chunk_tokens, loss_vocab_chunks, shard_optimizer_over_data: as in
+        `partitioning.Topology`.
+      compute_dtype: 'bfloat16' or 'float32'.
 
     Raises:
       UsageError: no mesh divides the decoder and the batch, or none fits: says what would.
@@ -130,6 +135,9 @@ def fitting_meshes(
                     kernel=kernel,
                     microbatches=microbatches,
                     loss_chunk_tokens=loss_chunk_tokens,
+                    loss_vocab_chunks=loss_vocab_chunks,
+                    shard_optimizer_over_data=shard_optimizer_over_data,
+                    compute_dtype=compute_dtype,
                 )
                 if least is None or memory.total < least[0]:
                     least = memory.total, mesh
