@@ -16,9 +16,22 @@ def test_what_is_written_is_read_back(tmp_path):
         compiler_flags={"xla_a": "true", "xla_b": "1"},
     )
     path = tmp_path / "layout.gin"
-    path.write_text("MICROBATCHES = 1\n" + layout_gin(topology, 1, "said\nof it"))
+    path.write_text(layout_gin(topology, 1, "said\nof it"))
     assert "# said\n# of it\n" in path.read_text()
     configuration.parse([str(path)], load=load_named)
     assert Topology() == topology
     # Passes are of the layout, too.
     assert layout_gin(topology, 4, "").endswith("MICROBATCHES = 4\n")
+
+
+def test_it_holds_behind_files_that_say_otherwise(tmp_path):
+    before = Topology(data=2, fsdp=8, tensor=2, remat="full", compiler_flags={"xla_a": "true"})
+    topology = Topology(fsdp=32)
+    paths = tmp_path / "before.gin", tmp_path / "layout.gin"
+    for path, text in zip(
+        paths, (layout_gin(before, 8, ""), layout_gin(topology, 1, "")), strict=True
+    ):
+        path.write_text(text)
+    configuration.parse([str(path) for path in paths], load=load_named)
+    assert Topology() == topology
+    assert text.endswith("MICROBATCHES = 1\n")
