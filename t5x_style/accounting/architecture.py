@@ -116,6 +116,21 @@ class Architecture:
                 f"Architecture.head_dim = {self.head_dim} is odd: rope turns pairs of features"
             )
 
+    def check_length(self, sequence_length: int) -> None:
+        """Refuse sequences that are longer than the position table.
+
+        Args:
+          sequence_length: tokens of the longest.
+
+        Raises:
+          UsageError: they are.
+        """
+        if self.max_length is not None and self.max_length < sequence_length:
+            raise UsageError(
+                f"Architecture.max_length = {self.max_length} is shorter than the sequences of "
+                f"TASK_FEATURE_LENGTHS = {sequence_length}"
+            )
+
     @property
     def matrix_std(self) -> float:
         """Standard deviation of a fresh matrix."""

@@ -97,6 +97,9 @@ def _flops_line(report: Mapping[str, Any]) -> str:
     if report["kernel_calls"]:
         calls = ", ".join(f"{name} x {count}" for name, count in report["kernel_calls"].items())
         lines.append(f"kernels, which the program's text does not show: {calls}")
+    if report["library_calls"]:
+        calls = ", ".join(f"{name} x {count}" for name, count in report["library_calls"].items())
+        lines.append(f"library routines, whose products are NOT in that sum: {calls}")
     if report["unknown_loops"]:
         lines.append(
             "loops whose trips the text does not tell, counted once, so that all is a lower bound: "

@@ -77,6 +77,7 @@ class RunStep:
                 f"BATCH_SIZE = {self.sequences} is not a multiple of MICROBATCHES = "
                 f"{self.microbatches}"
             )
+        self.architecture.check_length(self.sequence_length)
 
     @property
     def tokens(self) -> int:
@@ -349,6 +350,7 @@ def text_accounts(
     Returns:
       hlo_flops: of the matrix products of all devices, counted in the text, and of the kernels
       that it calls; hlo_flops_error: how far from the formula, as a share; kernel_calls;
+      library_calls, whose products hlo_flops lacks (on GPUs and CPUs alone);
       unknown_loops: whose trips the text does not tell (figures are then lower bounds);
       collectives: by place; traffic: by kind and axis; expensive: the ten costliest operations;
       largest_buffers: three.
@@ -360,6 +362,7 @@ def text_accounts(
         "hlo_flops": counted,
         "hlo_flops_error": counted / hardware_flops - 1,
         "kernel_calls": read.kernel_calls,
+        "library_calls": read.library_calls,
         "unknown_loops": list(read.unknown_loops),
         "estimated_cycles": read.estimated_cycles,
         "collectives": [dataclasses.asdict(each) for each in read.collectives],

@@ -98,13 +98,7 @@ class Run:
                 f"Architecture.vocab_size = {self.architecture.vocab_size} is smaller than the "
                 f"vocabulary of {self.stores.tokenizer.path}, which has {vocabulary} pieces"
             )
-        length = self.architecture.max_length
-        longest = max(phase.sequence_length for phase in self.plan.phases)
-        if length is not None and length < longest:
-            raise UsageError(
-                f"Architecture.max_length = {length} is shorter than the sequences of "
-                f"TASK_FEATURE_LENGTHS = {longest}"
-            )
+        self.architecture.check_length(max(phase.sequence_length for phase in self.plan.phases))
         for size, sequence_length, _ in self.plan.phases:
             if size % self.microbatches:
                 raise UsageError(

@@ -48,11 +48,12 @@ def compiler(monkeypatch):
             if judged is None:
                 raise UsageError("the step takes 20 GiB of each device, and 15.75 GiB are there")
             seconds, peak = judged
+            usable = 15 * 2**30
             estimate = {"seconds_hidden": seconds, "seconds_exposed": seconds + 0.2}
             estimate |= {"mfu_hidden": 0.5, "mfu_exposed": 0.4}
             report = {
-                "fits": True,
-                "bytes_per_chip": {"peak": peak},
+                "fits": peak <= usable,
+                "bytes_per_chip": {"peak": peak, "usable": usable},
                 "estimates": {"own": estimate},
             }
             return report, ""
@@ -107,12 +108,42 @@ def test_none_that_fits_is_an_error(compiler):
         search(STEP, TOPOLOGY, 1e6, lambda trial: None)
 
 
+def test_what_is_compiled_and_does_not_fit_is_never_the_fastest(compiler):
+    compiler.judge = lambda topology: (1.0, 16 * 2**30) if topology.fsdp == 4 else (2.0, 1)
+    trials = search(STEP, TOPOLOGY, 1e6, lambda trial: None)
+    assert fastest(trials).topology.fsdp != 4
+    assert all(trial.topology.fsdp != 4 for trial in unbeaten(trials))
+    compiler.judge = lambda topology: (1.0, 16 * 2**30)
+    with pytest.raises(UsageError, match=r"fits; the last: the step takes 16.00 GiB of each chip"):
+        search(STEP, TOPOLOGY, 1e6, lambda trial: None)
+
+
+def test_the_planner_is_asked_about_the_very_topology(monkeypatch):
+    asked = {}
+
+    def fitting(*_, **layout):
+        asked.update(layout)
+        return []
+
+    monkeypatch.setattr(layout_search, "fitting_meshes", fitting)
+    fields = {"loss_vocab_chunks": 4, "shard_optimizer_over_data": True, "kernel": "flash"}
+    step = dataclasses.replace(STEP, compute_dtype="float32")
+    assert not list(candidates(step, dataclasses.replace(TOPOLOGY, **fields)))
+    assert asked == fields | {"loss_chunk_tokens": 4096, "compute_dtype": "float32"}
+
+
 def test_the_unbeaten_are_a_front(compiler):
     points = [(1.0, 9), (2.0, 5), (3.0, 5), (4.0, 1), (4.5, 2), (1.0, 9)]
     compiler.judge = lambda topology: points[len(compiler.seen) - 1]
     layouts = [layout for _, layout, _ in candidates(STEP, TOPOLOGY)]
     trials = [layout_search._compiled(STEP, layout, "") for layout in layouts[: len(points)]]
     assert [trials.index(trial) for trial in unbeaten(trials)] == [0, 1, 3, 5]
+
+
+def test_a_step_longer_than_the_position_table_is_refused():
+    learned = dataclasses.replace(STEP.architecture, positions="learned", max_length=127)
+    with pytest.raises(UsageError, match=r"max_length = 127 is shorter than .* = 128"):
+        dataclasses.replace(STEP, architecture=learned)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from t5x_style.partitioning import Topology
+from t5x_style.reporting.compiled_text import compiled_text
 from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
 from t5x_style.training.setup import open_session
 from tests.training.runs import EOS, make_run
@@ -45,6 +46,10 @@ def test_a_run_finds_the_step_that_compile_kept(tmp_path):
     assert report["hlo_flops"] == report["hardware_flops"]
     assert report["estimates"] == {}
     assert report["fits"] is None
+    # What a library multiplies is in no sum, and that is said.
+    assert report["library_calls"] == {}
+    called = compiled_text(report | {"library_calls": {"__cublas$gemm": 2}})
+    assert "NOT in that sum: __cublas$gemm x 2" in called
     assert text.startswith("HloModule jit_step")
     # The numbers that only a kept program needs are in it.
     compiled_report(dataclasses.replace(step, sources=5), run.topology, mesh_of(run.topology))
