@@ -65,6 +65,18 @@ def test_seconds_add_up_by_what_takes_them():
     assert step.cost(86400 * 10**6, 2.0, 1.5) == pytest.approx(2 * 24 * 512 * 1.5)
 
 
+@pytest.mark.parametrize(
+    ("gathers", "sums", "seconds"), [(10, 1, 1.0), (200, 1, 2.0), (10, 3, 3.0)]
+)
+def test_links_and_network_work_at_the_same_time_as_the_cores(gathers, sums, seconds):
+    gathered = collective("all-gather", "fsdp", range(16), 9 * 10**8, gathers)
+    network = collective("all-reduce", "dcn", range(2), 3_125_000_000, sums)
+    program = dataclasses.replace(PROGRAM, collectives=[gathered, network])
+    step = estimate(program, CHIPS["v5e"], torus(16, 16), tokens=1, model_flops=1.0, slices=2)
+    assert step.hidden_seconds == pytest.approx(seconds)
+    assert step.exposed_seconds == pytest.approx(1.0 + gathers / 100 + sums)
+
+
 def test_flat_rates_count_axes_by_the_size_of_a_group():
     places = torus(8, 8, 8)
     groups = [range(16), range(64), range(512)]
@@ -114,9 +126,7 @@ def test_kernels_by_a_flat_share_and_by_the_compilers_schedule(monkeypatch):
     others = {"tokens": 1, "model_flops": 1.0, "attention": WORK}
     flat = estimate(*arguments, **others, assumptions="flat")
     products = 2 * 2 + 5
-    assert flat.kernel_seconds == pytest.approx(
-        products * 2 * 256_000 * 128 * 128 / (0.4 * 459e12)
-    )
+    assert flat.kernel_seconds == pytest.approx(products * 2 * 256_000 * 128 * 128 / (0.4 * 459e12))
     unread = estimate(*arguments, **others)
     assert unread.kernel_seconds == pytest.approx(kernel_flops(SPLASH, WORK) / (0.4 * 459e12))
     cycles = {"fwd": (100, 10), "dq": (200, 20), "dkv": (300, 30)}

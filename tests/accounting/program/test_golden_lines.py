@@ -48,6 +48,34 @@ def test_the_metadata_of_a_kernel_spills_over_lines():
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "whole", "wire"),
+    [
+        ("all-gather", 512, 384),
+        ("all-reduce", 128, 192),
+        ("reduce-scatter", 128, 96),
+        ("all-to-all", 128, 96),
+        ("collective-permute", 128, 128),
+    ],
+)
+def test_bytes_on_the_wire_of_every_kind(kind, whole, wire):
+    # 128 bytes of operand, four chips.
+    groups = "source_target_pairs={{0,1},{1,2},{2,3},{3,0}}"
+    if kind != "collective-permute":
+        groups = "replica_groups={{0,1,2,3}}"
+    (found,) = read_program(
+        HEAD
+        + f"""
+ENTRY %main (x: bf16[64]) -> bf16[64] {{
+  %x = bf16[64]{{0:T(128)(2,1)}} parameter(0)
+  ROOT %result = bf16[64]{{0:T(128)(2,1)}} {kind}(%x), channel_id=1, {groups}
+}}
+""",
+        MESH,
+    ).collectives
+    assert (found.kind, found.bytes, found.wire_bytes) == (kind, whole, wire)
+
+
 CONTINUED = """
 %fused_computation.32 (param_0: bf16[128,512]) -> (bf16[128,512], bf16[256,512], s32[2], u32[]) {
   %param_0 = bf16[128,512]{1,0:T(8,128)(2,1)S(1)} parameter(0)
