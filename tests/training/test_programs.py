@@ -3,10 +3,18 @@
 import dataclasses
 import os
 import pathlib
+import types
 
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from t5x_style.errors import Fault
 from t5x_style.partitioning import Topology
 from t5x_style.reporting.compiled_text import compiled_text
-from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
+from t5x_style.training.compiled import RunStep, check_state_goes_round, compiled_report, mesh_of
 from t5x_style.training.setup import open_session
 from tests.training.runs import EOS, make_run
 
@@ -54,3 +62,24 @@ def test_a_run_finds_the_step_that_compile_kept(tmp_path):
     # The numbers that only a kept program needs are in it.
     compiled_report(dataclasses.replace(step, sources=5), run.topology, mesh_of(run.topology))
     assert len(kept_steps() - kept) == 1
+
+
+def test_a_state_that_does_not_go_round_is_a_fault():
+    mesh = Topology(fsdp=8).mesh()
+    split, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+    state = {"w": jax.ShapeDtypeStruct((64,), np.float32, sharding=split)}
+    program = types.SimpleNamespace(state=state)
+
+    def compiled(comes_out, **options):
+        step = jax.jit(
+            lambda state: ({"w": state["w"] + 1}, 0),
+            out_shardings=({"w": comes_out}, whole),
+            **options,
+        )
+        return step.lower(state).compile()
+
+    check_state_goes_round(program, compiled(split, donate_argnums=0))
+    with pytest.raises(Fault, match=r"the step takes w as .* and gives it back as "):
+        check_state_goes_round(program, compiled(whole))
+    with pytest.raises(Fault, match="writes 0 bytes of its state in place, and the state has 32"):
+        check_state_goes_round(program, compiled(split))
