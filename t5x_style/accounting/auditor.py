@@ -42,6 +42,7 @@ class Auditor:
         kernel: str = "plain",
         *,
         attention_block: int = 512,
+        sequence_shards: int = 1,
         loss_vocab_chunks: int = 1,
         planned_tokens: int | None = None,
         own_law: ParametricLaw | None = None,
@@ -55,6 +56,7 @@ class Auditor:
           remat: the policy in force (see flops.REMAT_RECOMPUTES).
           kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
           attention_block, loss_vocab_chunks: as in `partitioning.Topology`.
+          sequence_shards: devices that share a sequence.
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
@@ -73,6 +75,7 @@ class Auditor:
                     remat,
                     kernel,
                     attention_block=attention_block,
+                    sequence_shards=sequence_shards,
                     loss_vocab_chunks=loss_vocab_chunks,
                 )
                 for _, length in phases

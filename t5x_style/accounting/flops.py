@@ -208,6 +208,7 @@ def training_flops_per_token(
     kernel: str = "plain",
     *,
     attention_block: int = 512,
+    sequence_shards: int = 1,
     loss_vocab_chunks: int = 1,
 ) -> float:
     """FLOPs of one token's forward and backward pass, by a named convention.
@@ -220,6 +221,8 @@ def training_flops_per_token(
         step executes.
       loss_vocab_chunks: as in `partitioning.Topology`; above 1, 'hardware' has the logits twice.
       attention_block: as in `partitioning.Topology`; not read with kernel 'plain'.
+      sequence_shards: devices that share a sequence: `Topology.sequence`; read with kernel 'flash'
+        alone.
 
     Raises:
       UsageError: for a convention, remat policy or kernel that does not exist.
@@ -229,7 +232,7 @@ def training_flops_per_token(
     _check("attention kernel", kernel, KERNEL_RECOMPUTES)
     terms = forward_terms(arch, sequence_length)
     if convention == "hardware":
-        terms |= executed_attention(arch, sequence_length, kernel, attention_block)
+        terms |= executed_attention(arch, sequence_length, kernel, attention_block, sequence_shards)
     flops = sum(passes * terms[term] for term, passes in CONVENTIONS[convention].passes.items())
     if convention == "hardware":
         flops += sum(terms[term] for term in recomputed(arch, remat, kernel))
@@ -239,7 +242,11 @@ def training_flops_per_token(
 
 
 def executed_attention(
-    arch: Architecture, sequence_length: int, kernel: str, attention_block: int = 512
+    arch: Architecture,
+    sequence_length: int,
+    kernel: str,
+    attention_block: int = 512,
+    sequence_shards: int = 1,
 ) -> dict[str, float]:
     """Forward FLOPs per token of attention's two products as the kernel multiplies them.
 
@@ -250,11 +257,14 @@ def executed_attention(
 
     Args:
       attention_block: as in `partitioning.Topology`.
+      sequence_shards: devices that share a sequence; a tile then has to fit into their pieces.
     """
     keys: float = sequence_length
+    if kernel == "flash":
+        block = flash_block(sequence_length, attention_block, sequence_shards)
+    elif kernel == "blockwise":
+        block = even_block(sequence_length, attention_block)
     if kernel != "plain":
-        block_of = flash_block if kernel == "flash" else even_block
-        block = block_of(sequence_length, attention_block)
         keys = touched_keys_per_query(sequence_length, arch.window, block)
     queries, _ = attention_widths(arch)
     return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)

@@ -111,6 +111,7 @@ def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, A
             topology.remat,
             topology.kernel,
             attention_block=topology.attention_block,
+            sequence_shards=topology.sequence,
             loss_vocab_chunks=topology.loss_vocab_chunks,
         )
 
@@ -121,6 +122,7 @@ def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, A
         sequence_length=step.sequence_length,
         remat=topology.remat,
         kernel=topology.kernel,
+        attention_block=topology.attention_block,
         microbatches=step.microbatches,
         loss_chunk_tokens=topology.loss_chunk_tokens,
         loss_vocab_chunks=topology.loss_vocab_chunks,

@@ -88,7 +88,12 @@ def what_would_fit(
     """
     now = Mesh(topology.data, topology.fsdp, topology.tensor, topology.sequence)
 
-    parts = ("loss_chunk_tokens", "loss_vocab_chunks", "shard_optimizer_over_data")
+    parts = (
+        "attention_block",
+        "loss_chunk_tokens",
+        "loss_vocab_chunks",
+        "shard_optimizer_over_data",
+    )
     layout = {name: getattr(topology, name) for name in parts}
 
     def total(mesh=now, remat=topology.remat, passes=microbatches, **change) -> int:

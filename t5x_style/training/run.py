@@ -174,6 +174,7 @@ class Run:
             self.topology.remat,
             self.topology.kernel,
             attention_block=self.topology.attention_block,
+            sequence_shards=self.topology.sequence,
             loss_vocab_chunks=self.topology.loss_vocab_chunks,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,

@@ -200,6 +200,18 @@ def test_no_block_of_blockwise_is_much_smaller_than_asked_for():
         assert 0 <= -length % block < block
 
 
+def test_tiles_of_a_sequence_that_devices_share_fit_into_their_pieces():
+    """Eight pieces of 512 tokens on four devices: a tile of 1,024 would span two of them."""
+
+    def flops(block, shards):
+        return training_flops_per_token(
+            BLOOMBERG, 4096, "hardware", "none", "flash",
+            attention_block=block, sequence_shards=shards,
+        )  # fmt: skip
+
+    assert flops(1024, 4) == flops(512, 1) < flops(1024, 1)
+
+
 def test_a_window_changes_causal_and_nothing_else():
     """Plain computes all scores, so its 'hardware' does not fall with the window."""
     windowed = dataclasses.replace(BLOOMBERG, window=512)

@@ -19,9 +19,6 @@ OPTIMIZER_BYTES = 8
 # Bytes of an activation, and of a weight when it is multiplied.
 COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
 
-# Keys, and queries, of a block of the blockwise kernel, at most.
-_BLOCK = 512
-
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
@@ -176,6 +173,7 @@ def step_memory(
     sequence_length: int,
     remat: str,
     kernel: str = "plain",
+    attention_block: int = 512,
     microbatches: int = 1,
     loss_chunk_tokens: int = 4096,
     loss_vocab_chunks: int = 1,
@@ -187,8 +185,8 @@ def step_memory(
     Args:
       batch_sequences: rows of the global batch; data x fsdp x microbatches divides it.
       sequence_length: S.
-      remat, kernel, loss_chunk_tokens, loss_vocab_chunks, shard_optimizer_over_data: as in
-        `partitioning.Topology`.
+      remat, kernel, attention_block, loss_chunk_tokens, loss_vocab_chunks,
+        shard_optimizer_over_data: as in `partitioning.Topology`.
       microbatches: passes per step.
 
     Raises:
@@ -231,7 +229,7 @@ def step_memory(
         layer += 2 * c * rows * sequence_length * keys // mesh.tensor
     pairs = tokens * sequence_length
     if kernel == "blockwise":
-        pairs = min(tokens, rows * _BLOCK) * min(sequence_length, _BLOCK)
+        pairs = min(tokens, rows * attention_block) * min(sequence_length, attention_block)
     # float32 scores and exponentials, and the weights in the compute dtype.
     scores = pairs * (arch.heads // mesh.tensor) * (4 + 4 + c)
     if kernel == "blockwise":

@@ -249,6 +249,17 @@ def test_remat_keeps_less_and_microbatches_hold_less_at_once():
     assert total(microbatches=4) < total()
 
 
+def test_a_block_of_scores_grows_with_the_tile():
+    def scores(block):
+        layout = {"batch_sequences": 8, "sequence_length": 4096, "remat": "full"}
+        return step_memory(
+            LLAMA, Mesh(), kernel="blockwise", attention_block=block, **layout
+        ).scores
+
+    # 8 rows and 8 heads, two float32 and one bfloat16 array of block x block.
+    assert scores(1024) - scores(512) == 8 * 8 * (1024**2 - 512**2) * 10
+
+
 def test_a_checkpoint_is_twelve_bytes_a_parameter():
     assert checkpoint_bytes(BLOOMBERGGPT) == 12 * 50_558_868_480
 
