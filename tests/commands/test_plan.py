@@ -88,7 +88,9 @@ def test_every_section_of_a_full_plan_is_there():
     best = result["meshes"][0]
     assert best["bytes_per_chip"]["total"] < 95e9
     memory = result["remat_memory"]
-    assert set(memory) == {"none", "save_dots", "full"}
+    assert set(memory) == {
+        "none", "save_dots", "full", "save_attention", "save_qkv", "save_qkv_out", "offload"
+    }  # fmt: skip
     assert memory["none"]["activations"] > memory["save_dots"]["activations"]
     assert memory["save_dots"]["activations"] > memory["full"]["activations"]
     assert memory[best["remat"]]["total"] == best["bytes_per_chip"]["total"]

@@ -53,6 +53,7 @@ class Memory:
         and the gradients of queries, keys and values; with the flash kernel a sum for each query
         and head.
       logits: the head gathered, its float32 gradient, and a chunk's logits.
+      lookup: the embedding gathered over fsdp, and its gradient before it is scattered.
       update: what the optimizer writes beside the gradients.
     """
 
@@ -65,15 +66,16 @@ class Memory:
     layer: int
     scores: int
     logits: int
+    lookup: int
     update: int
 
     @property
     def temporary(self) -> int:
-        """Bytes beside the state: of the loss, the backward pass through a layer, or the update,
-        whichever holds most."""
+        """Bytes beside the state: of the loss, the backward pass through a layer or through the
+        embedding, or the update, whichever holds most."""
         backward = self.gradients + self.weights + self.layer + self.scores
         passing = self.activations + max(self.logits, backward) + self.summed_gradients
-        return max(passing, self.gradients + self.update)
+        return max(passing, self.gradients + max(self.lookup, self.update))
 
     @property
     def total(self) -> int:
@@ -264,6 +266,7 @@ def step_memory(
         layer=layer,
         scores=scores,
         logits=logits,
+        lookup=2 * c * head if mesh.fsdp > 1 else 0,
         update=updated * PARAMETER_BYTES,
     )
 
