@@ -30,7 +30,8 @@ def test_usable_memory_is_what_the_compiler_grants(chip):
     with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
         jax.jit(lambda x: (x * 2, x.sum())).lower(too_much).compile()
     used, usable = refused_bytes(str(refusal.value))
-    assert usable == pytest.approx(USABLE_BYTES[chip], abs=2**20)
+    # To a hundredth of a GiB, in which libtpu 0.0.42 and 0.0.50 differ by one.
+    assert usable == pytest.approx(USABLE_BYTES[chip], abs=2**24)
     assert used > 2**39
     assert USABLE_BYTES[chip] < CHIPS[chip].hbm_bytes * 1.1 / CHIPS[chip].devices_per_chip
 

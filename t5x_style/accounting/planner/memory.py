@@ -9,7 +9,7 @@ import dataclasses
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.attention_blocks import LANES
-from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
+from t5x_style.accounting.flops import KEEP_ATTENTION, KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.accounting.parameter_count import attention_widths, parameters, total_parameters
 from t5x_style.errors import UsageError, did_you_mean
 
@@ -225,6 +225,9 @@ def step_memory(
     layer = kept_bytes_per_layer(
         arch, tokens, sequence_length, "none", scoreless, mesh.tensor, compute_dtype
     )
+    if remat in KEEP_ATTENTION:
+        # What is kept of the layer is there already.
+        layer = max(0, layer - kept)
     if mesh.sequence > 1:
         # Keys and values of the whole sequence.
         _, keys = attention_widths(arch)
