@@ -14,6 +14,7 @@ from t5x_style.errors import UsageError, did_you_mean
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
 FEED_FORWARDS = ("gelu", "swiglu", "relu2")
+MATMUL_DTYPES = ("int8",)
 
 
 @gin.configurable
@@ -48,6 +49,9 @@ class Architecture:
       attention_softcap: c in c * tanh(scores / c) of attention's scaled scores, before bias and
         masks (Gemma 2); None leaves the scores alone.
       logit_softcap: c in c * tanh(logits / c); None leaves the logits alone.
+      matmul_dtype: 'int8': the blocks' weight matrices are multiplied in eight bits, forwards and
+        for the gradient of what they read (models/low_precision.py; the extra t5x_style[int8]);
+        their own gradients, attention and the head are not. None: in the compute dtype.
       init_std: standard deviation of the matrices at the start; None means 1 / sqrt(3 D)
         (BloombergGPT, appendix A). The two matrices that write to the residual stream start at
         init_std / sqrt(2 L) (GPT-2, Megatron).
@@ -74,6 +78,7 @@ class Architecture:
     parallel_block: bool = False
     attention_softcap: float | None = None
     logit_softcap: float | None = None
+    matmul_dtype: str | None = None
     init_std: float | None = None
 
     def __post_init__(self):
@@ -109,6 +114,12 @@ class Architecture:
                     f"Architecture.{name} = {value!r} is not one of {', '.join(allowed)}"
                     f"{did_you_mean(str(value), allowed)}"
                 )
+        if self.matmul_dtype is not None and self.matmul_dtype not in MATMUL_DTYPES:
+            raise UsageError(
+                f"Architecture.matmul_dtype = {self.matmul_dtype!r} is not one of "
+                f"{', '.join(map(repr, MATMUL_DTYPES))}, nor None for the compute dtype"
+                f"{did_you_mean(str(self.matmul_dtype), MATMUL_DTYPES)}"
+            )
         if self.positions == "learned" and self.max_length is None:
             raise UsageError("Architecture.positions = 'learned' needs max_length (its rows)")
         if self.positions == "rope" and self.head_dim % 2:

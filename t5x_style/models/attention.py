@@ -49,6 +49,7 @@ class Attention(nnx.Module):
         softcap: float | None,
         norm_epsilon: float,
         biases: bool,
+        matmul_dtype: str | None,
         std: float,
         residual_std: float,
         kernel: Kernel,
@@ -57,17 +58,13 @@ class Attention(nnx.Module):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.positions, self.rope_theta = positions, rope_theta
         self.window, self.softcap, self.kernel = window, softcap, kernel
-        options = {"std": std, "bias": biases, "rngs": rngs}
-        self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **options)
-        self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
-        self.value = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **options)
+        options = {"bias": biases, "matmul_dtype": matmul_dtype, "rngs": rngs}
+        read = {"std": std, **options}
+        self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **read)
+        self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **read)
+        self.value = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **read)
         self.out = Linear(
-            heads * head_dim,
-            d_model,
-            axes=(HEADS_ROWS, None),
-            std=residual_std,
-            bias=biases,
-            rngs=rngs,
+            heads * head_dim, d_model, axes=(HEADS_ROWS, None), std=residual_std, **options
         )
         norm = functools.partial(Norm, head_dim, kind="rms", bias=False, epsilon=norm_epsilon)
         self.query_norm = norm() if qk_norm else None

@@ -31,7 +31,13 @@ class Block(nnx.Module):
         norm = functools.partial(
             Norm, a.d_model, kind=a.norm, bias=a.biases, epsilon=a.norm_epsilon
         )
-        std = {"std": a.matrix_std, "residual_std": a.residual_std}
+        matrices = {
+            "std": a.matrix_std,
+            "residual_std": a.residual_std,
+            "biases": a.biases,
+            "matmul_dtype": a.matmul_dtype,
+            "rngs": rngs,
+        }
         self.attention_norm = norm()
         self.attention = Attention(
             d_model=a.d_model,
@@ -44,14 +50,12 @@ class Block(nnx.Module):
             qk_norm=a.qk_norm,
             softcap=a.attention_softcap,
             norm_epsilon=a.norm_epsilon,
-            biases=a.biases,
             kernel=kernel,
-            rngs=rngs,
-            **std,
+            **matrices,
         )
         self.feed_forward_norm = None if a.parallel_block else norm()
         self.feed_forward = FeedForward(
-            d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, biases=a.biases, rngs=rngs, **std
+            d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, **matrices
         )
 
     def __call__(self, x, positions, cache: Cache | None = None, segments=None):

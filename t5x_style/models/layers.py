@@ -1,11 +1,13 @@
 """The small parts of a block: parameters, matrix product, norms, positions, feed-forward."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from t5x_style.models.logical import (
     BATCH,
@@ -17,6 +19,8 @@ from t5x_style.models.logical import (
     constrain,
     in_mesh,
 )
+from t5x_style.models.low_precision import available_int8_product
+from t5x_style.models.remat import PRODUCT
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple, std: float) -> nnx.Param:
@@ -35,19 +39,25 @@ def _parameter(value: jax.Array, axes: tuple) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """x [..., I] @ weight [I, O] (+ bias [O]); the product runs in x's dtype.
+    """x [..., I] @ weight [I, O] (+ bias [O]), with the weight in x's dtype.
 
     Every matrix product of the model but attention's and the head's goes through here.
+    `matmul_dtype` is that of `Architecture`.
     """
 
-    def __init__(self, inputs, outputs, *, axes, std, bias, rngs):
+    def __init__(self, inputs, outputs, *, axes, std, bias, matmul_dtype, rngs):
+        self.product = _product_in(matmul_dtype)
         self.weight = normal(rngs, (inputs, outputs), axes, std)
         # The rows of a residual matrix carry two mesh axes, which leaves none for its columns.
         self.bias = constant(0.0, outputs, axes[1] or NORM) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = product(x, self.weight[...].astype(x.dtype))
+        y = checkpoint_name(self.product(x, self.weight[...].astype(x.dtype)), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _product_in(matmul_dtype: str | None) -> Callable:
+    return product if matmul_dtype is None else available_int8_product()
 
 
 @jax.custom_vjp
@@ -105,14 +115,13 @@ class FeedForward(nnx.Module):
     """Two matrices around 'gelu' (tanh form) or 'relu2' (So et al. 2021), or 'swiglu' (Shazeer
     2020) with a third matrix as the gate. [B, S, D] to [B, S, D]."""
 
-    def __init__(self, *, d_model, d_ff, kind, biases, std, residual_std, rngs):
+    def __init__(self, *, d_model, d_ff, kind, biases, matmul_dtype, std, residual_std, rngs):
         self.kind = kind
-        wide = {"axes": (EMBED, MLP), "std": std, "bias": biases, "rngs": rngs}
+        options = {"bias": biases, "matmul_dtype": matmul_dtype, "rngs": rngs}
+        wide = {"axes": (EMBED, MLP), "std": std, **options}
         self.up = Linear(d_model, d_ff, **wide)
         self.gate = Linear(d_model, d_ff, **wide) if kind == "swiglu" else None
-        self.down = Linear(
-            d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, bias=biases, rngs=rngs
-        )
+        self.down = Linear(d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         up = constrain(self.up(x), BATCH, SEQUENCE, MLP)

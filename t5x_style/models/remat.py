@@ -6,6 +6,9 @@ import jax
 
 from t5x_style.kernels import RESIDUALS
 
+# What each weight matrix makes, by a name and not as a product: in eight bits that is a sum in
+# int32, twice the bytes of what is made of it.
+PRODUCT = "product"
 # Names under which the attention marks what it makes: what its kernel reads, and the product of its
 # output matrix.
 QKV = "qkv"
@@ -14,10 +17,7 @@ OUTPUT = "attention_output"
 _SAVE_ATTENTION = (RESIDUALS, OUTPUT)
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "save_dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(RESIDUALS),
-    ),
+    "save_dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, RESIDUALS),
     "save_attention": jax.checkpoint_policies.save_only_these_names(*_SAVE_ATTENTION),
     "save_qkv": jax.checkpoint_policies.save_only_these_names(QKV, RESIDUALS),
     "save_qkv_out": jax.checkpoint_policies.save_only_these_names(QKV, *_SAVE_ATTENTION),

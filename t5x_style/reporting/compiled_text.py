@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_style.accounting import count, duration
-from t5x_style.reporting.text import table
+from t5x_style.reporting.text import dtypes_text, table
 
 _GIB = 2**30
 
@@ -61,7 +61,8 @@ def _step_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "step",
             f"{report['sequences']:,} x {report['sequence_length']:,} tokens, "
-            f"{report['microbatches']} passes, {report['compute_dtype']}, attention "
+            f"{report['microbatches']} passes, "
+            f"{dtypes_text(report['compute_dtype'], report['matmul_dtype'])}, attention "
             f"{report['kernel']}, remat {report['remat']}",
         ),
         (

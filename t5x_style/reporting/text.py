@@ -1,4 +1,4 @@
-"""Plain text for a terminal: aligned tables."""
+"""Plain text for a terminal: aligned tables, and what several of them say alike."""
 
 from collections.abc import Iterable, Sequence
 
@@ -32,6 +32,13 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None
         ).rstrip()
         for line in lines
     )
+
+
+def dtypes_text(compute_dtype: str, matmul_dtype: str | None) -> str:
+    """What a model computes in; a share of a peak is one of bfloat16's whatever that is."""
+    if matmul_dtype is None:
+        return compute_dtype
+    return f"{compute_dtype}, the blocks' weights in {matmul_dtype} (MFU: of the bfloat16 peak)"
 
 
 def _cell(value: object) -> str:

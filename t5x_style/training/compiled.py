@@ -143,6 +143,7 @@ def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, A
         "remat": topology.remat,
         "microbatches": step.microbatches,
         "compute_dtype": step.compute_dtype,
+        "matmul_dtype": step.architecture.matmul_dtype,
         "sequences": step.sequences,
         "sequence_length": step.sequence_length,
         "tokens": step.tokens,

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 from t5x_style.accounting import count
+from t5x_style.reporting.text import dtypes_text
 
 
 def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -48,7 +49,8 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "mesh",
             " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
-            f"compute in {derived['compute_dtype']}, attention {derived['kernel']}",
+            f"compute in {dtypes_text(derived['compute_dtype'], a['matmul_dtype'])}, attention "
+            f"{derived['kernel']}",
         ),
     ]
     rule = derived["early_stopping"]

@@ -1,6 +1,7 @@
 import pytest
 
 from t5x_style.reporting import table
+from t5x_style.reporting.text import dtypes_text
 
 
 def test_columns_are_aligned():
@@ -28,3 +29,8 @@ def test_no_rows():
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="one length"):
         table([[1, 2], [3]])
+
+
+def test_a_share_of_a_peak_says_of_which_where_two_are_used():
+    assert dtypes_text("bfloat16", None) == "bfloat16"
+    assert "weights in int8 (MFU: of the bfloat16 peak)" in dtypes_text("bfloat16", "int8")

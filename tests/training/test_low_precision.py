@@ -1,0 +1,34 @@
+"""A run that multiplies in eight bits, beside the same run that does not."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from t5x_style.training.setup import open_session
+from t5x_style.training.step import packed_batch
+from tests.training.runs import make_run
+
+STEPS = 12
+
+
+def losses(folder, matmul_dtype: str | None) -> np.ndarray:
+    run = make_run(folder, steps=STEPS)
+    architecture = dataclasses.replace(run.architecture, layers=1, matmul_dtype=matmul_dtype)
+    session = open_session(dataclasses.replace(run, architecture=architecture))
+    state, curve = session.state, []
+    for at in range(STEPS):
+        rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
+        batch = jax.device_put(rows, session.batch_sharding)
+        state, metrics = session.steps[8, 16](state, batch)
+        curve.append(float(metrics["loss"]))
+    session.close()
+    return np.array(curve)
+
+
+def test_it_learns_what_the_compute_dtype_learns(tmp_path):
+    plain, int8 = losses(tmp_path / "plain", None), losses(tmp_path / "int8", "int8")
+    assert plain[-1] < 0.7 * plain[0]
+    np.testing.assert_allclose(int8, plain, rtol=0.01)
+    # It is another computation, though.
+    assert np.abs(int8 / plain - 1).max() > 1e-5
