@@ -158,6 +158,14 @@ def test_evaluate_gives_what_training_measured(finished, here):
         assert again[key] == pytest.approx(measured[key], rel=1e-5)
 
 
+def test_evaluate_refuses_a_batch_that_the_mesh_does_not_divide(finished, here):
+    mesh = ["--gin.evaluate.topology=@Topology()", "--gin.Topology.data=8", "--dry_run"]
+    assert here("evaluate", "--model_dir=run", "--batch_size=16", *mesh)[0] == 0
+    status, _, errors = here("evaluate", "--model_dir=run", "--batch_size=12", *mesh)
+    assert status == 2
+    assert "the batch = 12 is not a multiple of the mesh's data x fsdp = 8" in errors
+
+
 def test_generate_draws_the_same_text_from_the_same_seed(here):
     def texts(*more: str) -> list[str]:
         status, out, errors = here(

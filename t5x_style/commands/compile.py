@@ -91,7 +91,7 @@ def compile(
     refuse_unconsumed()
     from t5x_style.data import Packing
     from t5x_style.optim import BatchPlan
-    from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
+    from t5x_style.training.compiled import RunStep, compiled_report, mesh_of, refusal_of
     from t5x_style.training.programs import keep_programs_in
 
     plan = BatchPlan.of(
@@ -136,6 +136,8 @@ def compile(
     if keep_hlo is not None and not dry_run:
         pathlib.Path(keep_hlo).write_text(text)
     print(compiled_text(report))
+    if (refusal := refusal_of(report, step, topology)) is not None:
+        raise UsageError(refusal)
     return report
 
 

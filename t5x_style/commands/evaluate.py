@@ -47,7 +47,7 @@ def evaluate(
     """
     refuse_unconsumed()
     from t5x_style.data import Packing, TokenStore, evaluation_set
-    from t5x_style.partitioning import Hosts, Topology
+    from t5x_style.partitioning import Hosts, Topology, check_divisible
     from t5x_style.training import Evaluator, restore_model
 
     with (hosts or Hosts()).joined(operative_config(without=Hosts)):
@@ -69,9 +69,10 @@ def evaluate(
             stores = dict(shared_stores(corpus, build=not dry_run).validation)
         if not stores:
             raise UsageError(f"{model_dir}: no source has a validation split")
+        length = restored.plan["horizon"]["sequence_length"]
+        check_divisible(restored.model.architecture, restored.topology, batch_size, length)
         if dry_run:
             return {"model_dir": model_dir, "step": restored.step, "sources": sorted(stores)}
-        length = restored.plan["horizon"]["sequence_length"]
         with restored.topology.in_force(restored.mesh):
             evaluator = Evaluator(
                 restored.model,

@@ -179,18 +179,18 @@ class Topology:
             )
         sizes = tuple(self.mesh_shape.values())
         taken = list(available[: self.devices])
+        found = len({getattr(device, "slice_index", 0) for device in taken})
+        if found != self.slices:
+            raise UsageError(
+                f"Topology.slices = {self.slices}, and the {len(taken)} devices of kind "
+                f"{taken[0].device_kind!r} are of {found}: set Topology.slices = {found}"
+            )
         if self.slices == 1:
             # An axis may be one of the torus's, several of them, or a part of one.
             laid = mesh_utils.create_device_mesh(
                 sizes, devices=taken, allow_split_physical_axes=True
             )
         else:
-            found = len({getattr(device, "slice_index", 0) for device in taken})
-            if found != self.slices:
-                raise UsageError(
-                    f"Topology.slices = {self.slices}, and the {len(taken)} devices of kind "
-                    f"{taken[0].device_kind!r} are of {found}"
-                )
             across = (self.slices, *(1 for _ in sizes[1:]))
             within = (self.data // self.slices, *sizes[1:])
             laid = mesh_utils.create_hybrid_device_mesh(

@@ -44,6 +44,7 @@ from t5x_style.partitioning import (
     described_devices,
 )
 from t5x_style.partitioning.sharding import leaf_name
+from t5x_style.training.memory_refusal import too_much, what_would_fit
 from t5x_style.training.programs import StepProgram, step_program
 
 
@@ -226,6 +227,27 @@ def compiled_report(
         for name in (ASSUMPTIONS if of is not None and of.name in CLOCKS else ())
     }
     return report, text
+
+
+def refusal_of(report: dict[str, Any], step: RunStep, topology: Topology) -> str | None:
+    """What the compiler would say of a step whose peak is above what a chip has, and did not: how
+    much is wanting and what would make it fit. None of a step that fits or has no known limit."""
+    if report.get("fits") is not False:
+        return None
+    devices_per_chip = report["devices"] // report["chips"]
+    peak, usable = (
+        report["bytes_per_chip"][name] // devices_per_chip for name in ("peak", "usable")
+    )
+    advice = what_would_fit(
+        step.architecture,
+        topology,
+        peak - usable,
+        sequences=step.sequences,
+        sequence_length=step.sequence_length,
+        microbatches=step.microbatches,
+        compute_dtype=step.compute_dtype,
+    )
+    return "\n".join([too_much(peak, usable), *advice])
 
 
 def _chip_of(mesh: Mesh) -> Chip | None:

@@ -11,13 +11,12 @@ from t5x_style.accounting.planner.roofline import EXPOSED_SHARE
 from t5x_style.accounting.program.assumptions import CLOCKS
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import Topology, described_devices
-from t5x_style.training.compiled import RunStep, compiled_report, mesh_of
+from t5x_style.training.compiled import RunStep, compiled_report, mesh_of, refusal_of
 
 # By which a step's seconds are estimated.
 ASSUMPTIONS = "own"
 # Of the time, for meshes and remat policies; the rest is for flags.
 _LAYOUTS_SHARE = 0.75
-_GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +167,7 @@ def candidates(step: RunStep, topology: Topology) -> Iterator[tuple[RunStep, Top
         step.sequences,
         step.sequence_length,
         kernel=topology.kernel,
+        attention_block=topology.attention_block,
         loss_chunk_tokens=topology.loss_chunk_tokens,
         loss_vocab_chunks=topology.loss_vocab_chunks,
         shard_optimizer_over_data=topology.shard_optimizer_over_data,
@@ -186,11 +186,6 @@ def _compiled(step: RunStep, topology: Topology, change: str) -> Trial:
         report, _ = compiled_report(step, topology, mesh_of(topology))
     except UsageError as error:
         return Trial(topology, step.microbatches, change, None, str(error))
-    if not report["fits"]:
-        sizes = report["bytes_per_chip"]
-        refusal = (
-            f"the step takes {sizes['peak'] / _GIB:.2f} GiB of each chip, and "
-            f"{sizes['usable'] / _GIB:.2f} GiB are there"
-        )
+    if (refusal := refusal_of(report, step, topology)) is not None:
         return Trial(topology, step.microbatches, change, None, refusal)
     return Trial(topology, step.microbatches, change, report)

@@ -49,23 +49,27 @@ def memory_refusal(
     """
     if (found := refused_bytes(message)) is None:
         return None
-    used, room = found
-    lines = [
-        f"the step takes {used / _GIB:.2f} GiB of each device, and {room / _GIB:.2f} GiB are there"
-    ]
+    largest = []
     for size, operation, file, line in _ALLOCATION.findall(message)[:3]:
         where = f" at {file}:{line}" if file else ""
-        lines.append(f"  {size}iB: {operation}{where}")
+        largest.append(f"  {size}iB: {operation}{where}")
     advice = what_would_fit(
         architecture,
         topology,
-        used - room,
+        found[0] - found[1],
         sequences=sequences,
         sequence_length=sequence_length,
         microbatches=microbatches,
         compute_dtype=compute_dtype,
     )
-    return "\n".join([*lines, *advice])
+    return "\n".join([too_much(*found), *largest, *advice])
+
+
+def too_much(used: int, room: int) -> str:
+    """How much is wanting, of bytes on one device."""
+    return (
+        f"the step takes {used / _GIB:.2f} GiB of each device, and {room / _GIB:.2f} GiB are there"
+    )
 
 
 def what_would_fit(
@@ -114,10 +118,11 @@ def what_would_fit(
         for remat in REMAT_RECOMPUTES
         if remat != topology.remat
     ]
-    others = {
-        "loss_chunk_tokens": topology.loss_chunk_tokens // 2,
-        "shard_optimizer_over_data": True,
-    }
+    others: dict[str, int] = {"shard_optimizer_over_data": True}
+    # A chunk is never longer than what a device has, so half of a longer one would be the same.
+    tokens = sequences * sequence_length // (topology.devices // topology.tensor) // microbatches
+    if (chunk := min(topology.loss_chunk_tokens, tokens) // 2) > 0:
+        others["loss_chunk_tokens"] = chunk
     chunks = max(16, 2 * topology.loss_vocab_chunks)
     if architecture.vocab_size // topology.tensor % chunks == 0:
         others["loss_vocab_chunks"] = chunks

@@ -6,6 +6,7 @@ import pytest
 
 from t5x_style.accounting import Architecture, total_parameters, training_flops_per_token
 from t5x_style.commands.main import main
+from t5x_style.training import compiled as compiled_step
 
 TOY = """
 include 'gin_configs/runs/pretrain.gin'
@@ -148,6 +149,17 @@ def test_a_flag_that_xla_does_not_have(compiled):
     status, _, said = compiled(*flags_of("v5e", "2x2"), flags)
     assert status == 2
     assert "Topology.compiler_flags names 'xla_tpu_no_such'" in said
+
+
+def test_a_peak_above_what_a_chip_has_is_an_error_though_the_compiler_said_nothing(
+    compiled, monkeypatch
+):
+    monkeypatch.setitem(compiled_step.USABLE_BYTES, "v5e", 2**20)
+    status, _, said = compiled(*flags_of("v5e", "2x2"))
+    assert status == 2
+    assert "0.00 GiB are there" in said
+    assert "would save" in said
+    assert "does NOT fit" in said  # the report is printed before
 
 
 def test_what_would_make_it_fit(compiled):

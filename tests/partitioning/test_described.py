@@ -90,6 +90,14 @@ def test_topologies_that_are_none(fields, told):
         Topology(**fields)
 
 
+def test_several_slices_are_not_taken_for_one():
+    two = described_devices(Topology(chip="v5e", slice="2x2", slices=2, data=2))
+    with pytest.raises(
+        UsageError, match=r"of kind 'TPU v5 lite' are of 2: set Topology.slices = 2"
+    ):
+        Topology(data=2, fsdp=4).mesh(two)
+
+
 def test_slices_are_not_made_up_of_one():
     with pytest.raises(UsageError, match="slices = 2, and the 8 devices of kind 'cpu' are of 1"):
         Topology(data=8, slices=2).mesh()

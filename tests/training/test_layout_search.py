@@ -53,6 +53,8 @@ def compiler(monkeypatch):
             estimate |= {"mfu_hidden": 0.5, "mfu_exposed": 0.4}
             report = {
                 "fits": peak <= usable,
+                "devices": 4,
+                "chips": 4,
                 "bytes_per_chip": {"peak": peak, "usable": usable},
                 "estimates": {"own": estimate},
             }
@@ -114,7 +116,9 @@ def test_what_is_compiled_and_does_not_fit_is_never_the_fastest(compiler):
     assert fastest(trials).topology.fsdp != 4
     assert all(trial.topology.fsdp != 4 for trial in unbeaten(trials))
     compiler.judge = lambda topology: (1.0, 16 * 2**30)
-    with pytest.raises(UsageError, match=r"fits; the last: the step takes 16.00 GiB of each chip"):
+    with pytest.raises(
+        UsageError, match=r"fits; the last: the step takes 16.00 GiB of each device"
+    ):
         search(STEP, TOPOLOGY, 1e6, lambda trial: None)
 
 
@@ -126,7 +130,12 @@ def test_the_planner_is_asked_about_the_very_topology(monkeypatch):
         return []
 
     monkeypatch.setattr(layout_search, "fitting_meshes", fitting)
-    fields = {"loss_vocab_chunks": 4, "shard_optimizer_over_data": True, "kernel": "flash"}
+    fields = {
+        "kernel": "flash",
+        "attention_block": 256,
+        "loss_vocab_chunks": 4,
+        "shard_optimizer_over_data": True,
+    }
     step = dataclasses.replace(STEP, compute_dtype="float32")
     assert not list(candidates(step, dataclasses.replace(TOPOLOGY, **fields)))
     assert asked == fields | {"loss_chunk_tokens": 4096, "compute_dtype": "float32"}

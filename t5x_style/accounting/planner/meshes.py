@@ -83,6 +83,7 @@ def fitting_meshes(
     sequence_length: int,
     *,
     kernel: str = "blockwise",
+    attention_block: int = 512,
     loss_chunk_tokens: int = 4096,
     loss_vocab_chunks: int = 1,
     shard_optimizer_over_data: bool = False,
@@ -94,8 +95,8 @@ def fitting_meshes(
       chips: whole chips; a chip may be several JAX devices.
       batch_sequences: rows of the global batch.
       sequence_length: S, tokens of a row.
-      kernel, loss_chunk_tokens, loss_vocab_chunks, shard_optimizer_over_data: as in
-        `partitioning.Topology`.
+      kernel, attention_block, loss_chunk_tokens, loss_vocab_chunks, shard_optimizer_over_data: as
+        in `partitioning.Topology`.
       compute_dtype: 'bfloat16' or 'float32'.
 
     Raises:
@@ -133,6 +134,7 @@ def fitting_meshes(
                     sequence_length=sequence_length,
                     remat=remat,
                     kernel=kernel,
+                    attention_block=attention_block,
                     microbatches=microbatches,
                     loss_chunk_tokens=loss_chunk_tokens,
                     loss_vocab_chunks=loss_vocab_chunks,
@@ -151,6 +153,7 @@ def fitting_meshes(
                     sequence_length=sequence_length,
                     remat=remat,
                     kernel=kernel,
+                    attention_block=attention_block,
                     microbatches=microbatches,
                 )
                 found.append(

@@ -133,6 +133,7 @@ def roofline(
     sequence_length: int,
     remat: str,
     kernel: str = "plain",
+    attention_block: int = 512,
     microbatches: int = 1,
 ) -> Roofline:
     """The step's seconds in bfloat16 under the default rules.
@@ -140,15 +141,17 @@ def roofline(
     Args:
       batch_sequences: rows of the global batch, which the mesh and `microbatches` divide.
       sequence_length: S.
-      remat, kernel: as in `partitioning.Topology`.
+      remat, kernel, attention_block: as in `partitioning.Topology`.
       microbatches: passes per step; every pass gathers the weights and sums the gradients.
     """
     tokens = batch_sequences * sequence_length
     own_tokens = tokens / mesh.devices * mesh.tensor
     peak = chip.peak_bf16_flops / chip.devices_per_chip
 
-    hardware = training_flops_per_token(arch, sequence_length, "hardware", remat, kernel)
-    products = executed_attention(arch, sequence_length, kernel)
+    hardware = training_flops_per_token(
+        arch, sequence_length, "hardware", remat, kernel, attention_block=attention_block
+    )
+    products = executed_attention(arch, sequence_length, kernel, attention_block)
     again = recomputed(arch, remat, kernel)
     attention = sum((3 + again.count(term)) * flops for term, flops in products.items())
     matrix_efficiency = MATRIX_EFFICIENCY.get(chip.name, OTHER_MATRIX_EFFICIENCY)

@@ -26,8 +26,8 @@ LAYOUT = {"batch_sequences": 64, "sequence_length": 2048, "remat": "full"}
 
 
 @pytest.mark.parametrize("remat", ["none", "save_dots", "full"])
-@pytest.mark.parametrize("kernel", ["plain", "blockwise"])
-def test_products_are_the_hardware_flops_of_the_account(remat, kernel):
+@pytest.mark.parametrize(("kernel", "block"), [("plain", 512), ("blockwise", 512), ("flash", 1024)])
+def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
     found = roofline(
         LLAMA_8B,
         chip("v5p"),
@@ -36,8 +36,13 @@ def test_products_are_the_hardware_flops_of_the_account(remat, kernel):
         sequence_length=2048,
         remat=remat,
         kernel=kernel,
+        attention_block=block,
     )
-    flops = 64 * 2048 * training_flops_per_token(LLAMA_8B, 2048, "hardware", remat, kernel)
+    flops = (
+        64
+        * 2048
+        * training_flops_per_token(LLAMA_8B, 2048, "hardware", remat, kernel, attention_block=block)
+    )
     at_peak = found.matrix_products * MATRIX_EFFICIENCY["v5p"]
     at_peak += found.attention * ATTENTION_EFFICIENCY
     assert at_peak == pytest.approx(flops / (64 * 459e12))
