@@ -1,4 +1,4 @@
-"""Devices of a slice that is not there: enough for XLA's TPU compiler, which runs anywhere."""
+"""Devices of a slice that is not there: enough for XLA's compilers, which run anywhere."""
 
 import math
 import os
@@ -8,13 +8,14 @@ import jax
 from jax.experimental import topologies
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.partitioning.described_gpus import USABLE_BYTES_OF_GPUS, described_gpus
 from t5x_style.partitioning.topology import Topology
 
 _GIB = 2**30
 
-# Bytes of memory that the compiler grants a program on each DEVICE: less than the chip has, for the
-# runtime keeps some. As its refusals print them (libtpu 0.0.42).
-USABLE_BYTES = {
+# Bytes of memory that a program is granted on each DEVICE: less than the chip has, for the runtime
+# keeps some. For TPUs as the compiler's refusals print them (libtpu 0.0.42).
+USABLE_BYTES = USABLE_BYTES_OF_GPUS | {
     "v4": int(30.75 * _GIB),
     "v5e": int(15.75 * _GIB),
     "v5p": int(95.74 * _GIB),
@@ -58,14 +59,21 @@ def described_devices(topology: Topology) -> Sequence[jax.Device]:
     process has used a device: the CPU becomes its backend, so that no chip is looked for.
 
     Raises:
-      UsageError: no such slice, or libtpu is not installed.
+      UsageError: no such slice, or the compiler for it is not installed.
     """
     chip, shape = topology.chip, topology.slice
-    if chip not in _SLICES:
+    if chip not in USABLE_BYTES:
         raise UsageError(
-            f"Topology.slice = {shape!r}: slices can be described of {', '.join(_SLICES)}, and "
-            f"Topology.chip is {chip!r}{did_you_mean(str(chip), _SLICES)}"
+            f"Topology.slice = {shape!r}: slices can be described of {', '.join(USABLE_BYTES)}, "
+            f"and Topology.chip is {chip!r}{did_you_mean(str(chip), USABLE_BYTES)}"
         )
+    if chip in USABLE_BYTES_OF_GPUS:
+        if topology.slices > 1:
+            raise UsageError(
+                f"Topology.slices = {topology.slices}: nodes of {chip} GPUs are counted in "
+                f"Topology.slice, as in '{topology.slices}x8'"
+            )
+        return described_gpus(chip, shape or "")
     known = _SLICES[chip]
     sides = (shape or "").split("x")
     if (

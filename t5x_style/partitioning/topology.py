@@ -50,7 +50,8 @@ class Topology:
       sequence: size of the axis over which a sequence's tokens are split.
       chip: name of the chip in the table of peaks, or None: no MFU is printed.
       slice: shape of the slice of that chip for which `compile` makes the step, as '8x8x8' of a
-        v5p; None: the devices of this process. A run always takes the devices that it finds.
+        v5p, or nodes x GPUs as '1x8'; None: the devices of this process. A run always takes the
+        devices that it finds.
       slices: slices of that shape, joined by the data-centre network. The data axis is split over
         them first, so that only sums of gradients leave a slice.
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.

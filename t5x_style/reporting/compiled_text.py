@@ -19,6 +19,11 @@ def compiled_text(report: Mapping[str, Any]) -> str:
         if report["estimates"]:
             parts.append(table(_estimate_rows(report), _ESTIMATE_HEADERS))
             parts += [f"{name}: {each['assumes']}" for name, each in report["estimates"].items()]
+        elif report["slice"] is not None:
+            parts.append(
+                f"no seconds: XLA writes no cycles of a {report['chip']}. On the device it tries "
+                "several kernels for each product; here it took its first choice"
+            )
         parts.append(
             table(
                 _traffic_rows(report),

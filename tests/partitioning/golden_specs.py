@@ -1,7 +1,7 @@
 """Where every parameter lies, for each model and topology that ships, as text.
 
-    JAX_PLATFORMS=cpu python -m tests.partitioning.golden_specs > \\
-        tests/partitioning/golden_specs.txt
+    JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
+        python -m tests.partitioning.golden_specs > tests/partitioning/golden_specs.txt
 
 A change of the rules, of a layer or of a gin file shows there in the diff, for all of them.
 """
@@ -16,6 +16,7 @@ from t5x_style.commands.main import load_named
 from t5x_style.errors import UsageError
 from t5x_style.models.logical import flat
 from t5x_style.partitioning import Topology, check_divisible, described_devices
+from t5x_style.partitioning.described_gpus import USABLE_BYTES_OF_GPUS
 from t5x_style.partitioning.sharding import leaf_name
 from t5x_style.training.model_state import bind_model
 
@@ -45,7 +46,9 @@ def specs(model: str, topology_name: str) -> str:
         check_divisible(architecture, topology, topology.data * topology.fsdp, topology.sequence)
     except UsageError as error:
         return f"{heading}\n  {error}"
-    mesh = topology.mesh(None if topology.slice is None else described_devices(topology))
+    # A node of GPUs is eight devices like any others here; to describe it takes XLA's GPU compiler.
+    is_there = topology.slice is None or topology.chip in USABLE_BYTES_OF_GPUS
+    mesh = topology.mesh(None if is_there else described_devices(topology))
     with topology.in_force(mesh):
         parameters = bind_model(architecture, topology, mesh, "bfloat16").abstract
     lines = [heading]

@@ -60,7 +60,11 @@ def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
         ({"chip": "v5p", "slice": "7x8x8"}, "did you mean '8x8x8'"),
         ({"chip": "v5e", "slice": "32x32"}, "8x16, 16x16"),
         ({"chip": "v5e", "slice": "big"}, "some that there are: 1x1, 2x2"),
-        ({"chip": "h100", "slice": "8"}, "slices can be described of v4, v5e, v5p, v6e, tpu7x"),
+        ({"chip": "a100_80gb", "slice": "1x8"}, "slices can be described of h100, h200, v4, v5e"),
+        ({"chip": "h100", "slice": "8"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
+        ({"chip": "h100", "slice": "1x16"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
+        ({"chip": "h100"}, "nodes x GPUs of a node"),
+        ({"chip": "h100", "slice": "1x8", "slices": 4, "data": 4}, "as in '4x8'"),
     ],
 )
 def test_slices_that_are_none(fields, told):
