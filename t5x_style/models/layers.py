@@ -1,5 +1,6 @@
 """The small parts of a block: parameters, matrix product, norms, positions, feed-forward."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -89,6 +90,15 @@ def _product_backward(residuals, cotangent):
 product.defvjp(_product_forward, _product_backward)
 
 
+def _made_again(elementwise: Callable) -> Callable:
+    """The function, of which the backward pass keeps the arguments alone.
+
+    Otherwise the scan over the layers stores every factor of its derivative: of swiglu six arrays
+    for two. To read them back takes longer than to make them again from the arguments.
+    """
+    return jax.checkpoint(elementwise, prevent_cse=False)
+
+
 class Norm(nnx.Module):
     """Layer norm (Ba et al. 2016) or RMS norm (Zhang and Sennrich 2019) over the last axis.
 
@@ -101,14 +111,25 @@ class Norm(nnx.Module):
         self.bias = constant(0.0, size, NORM) if bias and kind == "layer" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        gain, bias = self.gain[...], None if self.bias is None else self.bias[...]
+        return _made_again(self._normed)(x, gain, bias)
+
+    def _normed(self, x: jax.Array, gain: jax.Array, bias: jax.Array | None) -> jax.Array:
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        y = y * self.gain[...]
-        if self.bias is not None:
-            y = y + self.bias[...]
+        y = y * gain
+        if bias is not None:
+            y = y + bias
         return y.astype(x.dtype)
+
+
+_ACTIVATIONS: dict[str, Callable] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "relu2": lambda up: jnp.square(jax.nn.relu(up)),
+    "swiglu": lambda up, gate: jax.nn.silu(gate) * up,
+}
 
 
 class FeedForward(nnx.Module):
@@ -124,14 +145,9 @@ class FeedForward(nnx.Module):
         self.down = Linear(d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        up = constrain(self.up(x), BATCH, SEQUENCE, MLP)
-        if self.gate is not None:
-            inner = jax.nn.silu(constrain(self.gate(x), BATCH, SEQUENCE, MLP)) * up
-        elif self.kind == "gelu":
-            inner = jax.nn.gelu(up, approximate=True)
-        else:
-            inner = jnp.square(jax.nn.relu(up))
-        return self.down(inner)
+        first = (self.up,) if self.gate is None else (self.up, self.gate)
+        products = (constrain(linear(x), BATCH, SEQUENCE, MLP) for linear in first)
+        return self.down(_made_again(_ACTIVATIONS[self.kind])(*products))
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -34,14 +34,14 @@ REMAT_POLICIES = ("none", *_POLICIES)
 def rematerialised(body: Callable, policy: str) -> Callable:
     """The body of a layer scan under a policy.
 
-    'none' keeps every intermediate; 'full' keeps only the layer's input; 'save_dots' keeps the
-    results of the weight matrices and what the attention kernel needs to go back (its output, and,
-    but with 'plain', a log-sum-exp per query), and computes the rest again: activations, norms, the
-    plain kernel's scores. 'save_attention' keeps that output and the product of the attention's
-    output matrix, so that no kernel runs forward twice; 'save_qkv' keeps the queries, keys and
-    values in place of that product, 'save_qkv_out' besides it; 'offload' keeps what
-    'save_attention' does in the host's memory. What each costs in FLOPs stands in
-    `accounting.flops`, and a test counts it.
+    'none' computes no product again; under every policy a norm and an activation remember what
+    they read and nothing else. 'full' keeps only the layer's input; 'save_dots' keeps the results
+    of the weight matrices and what the attention kernel needs to go back (its output, and, but with
+    'plain', a log-sum-exp per query), and computes the rest again: activations, norms, the plain
+    kernel's scores. 'save_attention' keeps that output and the product of the attention's output
+    matrix, so that no kernel runs forward twice; 'save_qkv' keeps the queries, keys and values in
+    place of that product, 'save_qkv_out' besides it; 'offload' keeps what 'save_attention' does in
+    the host's memory. What each costs in FLOPs stands in `accounting.flops`, and a test counts it.
     """
     if policy == "none":
         return body

@@ -132,10 +132,10 @@ def kept_bytes_per_layer(
       save_dots: that, the attended values (and log-sum-exps), and the result of every weight matrix
         but the feed-forward's last, which no gradient reads (nor attention's last, in a parallel
         block).
-      none: of each norm three float32 arrays [T, D] and two [T, 1], and its result; queries, keys,
-        values and the attended values; float32 exponentials and weights of the scores [T, N, S]
-        (plain kernel), or the attended values once more, by blocks, and float32 log-sum-exps
-        (blockwise); six arrays [T, F] of gelu and swiglu, two and a mask of relu2.
+      none: what each norm reads and its result; queries, keys, values and the attended values;
+        float32 exponentials and weights of the scores [T, N, S] (plain kernel), or the attended
+        values once more, by blocks, and float32 log-sum-exps (blockwise); the result of the
+        feed-forward's first matrices and what its last one reads.
 
     Args:
       tokens: T, on one device.
@@ -156,15 +156,36 @@ def kept_bytes_per_layer(
         inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
         split = attended + c * (columns + 2 * keys + inner)
         return tokens * (c * norms * width + split // tensor)
-    split = c * (2 * columns + 2 * keys)
-    split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
+    split = _attention_bytes(arch, sequence_length, kernel, c)
+    split += c * arch.d_ff * (3 if arch.feed_forward == "swiglu" else 2)
+    if arch.qk_norm:
+        split += c * (columns + keys)
+    return tokens * (2 * c * norms * width + split // tensor)
+
+
+def _attention_bytes(arch: Architecture, sequence_length: int, kernel: str, c: int) -> int:
+    """Of a token: queries, keys, values and what the kernel keeps to go back; c bytes a number."""
+    columns, keys = attention_widths(arch)
     if kernel == "plain":
-        split += arch.heads * (sequence_length * (4 + c) + 8)
-    elif kernel == "blockwise":
-        split += c * columns + 4 * arch.heads
+        own = arch.heads * (sequence_length * (4 + c) + 8)
+    else:
+        own = c * columns + 4 * arch.heads if kernel == "blockwise" else 0
+    return c * (2 * columns + 2 * keys) + own
+
+
+def _made_bytes_per_layer(
+    arch: Architecture, tokens: int, sequence_length: int, kernel: str, tensor: int, c: int
+) -> int:
+    """What a layer holds at once while the backward pass is in it: what it keeps under 'none', and
+    the factors of the derivatives of its norms (three float32 arrays [T, D] and two [T, 1] each)
+    and of its activation (six arrays [T, F] of gelu and swiglu, two and a mask of relu2)."""
+    columns, keys = attention_widths(arch)
+    norms = 1 if arch.parallel_block else 2
+    split = _attention_bytes(arch, sequence_length, kernel, c)
+    split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
     if arch.qk_norm:
         split += 12 * (columns + keys) + 8 * (arch.heads + arch.kv_heads)
-    return tokens * (norms * (12 * width + 8 + c * width) + split // tensor)
+    return tokens * (norms * (12 * arch.d_model + 8 + c * arch.d_model) + split // tensor)
 
 
 def step_memory(
@@ -222,9 +243,7 @@ def step_memory(
         activations += arch.layers * matrices * c // (mesh.fsdp * mesh.tensor)
     # One layer with nothing recomputed, and its scores by themselves: flash keeps none.
     scoreless = "flash" if kernel == "plain" else kernel
-    layer = kept_bytes_per_layer(
-        arch, tokens, sequence_length, "none", scoreless, mesh.tensor, compute_dtype
-    )
+    layer = _made_bytes_per_layer(arch, tokens, sequence_length, scoreless, mesh.tensor, c)
     if remat in KEEP_ATTENTION:
         # What is kept of the layer is there already.
         layer = max(0, layer - kept)
