@@ -119,17 +119,23 @@ REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
 # What an attention kernel computes again in its own backward pass, under every remat policy. Plain
 # holds all of its weights; blockwise makes the logits again. Flash goes back in two passes, one for
 # the queries' gradient and one for the keys' and values': each makes the logits again, and the
-# second the gradient of the weights, a product of the size of attention_values, once more.
+# second the gradient of the weights, a product of the size of attention_values, once more. cuDNN
+# makes the logits again, in one pass.
 KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "plain": (),
     "blockwise": ("attention_logits",),
     "flash": ("attention_logits", "attention_logits", "attention_values"),
+    "cudnn": ("attention_logits",),
 }
 
 # The policies that keep the kernel's result, and what it must compute again all the same because
-# it needs more than that: the plain one its weights.
+# it needs more than that: the plain one its weights; cuDNN a statistic of each query, which has no
+# name by which to keep it, so that it goes forward once more.
 KEEP_ATTENTION = ("save_dots", "save_attention", "save_qkv", "save_qkv_out", "offload")
-_RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {"plain": ("attention_logits",)}
+_RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {
+    "plain": ("attention_logits",),
+    "cudnn": ATTENTION_TERMS,
+}
 
 
 def forward_terms(arch: Architecture, sequence_length: int) -> dict[str, float]:
@@ -252,7 +258,8 @@ def executed_attention(
 
     All S keys per query with 'plain', and with the others those of the blocks that they touch: the
     mask leaves half of them and the diagonal, of which they multiply whole blocks ('blockwise' all
-    of them where the sequence is split over devices). The six features for ALiBi of 'flash' are
+    of them where the sequence is split over devices). The tiles of 'cudnn' are its own affair: for
+    it the keys count that the mask admits, as a floor. The six features for ALiBi of 'flash' are
     not counted (6 of 198 in the logits of a head of 192).
 
     Args:
@@ -264,7 +271,9 @@ def executed_attention(
         block = flash_block(sequence_length, attention_block, sequence_shards)
     elif kernel == "blockwise":
         block = even_block(sequence_length, attention_block)
-    if kernel != "plain":
+    if kernel == "cudnn":
+        keys = keys_per_query(sequence_length, arch.window)
+    elif kernel != "plain":
         keys = touched_keys_per_query(sequence_length, arch.window, block)
     queries, _ = attention_widths(arch)
     return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 
 from t5x_style.kernels.blockwise import blockwise_attention
+from t5x_style.kernels.cudnn import cudnn_attention
 from t5x_style.kernels.flash import flash_attention
 from t5x_style.kernels.plain import RESIDUALS, plain_attention, softcapped
 
@@ -15,13 +16,16 @@ ATTENTION_KERNELS: dict[str, Kernel] = {
     "plain": plain_attention,
     "blockwise": blockwise_attention,
     "flash": flash_attention,
+    "cudnn": cudnn_attention,
 }
 
 
 def attention_kernel(name: str, block_size: int) -> Kernel:
     """A kernel by name, with its tiles of `block_size` queries and keys where it has tiles."""
     kernel = ATTENTION_KERNELS[name]
-    return kernel if name == "plain" else functools.partial(kernel, block_size=block_size)
+    return (
+        kernel if name in ("plain", "cudnn") else functools.partial(kernel, block_size=block_size)
+    )
 
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "Kernel",
     "attention_kernel",
     "blockwise_attention",
+    "cudnn_attention",
     "flash_attention",
     "plain_attention",
     "softcapped",

@@ -55,8 +55,8 @@ class Topology:
       slices: slices of that shape, joined by the data-centre network. The data axis is split over
         them first, so that only sums of gradients leave a slice.
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
-      kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device) or 'flash'
-        (the same by a kernel of the TPU's).
+      kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
+        same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
       attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
       remat: one of REMAT_POLICIES (see models.remat).
       loss_chunk_tokens: tokens per device whose logits live at once.

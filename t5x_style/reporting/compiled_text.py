@@ -21,7 +21,7 @@ def compiled_text(report: Mapping[str, Any]) -> str:
             parts += [f"{name}: {each['assumes']}" for name, each in report["estimates"].items()]
         elif report["slice"] is not None:
             parts.append(
-                f"no seconds: XLA writes no cycles of a {report['chip']}. On the device it tries "
+                f"no seconds: XLA writes no cycles of {report['chip']}. On the device it tries "
                 "several kernels for each product; here it took its first choice"
             )
         parts.append(

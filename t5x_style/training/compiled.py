@@ -346,15 +346,19 @@ def check_state_goes_round(program: StepProgram, compiled: Compiled) -> None:
 
 
 def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
-    """What one call of the flash kernel works on, on one device; None with another kernel."""
-    if topology.kernel != "flash":
+    """What one call of 'flash' or 'cudnn' works on, on one device; None with another kernel."""
+    if topology.kernel not in ("flash", "cudnn"):
         return None
     architecture, length = step.architecture, step.sequence_length
-    block = flash_block(length, topology.attention_block, topology.sequence)
+    seen = keys_per_query(length, architecture.window)
+    block, touched = 0, seen
+    if topology.kernel == "flash":
+        block = flash_block(length, topology.attention_block, topology.sequence)
+        touched = touched_keys_per_query(length, architecture.window, block)
     return AttentionWork(
         rows=step.tokens * architecture.heads / (step.microbatches * topology.devices),
-        keys_touched=touched_keys_per_query(length, architecture.window, block),
-        keys_seen=keys_per_query(length, architecture.window),
+        keys_touched=touched,
+        keys_seen=seen,
         head_dim=architecture.head_dim,
         features=architecture.head_dim
         + (ALIBI_FEATURES if architecture.positions == "alibi" else 0),

@@ -22,6 +22,9 @@ from t5x_style.partitioning.sharding import check_heads, replicated
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+# Kernels that run on one platform alone: whose they are, and the platform as JAX names it.
+_MADE_FOR = {"flash": ("the TPU's", "tpu"), "cudnn": ("NVIDIA's GPUs", "gpu")}
+
 # {'step': int32 [], 'parameters': nested dict of float32 arrays, 'optimizer': optax's state}.
 State = dict[str, Any]
 
@@ -80,15 +83,17 @@ def bind_model(
     """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`.
 
     Raises:
-      UsageError: the flash kernel on a mesh of other devices than TPUs; rules that part queries
+      UsageError: a kernel on a mesh of other devices than it is made for; rules that part queries
         from their keys.
     """
     check_heads(architecture, topology)
     platform = mesh.devices.flat[0].platform
-    if topology.kernel == "flash" and platform != "tpu":
+    maker, needed = _MADE_FOR.get(topology.kernel, ("", platform))
+    if platform != needed:
         raise UsageError(
-            f"Topology.kernel = 'flash' is a kernel of the TPU's, and the mesh is of {platform!r} "
-            "devices: 'blockwise' computes the same numbers with as little memory on any"
+            f"Topology.kernel = {topology.kernel!r} is a kernel of {maker}, and the mesh is of "
+            f"{platform!r} devices: 'blockwise' computes the same numbers with as little memory on "
+            "any"
         )
 
     def make(seed: int) -> Decoder:

@@ -41,7 +41,7 @@ def test_two_nodes(chip, compiler):
     assert chip_of_device_kind(devices[0].device_kind) == CHIPS[chip]
 
 
-def step():
+def step() -> RunStep:
     return RunStep(
         architecture=ARCHITECTURE,
         optimizer=AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
@@ -70,4 +70,23 @@ def test_a_step_for_eight_of_them(compiler):
     kinds = {(each["kind"], each["axis"]) for each in report["traffic"]}
     assert ("all-gather", "fsdp") in kinds
     assert report["estimates"] == {}
-    assert "no seconds: XLA writes no cycles of a h100" in compiled_text(report)
+    assert "no seconds: XLA writes no cycles of h100" in compiled_text(report)
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "save_attention", "save_dots"])
+def test_a_step_with_attention_by_cudnn(remat, compiler):
+    """It goes forward once more wherever anything is made again, which the account knows."""
+    topology = Topology(chip="h100", slice="1x8", fsdp=8, kernel="cudnn", remat=remat)
+    report, _ = compiled_report(step(), topology, mesh_of(topology))
+    forward, backward = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
+    layers = ARCHITECTURE.layers
+    forwards = 1 if remat == "none" else 2
+    assert report["kernel_calls"] == {forward: forwards * layers, backward: layers}
+    assert report["library_calls"] == {}
+    assert report["hlo_flops"] == pytest.approx(report["hardware_flops"], rel=1e-12)
+
+
+def test_cudnn_is_for_gpus(compiler):
+    topology = Topology(kernel="cudnn")
+    with pytest.raises(UsageError, match="kernel of NVIDIA's GPUs, and the mesh is of 'cpu'"):
+        compiled_report(step(), topology, mesh_of(topology))

@@ -260,6 +260,9 @@ def step_memory(
         # Queries, keys and values by blocks, and their gradients added up in float32.
         columns, keys = attention_widths(arch)
         scores += (4 + c) * tokens * (columns + 2 * keys) // mesh.tensor
+    if kernel == "cudnn":
+        # Those stay on the chip; each query's log-sum-exp comes out.
+        scores = tokens * (arch.heads // mesh.tensor) * 4
     if kernel == "flash":
         # Those stay on the chip; each query's log-sum-exp comes out as a row of float32 lanes.
         scores = tokens * (arch.heads // mesh.tensor) * LANES * 4

@@ -1,4 +1,4 @@
-"""Pallas kernels: what a program calls of them, and what they multiply.
+"""Attention kernels, Pallas' and cuDNN's: what a program calls of them, and what they multiply.
 
 The inside of a kernel is not in the program's text, so its products are counted from its name and
 the attention that it computes.
@@ -13,6 +13,7 @@ from t5x_style.accounting.program.text import Instruction, Module
 from t5x_style.errors import Fault
 
 _TARGET = "tpu_custom_call"
+_CUDNN = "__cudnn$fmha"
 # What the TPU compiler marks in its own programs: memory, views, ends of asynchronous operations.
 _NOT_A_LIBRARY = (
     "AllocateBuffer",
@@ -31,6 +32,13 @@ PASSES: dict[str, tuple[str, ...]] = {
     "dkv": ("features", "head_dim", "head_dim", "features"),
 }
 
+# The same of cuDNN's, by the whole of their names; backwards it makes logits, and the gradients of
+# v, the weights, q and k.
+CUDNN_PASSES = {
+    f"{_CUDNN}Softmax": ("features", "head_dim"),
+    f"{_CUDNN}SoftmaxBackward": ("features", "head_dim", "head_dim", "features", "features"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionWork:
@@ -41,7 +49,7 @@ class AttentionWork:
       keys_touched: mean number of keys that a query is multiplied with: those of whole blocks.
       keys_seen: mean number of keys that the mask admits.
       head_dim: H. features: of a query and a key in the kernel; more than H with ALiBi.
-      block: queries and keys of a tile.
+      block: queries and keys of a tile; 0 where the kernel does not say.
     """
 
     rows: float
@@ -53,20 +61,23 @@ class AttentionWork:
 
 
 def is_kernel(instruction: Instruction) -> bool:
-    """Whether an instruction runs a Pallas kernel."""
-    return (
-        instruction.operation == "custom-call"
-        and instruction.attribute("custom_call_target") == _TARGET
+    """Whether an instruction runs a Pallas kernel, or cuDNN's attention."""
+    target = instruction.attribute("custom_call_target") or ""
+    return instruction.operation == "custom-call" and (
+        target == _TARGET or target.startswith(_CUDNN)
     )
 
 
 def kernel_calls(module: Module, schedule: Schedule) -> dict[str, int]:
-    """Calls of Pallas kernels per run, by the kernel's name."""
-    return _count(
-        module,
-        schedule,
-        lambda call: re.sub(r"(\.\d+)+$", "", call.name) if is_kernel(call) else None,
-    )
+    """Calls of kernels per run, by the name of a Pallas kernel or cuDNN's of its routine."""
+
+    def name(call: Instruction) -> str | None:
+        if not is_kernel(call):
+            return None
+        target = call.attribute("custom_call_target")
+        return re.sub(r"(\.\d+)+$", "", call.name) if target == _TARGET else target
+
+    return _count(module, schedule, name)
 
 
 def library_calls(module: Module, schedule: Schedule) -> dict[str, int]:
@@ -94,21 +105,25 @@ def _count(
 
 
 def calls_by_pass(calls: Mapping[str, int]) -> dict[str, int]:
-    """Calls of each of PASSES.
+    """Calls of each of PASSES, of a program for TPUs.
 
     Raises:
       Fault: a kernel that is not in the table: what it multiplies is not known.
     """
     by_pass = dict.fromkeys(PASSES, 0)
     for name, count in calls.items():
-        match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
-        if match is None:
-            raise Fault(
-                f"kernel {name!r} runs {count} times a step, and what it multiplies is not "
-                "in the table of t5x_style/accounting/program/kernels.py"
-            )
-        by_pass[match[1]] += count
+        by_pass[_pass(name, count)] += count
     return by_pass
+
+
+def _pass(name: str, count: int) -> str:
+    match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
+    if match is None:
+        raise Fault(
+            f"kernel {name!r} runs {count} times a step, and what it multiplies is not "
+            "in the table of t5x_style/accounting/program/kernels.py"
+        )
+    return match[1]
 
 
 def kernel_flops(calls: Mapping[str, int], work: AttentionWork) -> float:
@@ -124,6 +139,11 @@ def kernel_flops(calls: Mapping[str, int], work: AttentionWork) -> float:
     """
     pairs = work.rows * work.keys_touched
     return sum(
-        count * 2 * pairs * sum(getattr(work, width) for width in PASSES[each])
-        for each, count in calls_by_pass(calls).items()
+        count
+        * 2
+        * pairs
+        * sum(
+            getattr(work, width) for width in CUDNN_PASSES.get(name) or PASSES[_pass(name, count)]
+        )
+        for name, count in calls.items()
     )

@@ -23,7 +23,7 @@ class Program:
 
     Attributes:
       matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
-      kernel_calls: calls of Pallas kernels by name. What they multiply is not in the text: see
+      kernel_calls: calls of attention kernels by name. What they multiply is not in the text: see
         `kernel_flops`.
       library_calls: of a library's routines by name, in which products may hide that the text does
         not show: cuBLAS on a GPU, oneDNN on a CPU. What the TPU compiler calls so is its own and

@@ -1,0 +1,75 @@
+"""cuDNN's flash attention for NVIDIA GPUs, under our signature."""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from t5x_style.errors import UsageError
+from t5x_style.kernels.plain import RESIDUALS
+
+# The widest head of which JAX asks nothing about the device that will run it.
+WIDEST_HEAD = 128
+
+
+def cudnn_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    slopes: jax.Array | None = None,
+    window: int | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """The numbers of `plain_attention` by cuDNN: memory linear in S.
+
+    Args:
+      q, k, v, window: as in `plain_attention`, in bfloat16. Keys and values are not repeated for
+        the queries that share them.
+      query_positions, key_positions: the mask is by places in the arrays, so both must be those of
+        the same consecutive tokens.
+      slopes, segments, softcap: None. cuDNN would take the first two as a bias [N, S, S] or
+        [B, S, S] in memory, and knows no soft-cap.
+
+    Returns:
+      [B, S, N, H] in q's dtype.
+
+    Raises:
+      UsageError: what cuDNN cannot do is asked for, or its library is not installed.
+    """
+    del query_positions, key_positions
+    for asked, what in (
+        (slopes is not None, "Architecture.positions = 'alibi'"),
+        (segments is not None, "Packing.attend_across_documents = False"),
+        (softcap is not None, f"Architecture.attention_softcap = {softcap}"),
+        (q.shape[1] != k.shape[1], "Topology.sequence > 1"),
+        (q.dtype != jnp.bfloat16, f"compute_dtype = '{q.dtype}'"),
+        (
+            q.shape[-1] % 8 != 0 or q.shape[-1] > WIDEST_HEAD,
+            f"Architecture.head_dim = {q.shape[-1]}",
+        ),
+    ):
+        if asked:
+            raise UsageError(
+                f"Topology.kernel = 'cudnn' has no {what} (it takes causal attention in bfloat16, "
+                f"heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
+                "'blockwise' and 'plain' have"
+            )
+    try:
+        out = jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            scale=1.0,
+            is_causal=True,
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation="cudnn",
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"Topology.kernel = 'cudnn' needs the library cuDNN ({error}): run tools/setup gpu, or "
+            "choose 'blockwise'"
+        ) from error
+    return checkpoint_name(out, RESIDUALS)

@@ -1,0 +1,68 @@
+"""What is asked of cuDNN, and what is refused. No GPU has run it for these tests.
+
+That XLA takes what is asked is tested in tests/partitioning/test_described_gpus.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_style.errors import UsageError
+from t5x_style.kernels import cudnn_attention
+from tests.kernels.formula import attention, random_qkv
+
+LENGTH = 24
+POSITIONS = np.arange(LENGTH)
+WHERE = {"query_positions": POSITIONS, "key_positions": POSITIONS}
+
+
+@pytest.mark.parametrize(("kv_heads", "window"), [(2, None), (1, None), (1, 7)])
+def test_the_numbers_that_are_asked_for(kv_heads, window, monkeypatch):
+    """The same question put to XLA, in cuDNN's place."""
+    ask = jax.nn.dot_product_attention
+
+    def of_xla(*operands, implementation, **asked):
+        assert implementation == "cudnn"
+        return ask(*operands, implementation="xla", **asked)
+
+    monkeypatch.setattr("jax.nn.dot_product_attention", of_xla)
+    operands = random_qkv(queries=LENGTH, keys=LENGTH, heads=2, kv_heads=kv_heads)
+    q, k, v = (jnp.asarray(each, jnp.bfloat16) for each in operands)
+    expected = attention(
+        *(np.asarray(each, np.float64) for each in (q, k, v)), **WHERE, window=window
+    )
+    got = cudnn_attention(q, k, v, **WHERE, window=window)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=2e-2, atol=2e-2)
+
+
+def operands(*, keys=LENGTH, head_dim=8, dtype=jnp.bfloat16):
+    shapes = (1, LENGTH, 2, head_dim), (1, keys, 2, head_dim), (1, keys, 2, head_dim)
+    return (jnp.zeros(shape, dtype) for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "told"),
+    [
+        ({}, {"slopes": np.ones(2, np.float32)}, "positions = 'alibi'"),
+        ({}, {"segments": (POSITIONS[None], POSITIONS[None])}, "attend_across_documents = False"),
+        ({}, {"softcap": 30.0}, "attention_softcap = 30.0"),
+        ({"keys": 2 * LENGTH}, {}, "Topology.sequence > 1"),
+        ({"dtype": jnp.float32}, {}, "compute_dtype = 'float32'"),
+        ({"head_dim": 136}, {}, "head_dim = 136"),
+        ({"head_dim": 20}, {}, "head_dim = 20"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, told):
+    with pytest.raises(UsageError, match=f"has no .*{told}.*'blockwise' and 'plain' have"):
+        cudnn_attention(*operands(**given), **WHERE, **asked)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("cuDNN is not detected.")
+
+    monkeypatch.setattr("jax.nn.dot_product_attention", missing)
+    with pytest.raises(UsageError, match=r"cuDNN is not detected.*tools/setup gpu"):
+        cudnn_attention(*operands(), **WHERE)
