@@ -30,15 +30,16 @@ def compiled_text(report: Mapping[str, Any]) -> str:
                 ("collective", "over", "chips", "a step", "GB sent a chip", "over work"),
             )
         )
-        parts.append(
-            table(
-                [
-                    (each["kind"], each["cycles"], each["count"], each["name"], each["source"])
-                    for each in report["expensive"]
-                ],
-                ("costliest", "cycles", "a step", "operation", "from"),
+        if report["expensive"]:
+            parts.append(
+                table(
+                    [
+                        (each["kind"], each["cycles"], each["count"], each["name"], each["source"])
+                        for each in report["expensive"]
+                    ],
+                    ("costliest", "cycles", "a step", "operation", "from"),
+                )
             )
-        )
         parts.append(
             table(
                 [

@@ -297,7 +297,7 @@ def bytes_per_chip(
       parameters, optimizer, batch: what lies there between two steps, from shapes alone; padding:
       what the compiler's layouts add to them; gradients: float32, from shapes; activations: all
       else that comes and goes; temporary: the two together; peak: at the fullest moment; usable:
-      what the compiler grants a program (for TPUs alone).
+      what a program is granted (of the chips in USABLE_BYTES alone).
     """
     said = compiled.memory_analysis()
     state = program.state
