@@ -78,6 +78,9 @@ def _product_forward(x, weight):
 
 def _product_backward(residuals, cotangent):
     x, weight = residuals
+    # Two products read it. A TPU's compiler would make a gradient of swiglu anew inside of each,
+    # from the three arrays behind it and at two thirds of the speed.
+    cotangent = jax.lax.optimization_barrier(cotangent)
     tokens = tuple(range(x.ndim - 1))
     contracted = ((tokens, tokens), ((), ()))
     if x.shape[-1] <= cotangent.shape[-1]:

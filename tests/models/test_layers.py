@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from t5x_style.models.layers import Norm, alibi_slopes, product, rope
+from t5x_style.partitioning import Topology, described_devices
 from tests.models.reference import turned
 
 
@@ -86,3 +87,20 @@ def test_the_gradients_of_a_product(inputs, outputs):
     np.testing.assert_allclose(x_gradient, expected, rtol=1e-5, atol=1e-6)
     expected = np.einsum("bsi,bso->io", x, cotangent)
     np.testing.assert_allclose(weight_gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tpu_makes_a_gradient_of_swiglu_once_and_not_inside_of_each_product():
+    device = described_devices(Topology(chip="v5e", slice="2x2"))[0]
+
+    def gradients(x, up, gate, down, cotangent):
+        def block(x, up, gate, down):
+            return product(jax.nn.silu(product(2 * x, gate)) * product(2 * x, up), down)
+
+        return jax.vjp(block, x, up, gate, down)[1](cotangent)
+
+    shapes = [(512, 256), (256, 1024), (256, 1024), (1024, 256), (512, 256)]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    arguments = [jax.ShapeDtypeStruct(each, jnp.bfloat16, sharding=sharding) for each in shapes]
+    text = jax.jit(gradients).lower(*arguments).compile().as_text()
+    # Once forwards, once for the gradients of both; five where the products make it themselves.
+    assert text.count(" exponential(") == 2
