@@ -1,0 +1,72 @@
+"""Where gradients go when `shard_optimizer_over_data` is set: read in the compiled program."""
+
+import collections
+import functools
+import re
+
+import jax
+
+from t5x_style.accounting import Architecture
+from t5x_style.accounting.program import read_program
+from t5x_style.data import Packing
+from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.partitioning import Topology
+from t5x_style.training.programs import step_program
+
+LAYERS, PASSES, WIDTH, INNER = 2, 2, 64, 192
+ARCHITECTURE = Architecture(
+    vocab_size=1024, layers=LAYERS, d_model=WIDTH, d_ff=INNER, heads=4, feed_forward="gelu"
+)
+TOPOLOGY = Topology(data=2, fsdp=4, remat="full", shard_optimizer_over_data=True)
+LENGTH = 32
+
+
+@functools.cache
+def compiled() -> tuple[str, list[tuple[int, ...]]]:
+    """The step in two passes as text, and the shapes of the gradients' shards on a device."""
+    mesh = TOPOLOGY.mesh()
+    with TOPOLOGY.in_force(mesh):
+        program = step_program(
+            ARCHITECTURE,
+            TOPOLOGY,
+            mesh,
+            AdamW(Schedule(peak_learning_rate=1e-3)),
+            BatchPlan.of(16, LENGTH, train_steps=10),
+            compute_dtype="float32",
+            packing=Packing(),
+            microbatches=PASSES,
+            z_loss=0.0,
+            sources=1,
+            eos_id=1,
+        )
+        text = program.compile(16, LENGTH).as_text()
+    leaves = jax.tree.leaves(program.model.updates)
+    return text, [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+
+
+def test_a_layers_gradients_are_reduced_over_fsdp_first_and_then_over_data():
+    """In one stage they would be reduced over all devices at once, whole matrices of them."""
+    sums = collections.defaultdict(int)
+    for each in read_program(compiled()[0], TOPOLOGY.mesh_shape, None).collectives:
+        if each.kind in ("all-reduce", "reduce-scatter") and each.count == LAYERS * PASSES:
+            sums[each.axis] += each.bytes
+    # float32; four matrices of attention and two of the feed-forward.
+    matrices = 4 * (4 * WIDTH * WIDTH + 2 * WIDTH * INNER)
+    assert sums["fsdp"] >= matrices
+    assert matrices / 4 <= sums["data"] < matrices
+    # Gains of norms, which lie whole.
+    assert sums["data+fsdp"] == 4 * 2 * WIDTH
+
+
+def test_the_gradients_summed_over_passes_lie_split_over_data():
+    text, shards = compiled()
+    rows = f"s32[{PASSES},1,{LENGTH + 1}]"
+    carried = [
+        re.findall(r"f32\[([\d,]+)\]", line)
+        for line in text.splitlines()
+        if " while(" in line and rows in re.sub(r"{[\d,]*}", "", line)
+    ]
+    assert len(carried) == 1
+    there = collections.Counter(tuple(map(int, shape.split(","))) for shape in carried[0])
+    assert (LAYERS, WIDTH // 8, INNER) in shards
+    assert there >= collections.Counter(shards)
