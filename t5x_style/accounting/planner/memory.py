@@ -178,11 +178,12 @@ def _made_bytes_per_layer(
 ) -> int:
     """What a layer holds at once while the backward pass is in it: what it keeps under 'none', and
     the factors of the derivatives of its norms (three float32 arrays [T, D] and two [T, 1] each)
-    and of its activation (six arrays [T, F] of gelu and swiglu, two and a mask of relu2)."""
+    and of its activation (six arrays [T, F] of gelu, two and a mask of relu2; of swiglu four, its
+    two products and their gradients: the rest is made of them where it is read)."""
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
     split = _attention_bytes(arch, sequence_length, kernel, c)
-    split += arch.d_ff * (2 * c + 1 if arch.feed_forward == "relu2" else 6 * c)
+    split += arch.d_ff * {"swiglu": 4 * c, "gelu": 6 * c, "relu2": 2 * c + 1}[arch.feed_forward]
     if arch.qk_norm:
         split += 12 * (columns + keys) + 8 * (arch.heads + arch.kv_heads)
     return tokens * (norms * (12 * arch.d_model + 8 + c * arch.d_model) + split // tensor)
