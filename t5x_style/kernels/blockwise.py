@@ -114,7 +114,8 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
             jnp.where(first, start, each)
             for start, each in zip((MASKED, 0.0, 0.0), running, strict=True)
         )
-        scores = softcapped(_scores(q[i], k[j]), softcap) + _bias(where, i, j, window, q.shape)
+        scores = softcapped(_product("bkgsh,bkth->bkgst", q[i], k[j]), softcap)
+        scores = scores + _bias(where, i, j, window, q.shape)
         new_maximum = jnp.maximum(maximum, scores.max(-1))
         shrink = jnp.exp(maximum - new_maximum)
         exponentials = jnp.exp(scores - new_maximum[..., None])
@@ -147,25 +148,30 @@ def _attend_backward(window, softcap, residuals, cotangent):
     # What the softmax takes off every gradient of a row: sum over t of weight * its gradient.
     shares = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
+    # Keys before queries, [B, K, t, G, s]: no product then needs scores turned around, which a CPU
+    # does in memory. The queries' gradient comes out as [B, K, H, G, s], turned once at the end.
     def one_pair(gradients, pair):
         q_gradient, k_gradient, v_gradient = gradients
         i, j = pair
-        scores = softcapped(_scores(q[i], k[j]), softcap)
-        biased = scores + _bias(where, i, j, window, q.shape)
-        weights = jnp.exp(biased - log_sums[i][..., None])
-        weight_gradient = _product("bkgsh,bkth->bkgst", cotangent[i], v[j])
-        score_gradient = weights * (weight_gradient - shares[i][..., None])
+        scores = softcapped(_product("bkth,bkgsh->bktgs", k[j], q[i]), softcap)
+        bias = jnp.moveaxis(_bias(where, i, j, window, q.shape), -1, -3)
+        weights = jnp.exp(scores + bias - log_sums[i][:, :, None])
+        weight_gradient = _product("bkth,bkgsh->bktgs", v[j], cotangent[i])
+        score_gradient = weights * (weight_gradient - shares[i][:, :, None])
         if softcap is not None:
             score_gradient = score_gradient * (1 - jnp.square(scores / softcap))
         score_gradient, weights = score_gradient.astype(q.dtype), weights.astype(q.dtype)
         return (
-            q_gradient.at[i].add(_product("bkgst,bkth->bkgsh", score_gradient, k[j])),
-            k_gradient.at[j].add(_product("bkgst,bkgsh->bkth", score_gradient, q[i])),
-            v_gradient.at[j].add(_product("bkgst,bkgsh->bkth", weights, cotangent[i])),
+            q_gradient.at[i].add(_product("bkth,bktgs->bkhgs", k[j], score_gradient)),
+            k_gradient.at[j].add(_product("bktgs,bkgsh->bkth", score_gradient, q[i])),
+            v_gradient.at[j].add(_product("bktgs,bkgsh->bkth", weights, cotangent[i])),
         ), None
 
-    zeros = tuple(jnp.zeros(each.shape, jnp.float32) for each in (q, k, v))
-    gradients, _ = jax.lax.scan(one_pair, zeros, tuple(pairs.T))
+    blocks, batch, kv_heads, group, size, head_dim = q.shape
+    shapes = ((blocks, batch, kv_heads, head_dim, group, size), k.shape, v.shape)
+    zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
+    (q_gradient, *others), _ = jax.lax.scan(one_pair, zeros, tuple(pairs.T))
+    gradients = (q_gradient.transpose(0, 1, 2, 4, 5, 3), *others)
     dtypes = (q.dtype, k.dtype, v.dtype)
     return *(each.astype(dtype) for each, dtype in zip(gradients, dtypes, strict=True)), None, None
 
@@ -173,13 +179,8 @@ def _attend_backward(window, softcap, residuals, cotangent):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    """float32 [B, K, G, s, t] of queries [B, K, G, s, H] and keys [B, K, t, H]."""
-    return _product("bkgsh,bkth->bkgst", q, k)
-
-
 def _bias(where: dict, i: jax.Array, j: jax.Array, window: int | None, shape) -> jax.Array:
-    """Everything that is added to the scores of block i against block j."""
+    """All that is added to the scores of block i against block j: broadcasts to [B, K, G, s, t]."""
     slopes = where.get("slopes")
     positions = where["query_positions"][i], where["key_positions"][j]
     bias = position_bias(*positions, slopes, window)
