@@ -50,7 +50,7 @@ def evaluate(
     from t5x_style.partitioning import Hosts, Topology, check_divisible
     from t5x_style.training import Evaluator, restore_model
 
-    with (hosts or Hosts()).joined(operative_config(without=Hosts)):
+    with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {

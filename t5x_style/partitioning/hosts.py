@@ -104,7 +104,7 @@ class Hosts:
         return None if processes in (None, 1) else Place(coordinator, processes, index)
 
     @contextlib.contextmanager
-    def joined(self, same: str = "") -> Iterator[None]:
+    def joined(self, same: str = "", *, listens: bool = True) -> Iterator[None]:
         """Be one of the processes of a run, from here to the end of the block.
 
         In a process that is not the writer, standard output leads nowhere. If another process
@@ -113,6 +113,8 @@ class Hosts:
 
         Args:
           same: a text that has to be the same in all processes, such as their configuration.
+          listens: whether SIGTERM waits to be asked for by `told_to_leave`. What never asks would
+            not hear it; it ends by it, and with it the others.
 
         Raises:
           UsageError, Fault: as `lifeline.meet`.
@@ -125,6 +127,7 @@ class Hosts:
         line = _line = meet(place, self.timeout_seconds, same)
         failure: str | None = None
         try:
+            jax.config.update("jax_enable_preemption_service", listens)
             jax.distributed.initialize(
                 f"{place.coordinator.rpartition(':')[0]}:{line.service_port}",
                 place.processes,

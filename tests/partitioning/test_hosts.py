@@ -2,11 +2,14 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from t5x_style.errors import Fault, UsageError
+from t5x_style.errors import EXIT_FAULT, Fault, UsageError
 from t5x_style.partitioning import Hosts, from_writer, hosts, is_writer
 from t5x_style.partitioning.lifeline import Place
 from tests.partitioning.test_lifeline import free_port, meet_all
@@ -100,6 +103,35 @@ def test_a_process_that_does_not_come():
     with pytest.raises(Fault, match=r"1 of 2 processes came to .* 1 did not"), alone.joined():
         pass
     assert is_writer()
+
+
+NEVER_ASKS = """
+import sys, time
+from t5x_style.partitioning import Hosts
+with Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2])).joined(listens=False):
+    print("joined", file=sys.stderr, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_sigterm_ends_what_never_asks_for_it():
+    coordinator = f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NEVER_ASKS, coordinator, str(index)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in processes:
+        while "joined" not in (line := process.stderr.readline()):
+            assert line, "ended before it had joined"
+    processes[1].terminate()
+    assert processes[1].wait(timeout=20) == -signal.SIGTERM
+    _, said = processes[0].communicate(timeout=20)
+    assert processes[0].returncode == EXIT_FAULT
+    assert "process 1 of 2" in said.splitlines()[-1]
 
 
 def test_process_0_decides_for_all_and_is_the_only_one_asked(monkeypatch):
