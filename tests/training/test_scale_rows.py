@@ -31,7 +31,13 @@ DEVICES = 8
 STEPS = 3
 # Between them they show every choice that any row makes; `tools/bench_scale --shrunk` sets the
 # variable and tries all of them.
-IN_THE_SUITE = ["bloomberggpt-v5e", "llama-8b-v6e", "chinchilla-70b-v5p", "llama-8b-131072-v5p"]
+IN_THE_SUITE = [
+    "bloomberggpt-v5e",
+    "llama-16b-v5e",
+    "llama-8b-v6e",
+    "chinchilla-70b-v5p",
+    "llama-8b-131072-v5p",
+]
 EVERY_ROW = "T5X_STYLE_EVERY_ROW"
 
 
