@@ -252,12 +252,12 @@ def step_memory(
         # Keys and values of the whole sequence.
         _, keys = attention_widths(arch)
         layer += 2 * c * rows * sequence_length * keys // mesh.tensor
-    pairs = tokens * sequence_length
-    if kernel == "blockwise":
-        pairs = min(tokens, rows * attention_block) * min(sequence_length, attention_block)
     # float32 scores and exponentials, and the weights in the compute dtype.
-    scores = pairs * (arch.heads // mesh.tensor) * (4 + 4 + c)
+    scores = tokens * sequence_length * (arch.heads // mesh.tensor) * (4 + 4 + c)
     if kernel == "blockwise":
+        # float32 weights and their gradient, in whose place that of the scores is made.
+        pairs = min(tokens, rows * attention_block) * min(sequence_length, attention_block)
+        scores = pairs * (arch.heads // mesh.tensor) * (4 + 4)
         # Queries, keys and values by blocks, and their gradients added up in float32.
         columns, keys = attention_widths(arch)
         scores += (4 + c) * tokens * (columns + 2 * keys) // mesh.tensor
