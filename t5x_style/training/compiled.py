@@ -80,6 +80,22 @@ class RunStep:
             )
         self.architecture.check_length(self.sequence_length)
 
+    def program(self, topology: Topology, mesh: Mesh) -> StepProgram:
+        """The step on a mesh that is in force. Raises UsageError as `step_program`."""
+        return step_program(
+            self.architecture,
+            topology,
+            mesh,
+            self.optimizer,
+            self.plan,
+            compute_dtype=self.compute_dtype,
+            packing=self.packing,
+            microbatches=self.microbatches,
+            z_loss=self.z_loss,
+            sources=self.sources,
+            eos_id=self.eos_id,
+        )
+
     @property
     def tokens(self) -> int:
         """Tokens of the step, all devices together."""
@@ -177,19 +193,7 @@ def compiled_report(
     """
     report = planned_report(step, topology, mesh)
     with topology.in_force(mesh):
-        program = step_program(
-            step.architecture,
-            topology,
-            mesh,
-            step.optimizer,
-            step.plan,
-            compute_dtype=step.compute_dtype,
-            packing=step.packing,
-            microbatches=step.microbatches,
-            z_loss=step.z_loss,
-            sources=step.sources,
-            eos_id=step.eos_id,
-        )
+        program = step.program(topology, mesh)
         report["unsharded"] = check_sharded(program.model.abstract, topology)
         if not compiles:
             return report, ""

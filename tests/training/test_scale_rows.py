@@ -24,7 +24,6 @@ from t5x_style.kernels import flash_attention
 from t5x_style.partitioning.topology import MESH_AXES
 from t5x_style.training import compiled
 from t5x_style.training.model_state import fresh_state
-from t5x_style.training.programs import step_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 8
@@ -139,19 +138,7 @@ def lesson(step, topology) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     words = step.architecture.vocab_size
     with topology.in_force(mesh):
-        program = step_program(
-            step.architecture,
-            topology,
-            mesh,
-            step.optimizer,
-            step.plan,
-            compute_dtype=step.compute_dtype,
-            packing=step.packing,
-            microbatches=step.microbatches,
-            z_loss=step.z_loss,
-            sources=1,
-            eos_id=1,
-        )
+        program = step.program(topology, mesh)
         state = fresh_state(program.model, program.optimizer, program.state, 0)
         run = program.compile(step.sequences, step.sequence_length)
         learnt = []
