@@ -1,9 +1,11 @@
 """The map of rooms in docs/architecture.md, held against the imports that are really there."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,32 +15,32 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t5x_style"
 
 # What each room may import, itself aside. A room that is not named here does not exist.
-BELOW_TRAINING = (
-    "errors",
-    "accounting",
-    "reporting",
-    "kernels",
-    "models",
-    "partitioning",
-    "data",
-    "optim",
-)
+GROUND = ("errors", "quantities", "files")
 MAY_IMPORT = {
     "errors": (),
-    "accounting": ("errors",),
-    "reporting": ("errors", "accounting"),
-    "kernels": ("errors", "accounting"),
-    "models": ("errors", "accounting", "kernels"),
-    "partitioning": ("errors", "accounting", "kernels", "models"),
-    "data": ("errors",),
-    "optim": ("errors",),
-    "training": BELOW_TRAINING,
-    "sweeps": ("errors", "accounting", "reporting"),
-    "commands": (*BELOW_TRAINING, "training", "sweeps"),
-    "__main__": ("errors", "commands"),
+    "quantities": (),
+    "files": ("errors",),
+    "accounting": GROUND,
+    "hosts": GROUND,
+    "reporting": (*GROUND, "accounting"),
+    "kernels": (*GROUND, "accounting"),
+    "models": (*GROUND, "accounting", "kernels"),
+    "partitioning": (*GROUND, "accounting", "kernels", "models"),
+    "data": (*GROUND, "accounting"),
+    "optim": (*GROUND, "data"),
 }
+MAY_IMPORT["step"] = (*GROUND, "accounting", "kernels", "models", "partitioning", "data", "optim")
+MAY_IMPORT["training"] = (*MAY_IMPORT["step"], "hosts", "reporting", "step")
+MAY_IMPORT["compiling"] = (*MAY_IMPORT["step"], "step")
+MAY_IMPORT["inference"] = (*MAY_IMPORT["training"], "training")
+MAY_IMPORT["sweeps"] = (*GROUND, "accounting", "reporting")
+MAY_IMPORT["config"] = (*GROUND, "accounting", "partitioning")
+MAY_IMPORT["commands"] = tuple(MAY_IMPORT)
+MAY_IMPORT["__main__"] = ("commands",)
+
 LINE_LIMITS = {"t5x_style/training/loop.py": 400, "t5x_style/models/": 350}
 LINE_LIMIT = 500
+FILES_LIMIT = 9
 # Packages that the training process must never hold, so no module may import them at its top.
 LAZY_PACKAGES = ("tensorflow", "tensorflow_datasets", "seqio", "torch", "apache_beam")
 CODE_EXECUTING_FORMATS = ("pickle", "cloudpickle", "dill", "shelve", "marshal")
@@ -81,14 +83,19 @@ def forbidden_imports(source: str, module: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", python_files("t5x_style"), ids=module_name)
-def test_imports_point_downwards(path):
-    if path == PACKAGE / "__init__.py":
-        assert not list(imported_modules(ast.parse(path.read_text()), "t5x_style.__init__"))
-        return
-    module = module_name(path)
-    assert module.split(".")[1] in MAY_IMPORT, f"{path} is in no room of the map"
-    assert forbidden_imports(path.read_text(), module) == []
+def test_imports_point_downwards():
+    assert not list(
+        imported_modules(ast.parse((PACKAGE / "__init__.py").read_text()), "t5x_style.__init__")
+    )
+    wrong = {}
+    for path in python_files("t5x_style"):
+        if path == PACKAGE / "__init__.py":
+            continue
+        module = module_name(path)
+        assert module.split(".")[1] in MAY_IMPORT, f"{path} is in no room of the map"
+        if found := forbidden_imports(path.read_text(), module):
+            wrong[module] = found
+    assert wrong == {}
 
 
 @pytest.mark.parametrize(
@@ -113,44 +120,99 @@ def test_the_map_shows_every_room():
 
 
 def test_no_room_may_import_a_room_that_may_import_it():
-    for room, below in MAY_IMPORT.items():
-        assert all(room not in MAY_IMPORT[other] for other in below), room
+    graphlib.TopologicalSorter(MAY_IMPORT).prepare()
 
 
-@pytest.mark.parametrize("path", python_files("t5x_style", "tests"), ids=module_name)
-def test_nothing_reads_formats_that_run_code(path):
-    tree = ast.parse(path.read_text())
-    names = {name.split(".")[0] for name, _ in imported_modules(tree, module_name(path))}
-    assert names.isdisjoint(CODE_EXECUTING_FORMATS)
-    allowed = [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.keyword)
-        and node.arg == "allow_pickle"
-        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
-    ]
-    assert allowed == [], "numpy may not unpickle"
-
-
-@pytest.mark.parametrize("path", python_files("t5x_style"), ids=module_name)
-def test_tensorflow_and_torch_are_imported_inside_functions_only(path):
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+def file_imports() -> dict[str, set[str]]:
+    """{module: the modules of the package that it imports}; an `__init__` is its folder's name."""
+    names = {
+        module_name(path).removesuffix(".__init__"): path for path in python_files("t5x_style")
     }
-    top = ast.Module(
-        [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inside
-        ],
-        [],
+    graph = {}
+    for name, path in names.items():
+        found = set()
+        for target, _ in imported_modules(ast.parse(path.read_text()), module_name(path)):
+            while target and target not in names:
+                target = target.rpartition(".")[0]
+            found.add(target)
+        graph[name] = found - {"", name, "t5x_style"}
+    return graph
+
+
+def test_no_file_imports_itself_in_a_circle():
+    graphlib.TopologicalSorter(file_imports()).prepare()
+
+
+def test_no_folder_imports_itself_in_a_circle():
+    """Wings of one room, too: `data/sources/` and `data/rows/`, for instance."""
+    imports = file_imports()
+    # An `__init__` hands out the names of the wings below it, and is a part of none of them.
+    packages = {
+        module_name(path).removesuffix(".__init__")
+        for path in python_files("t5x_style")
+        if path.name == "__init__.py"
+    }
+    folders: dict[str, set[str]] = {}
+    for module, targets in imports.items():
+        if module in packages:
+            continue
+        folder = module.rpartition(".")[0]
+        for target in targets:
+            other = target if target in packages else target.rpartition(".")[0]
+            if "t5x_style" not in (folder, other) and other != folder:
+                folders.setdefault(folder, set()).add(other)
+    graphlib.TopologicalSorter(folders).prepare()
+
+
+def test_a_folder_holds_at_most_nine_files():
+    files = Counter(
+        path.parent.relative_to(ROOT)
+        for path in python_files("t5x_style")
+        if path.name != "__init__.py"
     )
-    names = {name.split(".")[0] for name, _ in imported_modules(top, module_name(path))}
-    assert names.isdisjoint(LAZY_PACKAGES)
+    assert {str(folder): n for folder, n in files.items() if n > FILES_LIMIT} == {}
+
+
+def test_nothing_reads_formats_that_run_code():
+    wrong = {}
+    for path in python_files("t5x_style", "tests"):
+        tree = ast.parse(path.read_text())
+        names = {name.split(".")[0] for name, _ in imported_modules(tree, module_name(path))}
+        found = sorted(names.intersection(CODE_EXECUTING_FORMATS))
+        found += [
+            f"line {node.lineno}: numpy may not unpickle"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.keyword)
+            and node.arg == "allow_pickle"
+            and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+        ]
+        if found:
+            wrong[module_name(path)] = found
+    assert wrong == {}
+
+
+def test_tensorflow_and_torch_are_imported_inside_functions_only():
+    wrong = {}
+    for path in python_files("t5x_style"):
+        tree = ast.parse(path.read_text())
+        inside = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+        }
+        top = ast.Module(
+            [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inside
+            ],
+            [],
+        )
+        names = {name.split(".")[0] for name, _ in imported_modules(top, module_name(path))}
+        if found := names.intersection(LAZY_PACKAGES):
+            wrong[module_name(path)] = found
+    assert wrong == {}
 
 
 def loaded_by(statement: str) -> set[str]:

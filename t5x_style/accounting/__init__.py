@@ -1,8 +1,10 @@
 """Parameters, FLOPs, chips, seconds and scaling laws: pure functions on plain numbers, no jax."""
 
-from t5x_style.accounting import bloomberggpt
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.auditor import Auditor, audit, laws_of_audit
+from t5x_style.accounting.audit import bloomberggpt
+from t5x_style.accounting.audit.auditor import Auditor, audit, laws_of_audit
+from t5x_style.accounting.audit.ledger import Ledger
+from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
@@ -12,7 +14,6 @@ from t5x_style.accounting.flops import (
 )
 from t5x_style.accounting.laws import LAWS, FrontierLaw, Law, ParametricLaw
 from t5x_style.accounting.laws.own import read_law
-from t5x_style.accounting.ledger import Ledger
 from t5x_style.accounting.parameter_count import (
     non_embedding_parameters,
     parameters,
@@ -29,8 +30,6 @@ from t5x_style.accounting.planner import (
     recommending_law,
     sources_of,
 )
-from t5x_style.accounting.quantities import bits_per_byte, count, duration, scientific
-from t5x_style.accounting.verdicts import verdict, verdict_of_line
 
 __all__ = [
     "CHIPS",
@@ -50,13 +49,10 @@ __all__ = [
     "Plan",
     "Sources",
     "audit",
-    "bits_per_byte",
     "bloomberggpt",
     "budget_of",
     "chip",
     "chip_of_device_kind",
-    "count",
-    "duration",
     "forward_flops_per_token",
     "laws_of_audit",
     "make_plan",
@@ -64,7 +60,6 @@ __all__ = [
     "parameters",
     "read_law",
     "recommending_law",
-    "scientific",
     "sources_of",
     "total_parameters",
     "training_flops_per_token",

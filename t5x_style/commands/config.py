@@ -4,11 +4,11 @@ from typing import Any
 
 import gin
 
-from t5x_style.commands import gin_graph
-from t5x_style.commands.configuration import config_differences, current
-from t5x_style.commands.gin_files import Written
-from t5x_style.commands.gin_graph import MACRO, Node
-from t5x_style.commands.help import description, parameter_docs, parameter_lines, signature_of
+from t5x_style.config import graph
+from t5x_style.config.checks import config_differences, current
+from t5x_style.config.files import Written
+from t5x_style.config.graph import MACRO, Node
+from t5x_style.config.help import description, parameter_docs, parameter_lines, signature_of
 from t5x_style.errors import UsageError, did_you_mean
 
 CONFIGURABLES: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ def _differences(written: Written, old: str, new: str) -> dict[str, Any]:
 
 def _listed() -> dict[str, Any]:
     found = {
-        gin_graph.short(selector): description(configurable.wrapped).partition("\n")[0]
-        for selector, configurable in gin_graph.configurables().items()
+        graph.short(selector): description(configurable.wrapped).partition("\n")[0]
+        for selector, configurable in graph.configurables().items()
     }
     width = max(map(len, found))
     for short in sorted(found, key=str.casefold):
@@ -70,14 +70,14 @@ def _listed() -> dict[str, Any]:
 
 
 def _described(name: str) -> dict[str, Any]:
-    selectors = gin_graph.matching(name)
+    selectors = graph.matching(name)
     if not selectors:
-        names = map(gin_graph.short, gin_graph.configurables())
+        names = map(graph.short, graph.configurables())
         raise UsageError(f"--name={name}: no such configurable{did_you_mean(name, names)}")
     if len(selectors) > 1:
         raise UsageError(f"--name={name} may be any of {', '.join(sorted(selectors))}: say which")
-    wrapped = gin_graph.configurable(selectors[0]).wrapped
-    short = gin_graph.short(selectors[0])
+    wrapped = graph.configurable(selectors[0]).wrapped
+    short = graph.short(selectors[0])
     docs = parameter_docs(wrapped)
     print(f"{short}, in {selectors[0].rpartition('.')[0]}\n\n{description(wrapped)}\n")
     print(parameter_lines(signature_of(wrapped), docs, f"{short}."))
@@ -86,7 +86,7 @@ def _described(name: str) -> dict[str, Any]:
 
 def _resolved(written: Written) -> dict[str, Any]:
     """Prints every binding, macros put in, with what it takes by default and where it was set."""
-    reached = gin_graph.reach(node for node in gin_graph.bindings() if node[1] != MACRO)
+    reached = graph.reach(node for node in graph.bindings() if node[1] != MACRO)
     nodes = [
         node
         for node in reached
@@ -95,9 +95,9 @@ def _resolved(written: Written) -> dict[str, Any]:
     lines, values = _unused_macros(written), {}
     for node in sorted(nodes, key=lambda node: (".commands." not in node[1], node[1], node[0])):
         lines.append("")
-        bound = gin_graph.effective(node)
-        for parameter, declared in signature_of(gin_graph.configurable(node[1]).wrapped).items():
-            name = gin_graph.written(node, parameter)
+        bound = graph.effective(node)
+        for parameter, declared in signature_of(graph.configurable(node[1]).wrapped).items():
+            name = graph.written(node, parameter)
             if parameter in bound:
                 binder, value = bound[parameter]
                 shown, places = _followed(written, binder, parameter, value)
@@ -125,26 +125,26 @@ def _line(binding: str, comment: str) -> str:
 def _followed(written: Written, node: Node, parameter: str, value: Any) -> tuple[str, list[str]]:
     """A value with its macro put in, and the places through which it came."""
     places = [written.origins[node, parameter].where]
-    for macro in gin_graph.macros_in(value):
-        if (macro, MACRO) not in gin_graph.bindings():
+    for macro in graph.macros_in(value):
+        if (macro, MACRO) not in graph.bindings():
             return repr(value), [*places, f"no macro {macro} is defined"]
         places.append(f"{macro} at {written.origins[(macro, MACRO), 'value'].where}")
     try:
-        return repr(gin_graph.resolved(value)), places
+        return repr(graph.resolved(value)), places
     except LookupError:
         return repr(value), [*places, "required, and not given"]
 
 
 def _unused_macros(written: Written) -> list[str]:
     read = {
-        gin_graph.macro_name(reference)
-        for values in gin_graph.bindings().values()
-        for reference in gin_graph.references(values)
+        graph.macro_name(reference)
+        for values in graph.bindings().values()
+        for reference in graph.references(values)
     }
-    macros = [node for node in gin_graph.bindings() if node[1] == MACRO]
+    macros = [node for node in graph.bindings() if node[1] == MACRO]
     return [
         _line(
-            f"{node[0]} = {gin_graph.bindings()[node]['value']!r}",
+            f"{node[0]} = {graph.bindings()[node]['value']!r}",
             f"{written.origins[node, 'value'].where}, which nothing here reads"
             f"{did_you_mean(node[0], (name for name in read if name))}",
         )

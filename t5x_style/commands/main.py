@@ -25,7 +25,7 @@ from t5x_style.errors import (
 )
 
 if TYPE_CHECKING:
-    from t5x_style.commands.flags import Flags
+    from t5x_style.config.flags import Flags
 
 VERBS = {
     "plan": "budget, chips and data caps -> model size, tokens, blend, hours, expected loss",
@@ -39,6 +39,13 @@ VERBS = {
     "fit": "a scaling law from the final losses of runs, or of a CSV file",
     "report": "one self-contained HTML page for a run, or comparing several",
     "config": "the configurables; the resolved configuration of a run; the difference of two",
+}
+
+# Where the verbs are that are not in this folder.
+FOLDERS = {
+    "corpora": ("tokenizer", "cache"),
+    "runs": ("compile", "train", "evaluate", "generate"),
+    "studies": ("plan", "sweep", "fit", "report"),
 }
 
 
@@ -84,8 +91,8 @@ def _run(arguments: list[str]) -> int:
     module = verb_module(verb)
     function = getattr(module, verb)
 
-    from t5x_style.commands.flags import parse_flags
-    from t5x_style.commands.help import signature_of, verb_help
+    from t5x_style.config.flags import parse_flags
+    from t5x_style.config.help import signature_of, verb_help
 
     flags = parse_flags(verb, rest, signature_of(function))
     if flags.help:
@@ -99,29 +106,40 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(verb: str, function: Callable, flags: "Flags") -> object:
-    from t5x_style.commands import configuration
+    from t5x_style.config import checks
 
     module = load_verb(verb)
-    configuration.parse(
+    checks.parse(
         flags.gin_files,
         flags.bindings,
         search_paths=flags.search_paths,
         load=load_named,
     )
     if (lender := getattr(module, "BINDINGS_OF", None)) is not None:
-        configuration.borrow(function, getattr(load_verb(lender), lender))
+        checks.borrow(function, getattr(load_verb(lender), lender))
     if verb != "config":  # which shows whatever was written, mistakes too
-        configuration.check(function, verbs=VERBS)
+        checks.check(function, verbs=selectors())
     try:
         return function(dry_run=flags.dry_run)
     except UsageError as error:
         said = _message(error)
-        raise UsageError(said + configuration.origins(said)) from error
+        raise UsageError(said + checks.origins(said)) from error
+
+
+def module_name(verb: str) -> str:
+    """The module of a verb; its function has the verb's name."""
+    folder = next((name for name, verbs in FOLDERS.items() if verb in verbs), None)
+    return ".".join(filter(None, ("t5x_style.commands", folder, verb)))
+
+
+def selectors() -> list[str]:
+    """gin's full name of every verb."""
+    return [f"{module_name(verb)}.{verb}" for verb in VERBS]
 
 
 def verb_module(verb: str) -> ModuleType:
     """The module of a verb, imported."""
-    return importlib.import_module(f"t5x_style.commands.{verb}")
+    return importlib.import_module(module_name(verb))
 
 
 def load_named(selector: str) -> None:

@@ -1,7 +1,6 @@
-"""Schedules in tokens, batch plans, and optimizers as optax transformations."""
+"""Schedules in tokens, and optimizers as optax transformations."""
 
 from t5x_style.optim.adamw import AdamW
-from t5x_style.optim.batch_plan import BatchPlan
 from t5x_style.optim.schedule import Schedule
 
-__all__ = ["AdamW", "BatchPlan", "Schedule"]
+__all__ = ["AdamW", "Schedule"]

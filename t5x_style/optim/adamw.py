@@ -7,9 +7,9 @@ import gin
 import jax
 import optax
 
+from t5x_style.data.rows.batch_plan import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim.batch_plan import BatchPlan
-from t5x_style.optim.schedule import Schedule
+from t5x_style.optim.schedule import Schedule, traced_tokens_before
 
 
 @gin.configurable
@@ -46,7 +46,7 @@ class AdamW:
         """
 
         def at(step):
-            return self.schedule.learning_rate(plan.traced_tokens_before(step + 1), plan.tokens)
+            return self.schedule.learning_rate(traced_tokens_before(plan, step + 1), plan.tokens)
 
         return at
 

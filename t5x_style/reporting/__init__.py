@@ -1,24 +1,36 @@
 """What a run leaves, written and read again; the console line, tables, the page."""
 
-from t5x_style.reporting.html_report import write_report
-from t5x_style.reporting.known_models import KnownModel, known_models
-from t5x_style.reporting.progress import Progress
-from t5x_style.reporting.run_record import RunRecord, read_run
-from t5x_style.reporting.run_writer import EVENT_KINDS, RunWriter, SilentWriter
-from t5x_style.reporting.scaling_figure import check_suffix, scaling_figure
-from t5x_style.reporting.text import table
+from t5x_style.reporting.figures.known_models import KnownModel, known_models
+from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
+from t5x_style.reporting.page.run_report import write_report
+from t5x_style.reporting.run.console import Progress
+from t5x_style.reporting.run.record import RunRecord, read_run
+from t5x_style.reporting.run.writer import EVENT_KINDS, RunWriter, SilentWriter
+from t5x_style.reporting.text.derived import (
+    ACHIEVED_HEADERS,
+    SOURCE_HEADERS,
+    achieved_rows,
+    derived_rows,
+    source_rows,
+)
+from t5x_style.reporting.text.tables import table
 
 __all__ = [
+    "ACHIEVED_HEADERS",
     "EVENT_KINDS",
+    "SOURCE_HEADERS",
     "KnownModel",
     "Progress",
     "RunRecord",
     "RunWriter",
     "SilentWriter",
+    "achieved_rows",
     "check_suffix",
+    "derived_rows",
     "known_models",
     "read_run",
     "scaling_figure",
+    "source_rows",
     "table",
     "write_report",
 ]

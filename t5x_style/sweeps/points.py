@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.reporting import RunRecord, read_run
-from t5x_style.reporting.run_writer import METRICS_FILE
+from t5x_style.reporting.run.writer import METRICS_FILE
 
 ROLES = ("params", "tokens", "flops", "loss")
 # What --loss may be beside a key of a metrics line: each source's evaluation loss, by its share.

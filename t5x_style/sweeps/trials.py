@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from t5x_style.errors import EXIT_PREEMPTED, EXIT_USAGE, Preempted, UsageError
+from t5x_style.files import locked, write_whole
 from t5x_style.sweeps.grid import Trial, gin_flag
 from t5x_style.sweeps.results import trial_result
 
@@ -68,11 +68,15 @@ def run_trials(
     folder = Path(sweep_dir)
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"arguments": list(arguments), "identity": identity}
-    with _only_one(folder), _stop_on_sigterm():
+
+    def refuse() -> None:
+        raise UsageError(f"another sweep is at work in {folder}")
+
+    with locked(folder / "sweep.lock", refuse), _stop_on_sigterm():
         entries = _entries(trials, folder, shared)
 
         def keep() -> None:
-            _write(folder / "sweep.json", {**shared, "trials": entries})
+            write_whole(folder / "sweep.json", json.dumps({**shared, "trials": entries}, indent=1))
 
         waiting = [entry for entry in entries if entry["status"] != "finished"]
         keep()
@@ -208,17 +212,6 @@ def _stop(running: Sequence[_Running]) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the sweep directory; the kernel lets go of it when this process ends, however."""
-    with (folder / "sweep.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another sweep is at work in {folder}") from None
-        yield
-
-
-@contextlib.contextmanager
 def _stop_on_sigterm() -> Iterator[None]:
     def stop(number, frame):
         raise Preempted("the trials were asked to save; start the sweep again to go on")
@@ -228,13 +221,3 @@ def _stop_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces a JSON file whole, so that a kill leaves the old one or the new one."""
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

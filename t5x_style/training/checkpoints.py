@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import from_writer
+from t5x_style.hosts import from_writer
 from t5x_style.partitioning.sharding import leaf_name
 
 PREFIX = "checkpoint"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import gin
 
-from t5x_style.accounting import count
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.quantities import count
 
 MEASURES = ("bits_per_byte", "loss")
 MODES = ("advise", "stop")

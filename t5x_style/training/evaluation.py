@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_style.accounting import bits_per_byte
 from t5x_style.data import EvaluationSet, Packing
 from t5x_style.partitioning import batch_sharding
-from t5x_style.training.batches import global_batch
-from t5x_style.training.model_state import BoundModel
-from t5x_style.training.step import AS_STORED, make_evaluation_step
+from t5x_style.quantities import bits_per_byte
+from t5x_style.step.batches import global_batch
+from t5x_style.step.model_state import BoundModel
+from t5x_style.step.step import AS_STORED, make_evaluation_step
 
 
 class Evaluator:

@@ -11,12 +11,12 @@ import numpy as np
 
 from t5x_style.accounting import chip_of_device_kind
 from t5x_style.errors import Fault, Preempted
-from t5x_style.partitioning import told_to_leave
+from t5x_style.hosts import told_to_leave
 from t5x_style.reporting import Progress
-from t5x_style.training.batches import abstract_batch, global_batch
+from t5x_style.step.batches import abstract_batch, global_batch
+from t5x_style.step.step import Batch, Metrics, packed_batch
 from t5x_style.training.run import Run
-from t5x_style.training.setup import Session, finished_run, open_session, tell_end
-from t5x_style.training.step import Batch, Metrics, packed_batch
+from t5x_style.training.session import Session, finished_run, open_session, tell_end
 
 # Steps that may be queued on the device: enough to hide the host's work, few enough that a
 # preemption is answered within two steps.

@@ -13,20 +13,21 @@ from t5x_style.accounting import (
     Chip,
     ParametricLaw,
     chip,
-    count,
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.data import BatchReader, Packing, Stores
+from t5x_style.data import BatchPlan, BatchReader, Packing, Stores
+from t5x_style.data.rows import source_accounts
+from t5x_style.data.rows.blend_history import Chapter, asked_blend, chapters_of, reader_of
 from t5x_style.errors import Fault, UsageError, did_you_mean
-from t5x_style.optim import AdamW, BatchPlan
-from t5x_style.partitioning import Topology, check_divisible, from_writer
-from t5x_style.training import sources
-from t5x_style.training.blend_history import Chapter, asked_blend, chapters_of, reader_of
+from t5x_style.hosts import from_writer
+from t5x_style.optim import AdamW
+from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.quantities import count
+from t5x_style.step.model_state import COMPUTE_DTYPES
+from t5x_style.step.step import AS_STORED
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, Standing
-from t5x_style.training.model_state import COMPUTE_DTYPES
-from t5x_style.training.step import AS_STORED
 
 PLAN_FILE = "plan.json"
 CONFIG_FILE = "config.gin"
@@ -78,10 +79,10 @@ class Run:
                 f"train.compute_dtype = {self.compute_dtype!r} is not one of "
                 f"{', '.join(COMPUTE_DTYPES)}{did_you_mean(self.compute_dtype, COMPUTE_DTYPES)}"
             )
-        if self.at_cap not in sources.AT_CAP:
+        if self.at_cap not in source_accounts.AT_CAP:
             raise UsageError(
-                f"train.at_cap = {self.at_cap!r} is not one of {', '.join(sources.AT_CAP)}"
-                f"{did_you_mean(self.at_cap, sources.AT_CAP)}"
+                f"train.at_cap = {self.at_cap!r} is not one of {', '.join(source_accounts.AT_CAP)}"
+                f"{did_you_mean(self.at_cap, source_accounts.AT_CAP)}"
             )
         for name in (
             "microbatches",
@@ -159,11 +160,11 @@ class Run:
     @functools.cached_property
     def caps(self) -> dict[str, float]:
         """{source: epochs} that it is read at most."""
-        return sources.checked_caps(self.max_epochs, list(self.stores.train))
+        return source_accounts.checked_caps(self.max_epochs, list(self.stores.train))
 
     def accounts(self, step: int) -> dict[str, dict[str, Any]]:
         """What the steps before `step` take of each source; see `sources.accounts`."""
-        return sources.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
+        return source_accounts.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
 
     @functools.cached_property
     def auditor(self) -> Auditor:
@@ -178,7 +179,7 @@ class Run:
             loss_vocab_chunks=self.topology.loss_vocab_chunks,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
-            effective_tokens=lambda tokens: sources.worth(
+            effective_tokens=lambda tokens: source_accounts.worth(
                 self.reader, self.stores.train, self.plan.rows_of_tokens(int(tokens))
             ),
         )
@@ -407,11 +408,11 @@ def within_caps(run: Run) -> Run:
     """
     if run.at_cap != "stop":
         return run
-    rows = sources.rows_within(run.reader, run.caps, run.plan.rows)
+    rows = source_accounts.rows_within(run.reader, run.caps, run.plan.rows)
     if rows == run.plan.rows:
         return run
     plan = run.plan.within(rows)
-    after = sources.accounts(run.reader, run.stores.train, rows + 1)
+    after = source_accounts.accounts(run.reader, run.stores.train, rows + 1)
     name = next(name for name, cap in run.caps.items() if after[name]["epochs"] > cap)
     reason = (
         f"source {name!r} is at its cap of {run.caps[name]:g} epochs at step {plan.steps:,} of "

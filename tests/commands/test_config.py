@@ -5,10 +5,9 @@ import json
 import gin
 import pytest
 
-from t5x_style.commands import configuration
 from t5x_style.commands import main as main_module
-
-from .conftest import RUN_FILE
+from t5x_style.config import checks
+from tests.commands.conftest import RUN_FILE
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_resolves_a_run_and_what_it_prints_is_the_same_run(config, tmp_path, run
     status, printed, err = run_toy(text=out, model_dir=False)
     assert status == 0, err
     _, direct, _ = run_toy("--gin.ToyModel.layers=5")
-    assert configuration.config_differences(direct["config"], printed["config"]) == []
+    assert checks.config_differences(direct["config"], printed["config"]) == []
 
 
 def test_shows_mistakes_instead_of_refusing_them(config, tmp_path):
@@ -76,8 +75,8 @@ def test_compares_two_files_with_their_includes(config, tmp_path):
 
 def test_every_configurable_of_the_framework_has_a_docstring(monkeypatch):
     main_module.load_everything()
-    from t5x_style.commands.gin_graph import configurables
-    from t5x_style.commands.help import description
+    from t5x_style.config.graph import configurables
+    from t5x_style.config.help import description
 
     ours = {k: v for k, v in configurables().items() if k.startswith("t5x_style.")}
     assert len(ours) > 10

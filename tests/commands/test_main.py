@@ -80,7 +80,7 @@ def test_overview_names_every_verb_and_its_absence_is_a_mistake(capsys):
 
 @pytest.mark.parametrize("verb", main_module.VERBS)
 def test_every_verb_documents_every_parameter(verb, capsys):
-    from t5x_style.commands.help import parameter_docs, signature_of
+    from t5x_style.config.help import parameter_docs, signature_of
 
     module = main_module.verb_module(verb)
     function = getattr(module, verb)

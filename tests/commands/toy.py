@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import gin
 
-from t5x_style.commands.configuration import operative_config, refuse_unconsumed
+from t5x_style.config.checks import operative_config, refuse_unconsumed
 from t5x_style.errors import Fault, Preempted, UsageError
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.records import documents
-from t5x_style.data.vocabulary import train_tokenizer
+from t5x_style.data.sources.records import documents
+from t5x_style.data.tokenizers.train import train_tokenizer
 
 EMBEDDED = {
     name: Source(

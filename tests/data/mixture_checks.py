@@ -16,7 +16,7 @@ import tensorflow as tf
 from seqio_checks import prepare_tfds
 
 from t5x_style.data import Corpus, Tokenizer
-from t5x_style.data.tasks import declared_blend, load_module, task_files, task_tokens
+from t5x_style.data.building.seqio_tasks import declared_blend, load_module, task_files, task_tokens
 from t5x_style.errors import Fault, UsageError
 
 

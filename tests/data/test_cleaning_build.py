@@ -19,8 +19,8 @@ from t5x_style.data import (
     ensure_stores,
     missing_stores,
 )
-from t5x_style.data.build_contamination import ensure_index
-from t5x_style.data.contamination import Index
+from t5x_style.data.building.decontaminate import ensure_index
+from t5x_style.data.cleaning.contamination import Index
 from t5x_style.errors import Fault, UsageError
 
 WORDS = [f"word{i}" for i in range(3000)]

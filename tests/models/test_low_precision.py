@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from t5x_style.errors import UsageError
 from t5x_style.models import Decoder, low_precision
 from t5x_style.models.low_precision import available_int8_product, int8_product
-from tests.accounting.program.tpu import SLICES, array, compiled_text, mesh
+from tests.compiling.tpu import SLICES, array, compiled_text, mesh
 from tests.jaxprs import equations
 from tests.models.architectures import LLAMA
 

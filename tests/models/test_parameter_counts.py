@@ -16,7 +16,7 @@ from t5x_style.accounting import (
     total_parameters,
 )
 from t5x_style.partitioning import Topology
-from t5x_style.training.model_state import bind_model
+from t5x_style.step.model_state import bind_model
 from tests.models.architectures import ARCHITECTURES
 
 MODEL_FILES = sorted((Path(__file__).parents[2] / "gin_configs/models").glob("*.gin"))

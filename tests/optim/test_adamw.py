@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.optim import AdamW, Schedule
 
 PLAN = BatchPlan.of([(1, 8), (2, None)], 2, train_steps=12)
 AXES = {

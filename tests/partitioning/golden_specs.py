@@ -11,14 +11,15 @@ import pathlib
 import jax
 
 from t5x_style.accounting import Architecture
-from t5x_style.commands import configuration
 from t5x_style.commands.main import load_named
+from t5x_style.compiling import described_devices
+from t5x_style.compiling.described_gpus import USABLE_BYTES_OF_GPUS
+from t5x_style.config import checks
 from t5x_style.errors import UsageError
 from t5x_style.models.logical import flat
-from t5x_style.partitioning import Topology, check_divisible, described_devices
-from t5x_style.partitioning.described_gpus import USABLE_BYTES_OF_GPUS
+from t5x_style.partitioning import Topology, check_divisible
 from t5x_style.partitioning.sharding import leaf_name
-from t5x_style.training.model_state import bind_model
+from t5x_style.step.model_state import bind_model
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"
 GOLDEN = pathlib.Path(__file__).with_suffix(".txt")
@@ -36,7 +37,7 @@ def pairs() -> list[tuple[str, str]]:
 def specs(model: str, topology_name: str) -> str:
     """A heading, and a line for each parameter: name, shape, partition spec, shape of a shard; or
     the one that says what the mesh does not divide."""
-    configuration.parse(
+    checks.parse(
         [f"gin_configs/models/{model}.gin", f"gin_configs/topologies/{topology_name}.gin"],
         load=load_named,
     )

@@ -18,7 +18,7 @@ from t5x_style.partitioning import (
     shardings_of,
 )
 from t5x_style.partitioning.sharding import check_heads, leaf_name
-from t5x_style.training.model_state import bind_model
+from t5x_style.step.model_state import bind_model
 
 P = jax.sharding.PartitionSpec
 TOPOLOGY = Topology(fsdp=2, tensor=4)

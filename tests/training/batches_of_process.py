@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_style.optim import BatchPlan
+from t5x_style.data import BatchPlan
 from t5x_style.partitioning import MESH_AXES, batch_sharding
-from t5x_style.training.batches import abstract_batch, global_batch
-from t5x_style.training.step import packed_batch
+from t5x_style.step.batches import abstract_batch, global_batch
+from t5x_style.step.step import packed_batch
 from tests.training.runs import make_run
 
 STEPS = 9

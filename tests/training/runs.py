@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from t5x_style.accounting import Architecture
-from t5x_style.data import SharePhase, TokenStore
-from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.data import BatchPlan, SharePhase, TokenStore
+from t5x_style.optim import AdamW, Schedule
 from t5x_style.partitioning import Topology
 from t5x_style.training import Run
 

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.optim import AdamW, Schedule
 from t5x_style.training import EarlyStopping, train
 from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
 from tests.training.runs import EOS, VOCABULARY, FakeStores, constant, made_up_store, make_run

@@ -7,11 +7,11 @@ import re
 import jax
 
 from t5x_style.accounting import Architecture
-from t5x_style.accounting.program import read_program
-from t5x_style.data import Packing
-from t5x_style.optim import AdamW, BatchPlan, Schedule
+from t5x_style.compiling.hlo import read_program
+from t5x_style.data import BatchPlan, Packing
+from t5x_style.optim import AdamW, Schedule
 from t5x_style.partitioning import Topology
-from t5x_style.training.programs import step_program
+from t5x_style.step.program import step_program
 
 LAYERS, PASSES, WIDTH, INNER = 2, 2, 64, 192
 ARCHITECTURE = Architecture(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from t5x_style.errors import EXIT_FAULT, EXIT_PREEMPTED
-from tests.partitioning.test_lifeline import free_port
+from tests.hosts.test_lifeline import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4

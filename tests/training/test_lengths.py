@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from t5x_style.accounting import training_flops_per_token
-from t5x_style.data import BatchReader
+from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import UsageError
-from t5x_style.optim import BatchPlan
 from t5x_style.partitioning import Topology
-from t5x_style.training import derived_rows, train
+from t5x_style.reporting import derived_rows
+from t5x_style.training import train
 from tests.training.runs import ARCHITECTURE, make_run
 
 # 4 steps of 8 x 8 tokens, 4 of 4 x 16 and 4 of 8 x 16.

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from t5x_style.training.setup import open_session
-from t5x_style.training.step import packed_batch
+from t5x_style.step.step import packed_batch
+from t5x_style.training.session import open_session
 from tests.training.runs import make_run
 
 STEPS = 12

@@ -15,10 +15,10 @@ import optax
 import pytest
 
 from t5x_style.partitioning import Topology, batch_sharding
-from t5x_style.training.batches import abstract_batch
-from t5x_style.training.model_state import abstract_state, bind_model
-from t5x_style.training.setup import open_session
-from t5x_style.training.step import make_train_step, packed_batch
+from t5x_style.step.batches import abstract_batch
+from t5x_style.step.model_state import abstract_state, bind_model
+from t5x_style.step.step import make_train_step, packed_batch
+from t5x_style.training.session import open_session
 from tests.training.runs import ARCHITECTURE, make_run, stores
 
 STEPS = 5

@@ -12,9 +12,8 @@ import pytest
 from t5x_style.data import BatchReader, Blend, EvaluationSet, Packing, Rows, TokenStore
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import Topology, batch_sharding
-from t5x_style.training.evaluation import Evaluator
-from t5x_style.training.model_state import abstract_state, bind_model, fresh_state
-from t5x_style.training.step import (
+from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
+from t5x_style.step.step import (
     batch_width,
     context_tokens,
     make_train_step,
@@ -22,6 +21,7 @@ from t5x_style.training.step import (
     row_predictions,
     row_segments,
 )
+from t5x_style.training.evaluation import Evaluator
 from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
 
 ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48)

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from t5x_style.data import Packing
+from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import UsageError
-from t5x_style.optim import BatchPlan
 from t5x_style.training import train
 from tests.training.runs import EOS, make_run, stores
 

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim import BatchPlan
-from t5x_style.reporting import read_run
-from t5x_style.training import EarlyStopping, derived_rows, train
+from t5x_style.reporting import derived_rows, read_run
+from t5x_style.training import EarlyStopping, train
 from tests.training.runs import make_run
 
 OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e8, 1e12))

@@ -20,10 +20,10 @@ import pytest
 
 from t5x_style import kernels
 from t5x_style.commands.main import main
+from t5x_style.compiling import report as compiled
 from t5x_style.kernels import flash_attention
 from t5x_style.partitioning.topology import MESH_AXES
-from t5x_style.training import compiled
-from t5x_style.training.model_state import fresh_state
+from t5x_style.step.model_state import fresh_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 8
@@ -65,7 +65,7 @@ def resolved(flags):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "mesh_of", lambda topology: None)
         patch.setattr(compiled, "compiled_report", capture)
-        patch.setattr("t5x_style.commands.compile.compiled_text", lambda report: "")
+        patch.setattr("t5x_style.commands.runs.compile.compiled_text", lambda report: "")
         with contextlib.redirect_stdout(None):
             assert main(["compile", *flags]) == 0
     return found[0]

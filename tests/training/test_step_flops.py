@@ -12,13 +12,13 @@ from t5x_style.accounting import (
     training_flops_per_token,
 )
 from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
-from t5x_style.accounting.program import read_program
+from t5x_style.compiling.hlo import read_program
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
 from t5x_style.partitioning import Topology, batch_sharding
-from t5x_style.training.batches import abstract_batch
-from t5x_style.training.model_state import abstract_state, bind_model
-from t5x_style.training.step import make_train_step
+from t5x_style.step.batches import abstract_batch
+from t5x_style.step.model_state import abstract_state, bind_model
+from t5x_style.step.step import make_train_step
 from tests.jaxprs import product_flops
 
 SWIGLU = Architecture(vocab_size=48, layers=3, d_model=16, d_ff=40, heads=4, feed_forward="swiglu")

@@ -4,11 +4,13 @@ import dataclasses
 import math
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.auditor import laws_of_audit
+from t5x_style.accounting.audit.auditor import laws_of_audit
 from t5x_style.accounting.chips import chip
 from t5x_style.accounting.flops import REMAT_RECOMPUTES
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
 from t5x_style.accounting.laws.kaplan import critical_batch_tokens
+from t5x_style.accounting.layouts.memory import Memory, checkpoint_bytes, step_memory
+from t5x_style.accounting.layouts.meshes import Candidate, fitting_meshes
 from t5x_style.accounting.parameter_count import total_parameters
 from t5x_style.accounting.planner.allocation import (
     Allocation,
@@ -21,16 +23,14 @@ from t5x_style.accounting.planner.allocation import (
     within_data,
 )
 from t5x_style.accounting.planner.budget import THIS_CPU, Budget
-from t5x_style.accounting.planner.memory import Memory, checkpoint_bytes, step_memory
-from t5x_style.accounting.planner.meshes import Candidate, fitting_meshes
 from t5x_style.accounting.planner.recipe import Recipe, recipe_of
 from t5x_style.accounting.planner.sensitivity import Sensitivity, sensitivity
 from t5x_style.accounting.planner.service import ServedModel, cheapest_to_serve
 from t5x_style.accounting.planner.shape import buildable_shape
 from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources
 from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
-from t5x_style.accounting.quantities import count, scientific
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.quantities import count, scientific
 
 DEFAULT_LAW = "besiroglu"
 

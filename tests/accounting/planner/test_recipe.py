@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_style.accounting import bloomberggpt
+from t5x_style.accounting.audit import bloomberggpt
 from t5x_style.accounting.planner.recipe import _sequences, recipe_of
 
 ARCH, LENGTH = bloomberggpt.ARCHITECTURE, 2048

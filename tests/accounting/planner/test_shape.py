@@ -5,7 +5,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from t5x_style.accounting import total_parameters
-from t5x_style.accounting.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.planner.shape import (
     STYLES,
     TOLERANCE,

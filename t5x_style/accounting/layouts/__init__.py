@@ -1,0 +1,1 @@
+"""What one step costs under a layout: bytes, seconds, and the meshes that fit."""

@@ -1,0 +1,288 @@
+"""Expected seconds of a training step from FLOPs, memory traffic and bytes over the links.
+
+A model of costs, not a measurement: what is assumed stands in the constants below. It leaves out
+latency, stragglers, axes that share a link, the input, checkpoints and whatever the compiler does
+badly, so a real step takes longer.
+"""
+
+import dataclasses
+import math
+
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.chips import Chip
+from t5x_style.accounting.flops import (
+    executed_attention,
+    recomputed,
+    training_flops_per_token,
+)
+from t5x_style.accounting.layouts.memory import COMPUTE_BYTES, Mesh, parameters_per_device
+from t5x_style.accounting.parameter_count import attention_widths, parameters
+
+# Share of the peak that large matrix products reach. For these three, the cycles that XLA's TPU
+# compiler expects of a bfloat16 product of 8192 x 8192 x 8192.
+MATRIX_EFFICIENCY = {"v5e": 0.88, "v5p": 0.90, "v6e": 0.70}
+# Assumed for all others; about what cuBLAS reaches on an A100 or H100.
+OTHER_MATRIX_EFFICIENCY = 0.75
+# Share of the peak that attention reaches: its products are thin (head size) and the softmax lies
+# between them. Assumed; flash kernels of head size 128 report 35 to 50 % on TPUs.
+ATTENTION_EFFICIENCY = 0.40
+# Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
+LINK_EFFICIENCY = 0.90
+# A torus of 256 chips is 16 x 16: a group of up to 16 chips is a ring along one axis, of up to 256
+# one along two, and so on; each axis has a link in both directions. Slices that are cut smaller and
+# do not wrap around have half of that.
+TORUS_SIDE = 16
+# XLA's TPU compiler makes a sum and a slice of a scatter over every chip of a slice, which carries
+# twice the bytes: a mesh with data=2 beats one that is all fsdp.
+WHOLE_TORUS_SCATTER = 2
+# How much of the collectives' time shows. The compiler overlaps them with the products of the
+# neighbouring layer; how well is not known before a profile, so the middle is taken.
+EXPOSED_SHARE = 0.5
+# The optimizer reads gradient, parameter and two moments, and writes the last three: float32.
+UPDATE_BYTES = 28
+# Logits: float32, written and read for the softmax, and the same for their gradient.
+LOGIT_BYTES = 16
+
+_COMPUTE = COMPUTE_BYTES["bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step by what takes them, on each device.
+
+    Attributes:
+      matrix_products, attention: at the assumed shares of the chip's peak.
+      memory: traffic that no product hides: norms and positions, gathered weights written, scores
+        of the plain kernel, logits, the update.
+      fsdp: weights gathered and gradients scattered.
+      data: gradients summed over the replicas (data x sequence).
+      tensor: activations summed.
+      sequence: keys and values gathered, their gradients scattered.
+      tokens: of the step, all devices together.
+      model_flops: of the step by convention, '6nd' and 'causal'.
+      peak_flops: FLOP/s of all chips together.
+    """
+
+    matrix_products: float
+    attention: float
+    memory: float
+    fsdp: float
+    data: float
+    tensor: float
+    sequence: float
+    tokens: int
+    model_flops: dict[str, float]
+    peak_flops: float
+
+    @property
+    def on_chip(self) -> float:
+        """Seconds without collectives."""
+        return self.matrix_products + self.attention + self.memory
+
+    @property
+    def collectives(self) -> float:
+        """Seconds that the links or the network are busy."""
+        return self.fsdp + self.data + self.tensor + self.sequence
+
+    @property
+    def hidden_seconds(self) -> float:
+        """The step with collectives wholly behind the products, or the other way round."""
+        return max(self.on_chip, self.collectives)
+
+    @property
+    def exposed_seconds(self) -> float:
+        """The step with nothing overlapped."""
+        return self.on_chip + self.collectives
+
+    @property
+    def seconds(self) -> float:
+        """The expected step: between the two by EXPOSED_SHARE."""
+        exposed = self.exposed_seconds - self.hidden_seconds
+        return self.hidden_seconds + EXPOSED_SHARE * exposed
+
+    @property
+    def bound(self) -> str:
+        """What takes longest: 'compute', 'memory' or the axis of a collective."""
+        terms = {
+            "compute": self.matrix_products + self.attention,
+            "memory": self.memory,
+            "fsdp": self.fsdp,
+            "data": self.data,
+            "tensor": self.tensor,
+            "sequence": self.sequence,
+        }
+        return max(terms, key=lambda name: terms[name])
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all chips together, at the expected step."""
+        return self.tokens / self.seconds
+
+    def mfu(self, convention: str, seconds: float | None = None) -> float:
+        """Share of the peak by '6nd' or 'causal', at the expected step or at `seconds`."""
+        taken = self.seconds if seconds is None else seconds
+        return self.model_flops[convention] / (taken * self.peak_flops)
+
+
+def roofline(
+    arch: Architecture,
+    chip: Chip,
+    mesh: Mesh,
+    *,
+    batch_sequences: int,
+    sequence_length: int,
+    remat: str,
+    kernel: str = "plain",
+    attention_block: int = 512,
+    microbatches: int = 1,
+) -> Roofline:
+    """The step's seconds in bfloat16 under the default rules.
+
+    Args:
+      batch_sequences: rows of the global batch, which the mesh and `microbatches` divide.
+      sequence_length: S.
+      remat, kernel, attention_block: as in `partitioning.Topology`.
+      microbatches: passes per step; every pass gathers the weights and sums the gradients.
+    """
+    tokens = batch_sequences * sequence_length
+    own_tokens = tokens / mesh.devices * mesh.tensor
+    peak = chip.peak_bf16_flops / chip.devices_per_chip
+
+    hardware = training_flops_per_token(
+        arch, sequence_length, "hardware", remat, kernel, attention_block=attention_block
+    )
+    products = executed_attention(arch, sequence_length, kernel, attention_block)
+    again = recomputed(arch, remat, kernel)
+    attention = sum((3 + again.count(term)) * flops for term, flops in products.items())
+    matrix_efficiency = MATRIX_EFFICIENCY.get(chip.name, OTHER_MATRIX_EFFICIENCY)
+    per_device = tokens / mesh.devices / peak
+
+    terms = parameters(arch)
+    blocks = (terms["attention"] + terms["feed_forward"]) / mesh.tensor
+    vocabulary = arch.vocab_size * arch.d_model / mesh.tensor
+    # Blocks: gathered in the forward and in the backward pass, gradients scattered. Embedding and
+    # head: each gathered once and scattered once, the head's gradient in float32.
+    gathered = 2 * _COMPUTE * (blocks + vocabulary)
+    scattered = _COMPUTE * blocks + (_COMPUTE + 4) * vocabulary
+    if mesh.fsdp == mesh.devices and chip.interconnect != "nvlink":
+        scattered *= WHOLE_TORUS_SCATTER
+
+    return Roofline(
+        matrix_products=(hardware - attention) * per_device / matrix_efficiency,
+        attention=attention * per_device / ATTENTION_EFFICIENCY,
+        memory=_memory_bytes(
+            arch, mesh, own_tokens, sequence_length, remat, kernel, gathered * microbatches
+        )
+        / (chip.hbm_bandwidth / chip.devices_per_chip),
+        fsdp=microbatches
+        * _ring_seconds(chip, gathered + scattered, mesh.fsdp, stride=mesh.tensor * mesh.sequence),
+        # A sum is a scatter and a gather, of the gradients that a device has after fsdp's scatter.
+        # `sequence`, which lies innermost, sums the same ones and is counted with `data`.
+        data=microbatches
+        * 2
+        * _ring_seconds(
+            chip,
+            _COMPUTE * parameters_per_device(arch, mesh),
+            mesh.data * mesh.sequence,
+            stride=mesh.fsdp * mesh.tensor * mesh.sequence,
+        ),
+        tensor=_ring_seconds(
+            chip,
+            _tensor_bytes(arch, own_tokens, remat),
+            mesh.tensor,
+            stride=mesh.sequence,
+        ),
+        sequence=_ring_seconds(
+            chip,
+            _sequence_bytes(arch, mesh, own_tokens),
+            mesh.sequence,
+            stride=1,
+        ),
+        tokens=tokens,
+        model_flops={
+            convention: tokens * training_flops_per_token(arch, sequence_length, convention)
+            for convention in ("6nd", "causal")
+        },
+        peak_flops=peak * mesh.devices,
+    )
+
+
+def _memory_bytes(
+    arch: Architecture,
+    mesh: Mesh,
+    tokens: float,
+    sequence_length: int,
+    remat: str,
+    kernel: str,
+    gathered: float,
+) -> float:
+    """Bytes through a device's memory that no matrix product hides."""
+    queries, keys = attention_widths(arch)
+    # Forward, backward twice as much, and the forward pass again where it is recomputed.
+    passes = 3 if remat == "none" else 4
+    norms = (1 if arch.parallel_block else 2) * 2 * arch.d_model
+    positions = 2 * (queries + keys) / mesh.tensor if arch.positions == "rope" else 0
+    total = passes * tokens * arch.layers * _COMPUTE * (norms + positions)
+    if kernel == "plain":
+        # float32 scores and the weights, each written and read.
+        heads = arch.heads / mesh.tensor
+        total += passes * tokens * arch.layers * heads * sequence_length * 2 * (4 + _COMPUTE)
+    total += LOGIT_BYTES * tokens * arch.vocab_size / mesh.tensor
+    if mesh.fsdp > 1:
+        total += gathered
+    return total + UPDATE_BYTES * parameters_per_device(arch, mesh)
+
+
+def _tensor_bytes(arch: Architecture, tokens: float, remat: str) -> float:
+    """Bytes of [T, D] that the tensor axis scatters and gathers in a step.
+
+    Per layer the results of the attention and of the feed-forward, forward, and the gradients of
+    their inputs, backward; and attention's result again where it is recomputed. Once a step: the
+    embedding's rows and the gradient of the last hidden state.
+    """
+    sums = arch.layers * (5 if remat == "full" else 4) + 2
+    return sums * 2 * _COMPUTE * tokens * arch.d_model
+
+
+def _sequence_bytes(arch: Architecture, mesh: Mesh, tokens: float) -> float:
+    """Keys and values of the whole sequence, gathered forward and backward, gradients scattered."""
+    _, keys = attention_widths(arch)
+    whole = tokens * mesh.sequence * 2 * keys / mesh.tensor
+    return 3 * _COMPUTE * arch.layers * whole
+
+
+def _ring_seconds(chip: Chip, size: float, group: int, *, stride: int) -> float:
+    """Seconds to gather (or to scatter) `size` bytes over a group of devices.
+
+    Every device sends and receives (g - 1) / g of `size`. A group that spans more chips than the
+    links join has m members on each side of the network, and each of them brings in an m-th of what
+    the others hold.
+
+    Args:
+      size: bytes of the gathered array on one device.
+      group: g, devices.
+      stride: devices between neighbours of the group; those in between share the links' domain.
+    """
+    if group == 1:
+        return 0.0
+    domain = chip.link_domain * chip.devices_per_chip
+    members = max(1, min(group, domain // stride))
+    seconds = 0.0
+    if members > 1:
+        seconds = size * (members - 1) / members / _link_rate(chip, members)
+    if members < group:
+        sides = group / members
+        network = chip.network_bandwidth / chip.devices_per_chip
+        seconds = max(seconds, size * (sides - 1) / sides / (members * network))
+    return seconds
+
+
+def _link_rate(chip: Chip, devices: int) -> float:
+    """Bytes/s that a device receives over its links from a group within their domain."""
+    if chip.interconnect == "nvlink":
+        rate = chip.links * chip.link_bandwidth
+    else:
+        chips = math.ceil(devices / chip.devices_per_chip)
+        axes = max(1, math.ceil(math.log(chips, TORUS_SIDE) - 1e-9))
+        rate = min(axes, chip.links // 2) * 2 * chip.link_bandwidth
+    return rate * LINK_EFFICIENCY / chip.devices_per_chip

@@ -1,0 +1,1 @@
+"""The verbs that work on one run: compile, train, evaluate, generate."""

@@ -1,0 +1,162 @@
+"""`t5x-style compile`: a run's train step, compiled for chips that need not be there."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from t5x_style.accounting import Architecture
+from t5x_style.commands.runs.train import CONFIGURABLES, feature_length
+from t5x_style.config.checks import refuse_unconsumed
+from t5x_style.config.writing import check_target, layout_gin
+from t5x_style.errors import UsageError
+from t5x_style.reporting.text.compiled import compiled_text
+from t5x_style.reporting.text.layouts import layout_line, layouts_text
+
+if TYPE_CHECKING:
+    from t5x_style.compiling.report import RunStep
+    from t5x_style.data import Packing
+    from t5x_style.optim import AdamW
+    from t5x_style.partitioning import Topology
+
+__all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
+
+# What is bound for `train` is bound for the parameters of the same name here.
+BINDINGS_OF = "train"
+
+
+@gin.configurable
+def compile(
+    *,
+    architecture: Architecture,
+    optimizer: AdamW,
+    topology: Topology,
+    task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
+    batch_size: int | Sequence[tuple[int, int | None]],
+    train_tokens: int | None = None,
+    train_steps: int | None = None,
+    microbatches: int = 1,
+    compute_dtype: str = "bfloat16",
+    packing: Packing | None = None,
+    z_loss: float = 0.0,
+    phase: int | None = None,
+    dollars_per_chip_hour: float | None = None,
+    keep_hlo: str | None = None,
+    keep_program: str | None = None,
+    sources: int = 1,
+    eos_id: int = 1,
+    search: bool = False,
+    search_minutes: float = 30.0,
+    write: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Compiles the train step of a run and reports what the compiler made of it.
+
+    Takes the gin files, macros and flags of `train`, and neither text nor a MODEL_DIR. With
+    Topology.chip and Topology.slice the step is compiled for that slice, which need not be there;
+    without a slice, for the devices of this process.
+
+    Args:
+      architecture: the model, @Architecture().
+      optimizer: @AdamW().
+      topology: mesh, slice, kernel, remat and flags, @Topology().
+      task_feature_lengths: {'targets': tokens per sequence}, or phases.
+      batch_size: sequences per step, or phases.
+      train_tokens: length of the run in tokens.
+      train_steps: length of the run in steps; one of the two is given.
+      microbatches: passes per step.
+      compute_dtype: bfloat16 or float32.
+      packing: how documents share a row, @Packing().
+      z_loss: coefficient of log(Z)^2.
+      phase: which phase of the batch size and sequence length, from 1; the last if not given.
+      dollars_per_chip_hour: the run's cost is estimated with it.
+      keep_hlo: file to write the compiled program to, as text.
+      keep_program: folder to keep the compiled program in, in JAX's own cache: `train` on such a
+        slice, with the same versions of JAX and libtpu and JAX_COMPILATION_CACHE_DIR set to it,
+        loads the step instead of compiling it.
+      sources: number of sources of the run's blend; only a kept program has to have the right one.
+      eos_id: of the run's vocabulary, likewise.
+      search: compile other layouts of the slice as well (mesh, remat, passes, compiler flags), and
+        print them with the fastest.
+      search_minutes: for how long; what is being compiled then is finished.
+      write: gin file to write the fastest layout of a search to.
+      dry_run: check that the mesh fits the slice and the model, and compile nothing.
+    """
+    refuse_unconsumed()
+    from t5x_style.compiling.report import RunStep, compiled_report, mesh_of, refusal_of
+    from t5x_style.data import BatchPlan, Packing
+    from t5x_style.step.program import keep_programs_in
+
+    plan = BatchPlan.of(
+        batch_size,
+        feature_length(task_feature_lengths),
+        train_tokens=train_tokens,
+        train_steps=train_steps,
+    )
+    if phase is not None and not 1 <= phase <= len(plan.phases):
+        raise UsageError(f"--phase={phase}: the run has the phases 1 to {len(plan.phases)}: {plan}")
+    sequences, length, _ = plan.phases[-1 if phase is None else phase - 1]
+    step = RunStep(
+        architecture=architecture,
+        optimizer=optimizer,
+        plan=plan,
+        sequences=sequences,
+        sequence_length=length,
+        microbatches=microbatches,
+        compute_dtype=compute_dtype,
+        packing=packing or Packing(),
+        z_loss=z_loss,
+        sources=sources,
+        eos_id=eos_id,
+    )
+    if search:
+        if keep_hlo is not None or keep_program is not None or dry_run:
+            raise UsageError(
+                "--search compiles many programs: no --keep_hlo, --keep_program or --dry_run"
+            )
+        return _search(step, topology, search_minutes, write)
+    if write is not None:
+        raise UsageError(f"--write={write} is for the layout that --search finds")
+    if keep_program is not None:
+        keep_programs_in(keep_program)
+    report, text = compiled_report(
+        step,
+        topology,
+        mesh_of(topology),
+        dollars_per_chip_hour=dollars_per_chip_hour,
+        compiles=not dry_run,
+    )
+    if keep_hlo is not None and not dry_run:
+        pathlib.Path(keep_hlo).write_text(text)
+    print(compiled_text(report))
+    if (refusal := refusal_of(report, step, topology)) is not None:
+        raise UsageError(refusal)
+    return report
+
+
+def _search(step: RunStep, topology: Topology, minutes: float, write: str | None) -> dict[str, Any]:
+    from t5x_style.compiling.search import fastest, search, unbeaten
+
+    target = None if write is None else check_target(write)
+    trials = search(
+        step, topology, minutes, lambda trial: print(layout_line(trial.facts()), flush=True)
+    )
+    kept, best = unbeaten(trials), fastest(trials)
+    facts = [trial.facts() | {"unbeaten": trial in kept} for trial in trials]
+    print(f"\n{layouts_text(facts)}")
+    text = layout_gin(
+        best.topology,
+        best.microbatches,
+        f"{layout_line(best.facts())}.\nFound by\n  {shlex.join(['t5x-style', *sys.argv[1:]])}",
+    )
+    if target is None:
+        print(f"\nThe fastest, as a gin file (--write=FILE.gin):\n\n{text}")
+    else:
+        target.write_text(text)
+        print(f"\nwritten: {target}")
+    return {"trials": facts, "fastest": best.report, "gin": text}

@@ -1,0 +1,105 @@
+"""`t5x-style evaluate`: loss and bits per byte of a checkpoint, by source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from t5x_style.commands.runs.train import shared_stores
+from t5x_style.config.checks import operative_config, refuse_unconsumed
+from t5x_style.errors import UsageError
+from t5x_style.reporting import table
+
+if TYPE_CHECKING:
+    from t5x_style.data import Corpus
+    from t5x_style.hosts import Hosts
+    from t5x_style.partitioning import Topology
+
+CONFIGURABLES = ("t5x_style.data", "t5x_style.hosts", "t5x_style.partitioning")
+
+
+@gin.configurable
+def evaluate(
+    *,
+    model_dir: str,
+    corpus: Corpus | None = None,
+    step: int | None = None,
+    batch_size: int = 16,
+    eval_tokens: int | None = None,
+    topology: Topology | None = None,
+    hosts: Hosts | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint on the validation split of every source.
+
+    Bits per byte do not depend on the vocabulary and compare between models; loss and perplexity
+    are per token.
+
+    Args:
+      model_dir: the run.
+      corpus: @Corpus() with the run's tokenizer, to evaluate on others than the run's own sources.
+      step: the checkpoint of this step; the newest if not given.
+      batch_size: sequences per call.
+      eval_tokens: tokens of each split to evaluate; all of them if not given.
+      topology: @Topology(); one device if not given.
+      hosts: which of several processes this is, @Hosts(); what the environment says if not given.
+      dry_run: only check that the model and the stores can be loaded.
+    """
+    refuse_unconsumed()
+    from t5x_style.data import Packing, TokenStore, evaluation_set
+    from t5x_style.hosts import Hosts
+    from t5x_style.inference import restore_model
+    from t5x_style.partitioning import Topology, check_divisible
+    from t5x_style.training import Evaluator
+
+    with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
+        restored = restore_model(model_dir, topology or Topology(), step=step)
+        if corpus is None:
+            stores = {
+                name: TokenStore.open(
+                    source["validation_store"], tokenizer_hash=restored.tokenizer.hash
+                )
+                for name, source in restored.plan["sources"].items()
+                if source["validation_store"] is not None
+            }
+        else:
+            if corpus.tokenizer.hash != restored.tokenizer.hash:
+                raise UsageError(
+                    f"Tokenizer.path = {corpus.tokenizer.path!r} is not the vocabulary of "
+                    f"{model_dir}, which is {restored.tokenizer.path!r}"
+                )
+            stores = dict(shared_stores(corpus, build=not dry_run).validation)
+        if not stores:
+            raise UsageError(f"{model_dir}: no source has a validation split")
+        length = restored.plan["horizon"]["sequence_length"]
+        check_divisible(restored.model.architecture, restored.topology, batch_size, length)
+        if dry_run:
+            return {"model_dir": model_dir, "step": restored.step, "sources": sorted(stores)}
+        with restored.topology.in_force(restored.mesh):
+            evaluator = Evaluator(
+                restored.model,
+                restored.mesh,
+                {
+                    name: evaluation_set(store, restored.tokenizer, length, eval_tokens)
+                    for name, store in stores.items()
+                },
+                batch_size=batch_size,
+                loss_chunk_tokens=restored.topology.loss_chunk_tokens,
+                loss_vocab_chunks=restored.topology.loss_vocab_chunks,
+                eos_id=restored.tokenizer.eos_id,
+                packing=Packing(**restored.plan["packing"]),
+                compiler_flags=restored.topology.compiler_flags,
+            )
+        line = evaluator(restored.parameters)
+        measures = ("loss", "perplexity", "bits_per_byte", "tokens")
+        print(
+            table(
+                [
+                    (name, *(line[f"eval/{name}/{measure}"] for measure in measures))
+                    for name in sorted(stores)
+                ],
+                ("source", *measures),
+            )
+        )
+        return {"model_dir": model_dir, "step": restored.step, **line}

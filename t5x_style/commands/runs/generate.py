@@ -1,0 +1,64 @@
+"""`t5x-style generate`: sample from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from t5x_style.config.checks import refuse_unconsumed
+
+if TYPE_CHECKING:
+    from t5x_style.partitioning import Topology
+
+CONFIGURABLES = ("t5x_style.partitioning",)
+
+
+@gin.configurable
+def generate(
+    *,
+    model_dir: str,
+    prompt: str = "",
+    samples: int = 1,
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    step: int | None = None,
+    topology: Topology | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Samples continuations of a prompt from a run's checkpoint.
+
+    Args:
+      model_dir: the run.
+      prompt: how the text begins; empty starts a new document.
+      samples: continuations to draw.
+      max_tokens: tokens after the prompt at most; a document may end before.
+      temperature: 0 takes the likeliest token each time.
+      top_p: sample among the likeliest tokens that together have this probability.
+      seed: of the draws.
+      step: the checkpoint of this step; the newest if not given.
+      topology: @Topology(); one device if not given.
+      dry_run: only check that the model can be loaded.
+    """
+    refuse_unconsumed()
+    from t5x_style.inference import restore_model, sample
+    from t5x_style.partitioning import Topology
+
+    restored = restore_model(model_dir, topology or Topology(), step=step)
+    if dry_run:
+        return {"model_dir": model_dir, "step": restored.step}
+    texts = sample(
+        restored,
+        prompt,
+        samples=samples,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    for number, text in enumerate(texts, start=1):
+        print(f"--- sample {number} of {samples}, step {restored.step:,} ---")
+        print(prompt + text)
+    return {"model_dir": model_dir, "step": restored.step, "prompt": prompt, "texts": texts}

@@ -1,0 +1,235 @@
+"""`t5x-style train`: pretrain, or go on; a run resumes by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import gin
+
+from t5x_style.accounting import Architecture, verdict_of_line
+from t5x_style.accounting.laws.own import read_law
+from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
+from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.quantities import count
+from t5x_style.reporting import (
+    ACHIEVED_HEADERS,
+    SOURCE_HEADERS,
+    achieved_rows,
+    derived_rows,
+    source_rows,
+    table,
+)
+
+if TYPE_CHECKING:
+    from t5x_style.data import Corpus, Packing, Stores
+    from t5x_style.hosts import Hosts
+    from t5x_style.optim import AdamW
+    from t5x_style.partitioning import Topology
+    from t5x_style.training.early_stopping import EarlyStopping
+
+CONFIGURABLES = (
+    "t5x_style.accounting.architecture",
+    "t5x_style.commands.corpora.cache",
+    "t5x_style.commands.corpora.tokenizer",
+    "t5x_style.data",
+    "t5x_style.optim",
+    "t5x_style.hosts",
+    "t5x_style.partitioning",
+    "t5x_style.training.early_stopping",
+)
+
+# seqio's name for what a decoder learns.
+FEATURE = "targets"
+
+
+@gin.configurable
+def train(
+    *,
+    model_dir: str,
+    architecture: Architecture,
+    corpus: Corpus,
+    optimizer: AdamW,
+    topology: Topology,
+    task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
+    batch_size: int | Sequence[tuple[int, int | None]],
+    train_tokens: int | None = None,
+    train_steps: int | None = None,
+    microbatches: int = 1,
+    compute_dtype: str = "bfloat16",
+    packing: Packing | None = None,
+    z_loss: float = 0.0,
+    seed: int = 0,
+    max_epochs: float | Mapping[str, float] = 40.0,
+    at_cap: Literal["refuse", "stop", "renormalise", "repeat"] = "refuse",
+    allow_blend_change: bool = False,
+    log_period: int = 10,
+    eval_period: int = 1000,
+    eval_tokens: int | None = None,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int = 3,
+    keep_period: int | None = None,
+    initial_checkpoint_path: str | None = None,
+    early_stopping: EarlyStopping | None = None,
+    own_law: str | None = None,
+    hosts: Hosts | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Trains a decoder on a blend, and audits what it cost.
+
+    What follows from the configuration is printed as a table before step 0 (and nothing more is
+    done under --dry_run). A run that was stopped is started again with the same command.
+
+    Args:
+      model_dir: where everything that the run leaves lies.
+      architecture: the decoder, @Architecture().
+      corpus: what is learnt from, @Corpus().
+      optimizer: @AdamW().
+      topology: mesh, rules, kernel and remat, @Topology().
+      task_feature_lengths: {'targets': tokens per sequence}; or phases {'targets': [(tokens per
+        sequence, tokens of the run), ..., (tokens per sequence, None)]}.
+      batch_size: sequences per step; or phases [(sequences, tokens), ..., (sequences, None)].
+      train_tokens: length of the run in tokens.
+      train_steps: length of the run in steps; one of the two is given.
+      microbatches: passes per step; the gradients are those of the whole batch.
+      compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
+      packing: how documents share a row, @Packing(); windows of the store as it lies there if not
+        given.
+      z_loss: coefficient of log(Z)^2.
+      seed: of the initial parameters and the order of the rows.
+      max_epochs: how often a source is read at most: one number, or {source: number}, 40 for those
+        left out.
+      at_cap: what to do where that is not enough: 'refuse' the run, 'stop' it there, 'renormalise'
+        (the others take the source's share), or 'repeat' the source with a warning.
+      allow_blend_change: another blend may begin at the resume; what was read before stays.
+      log_period: steps between training lines.
+      eval_period: steps between evaluations.
+      eval_tokens: tokens of each validation split to evaluate; all of them if not given.
+      checkpoint_period: steps between checkpoints.
+      keep_checkpoints: newest checkpoints to keep.
+      keep_period: keep every checkpoint whose step is a multiple of this, too.
+      initial_checkpoint_path: a run or a checkpoint whose parameters to start from.
+      early_stopping: when validation has ceased to improve, @EarlyStopping(); its best checkpoint
+        is kept beside the newest.
+      own_law: a file that `t5x-style fit` wrote; the run is held against it before all.
+      hosts: which of several processes this is, @Hosts(); what the environment says if not given.
+      dry_run: print what follows from the configuration and stop.
+    """
+    refuse_unconsumed()
+    law = None if own_law is None else read_law(own_law)
+    from t5x_style import training
+    from t5x_style.data import BatchPlan, Packing
+    from t5x_style.hosts import Hosts
+
+    # Who takes part in a start is no part of the run.
+    config_text = operative_config(without=Hosts)
+    # Before the stores, which may take hours to build.
+    plan = BatchPlan.of(
+        batch_size,
+        feature_length(task_feature_lengths),
+        train_tokens=train_tokens,
+        train_steps=train_steps,
+    )
+    # A dry run waits for nobody.
+    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
+    with together:
+        stores = shared_stores(corpus, build=not dry_run)
+        run = training.Run(
+            model_dir=model_dir,
+            architecture=architecture,
+            topology=topology,
+            optimizer=optimizer,
+            stores=stores,
+            plan=plan,
+            microbatches=microbatches,
+            compute_dtype=compute_dtype,
+            packing=packing or Packing(),
+            z_loss=z_loss,
+            seed=seed,
+            max_epochs=max_epochs,
+            at_cap=at_cap,
+            allow_blend_change=allow_blend_change,
+            log_period=log_period,
+            eval_period=eval_period,
+            eval_tokens=eval_tokens,
+            checkpoint_period=checkpoint_period,
+            keep_checkpoints=keep_checkpoints,
+            keep_period=keep_period,
+            initial_checkpoint_path=initial_checkpoint_path,
+            config_text=config_text,
+            config_changes=_changes(model_dir, config_text),
+            early_stopping=early_stopping,
+            own_law=law,
+        )
+        run = training.within_caps(run)
+        derived = run.derived()
+        print(table(derived_rows(derived), ("derived", "value", "")))
+        print(f"\n{table(source_rows(derived), SOURCE_HEADERS)}")
+        for notice in derived["notices"]:
+            print(notice)
+        if dry_run:
+            return derived
+        for change in run.config_changes:
+            print(f"changed since the last start: {change}")
+        result = training.train(run)
+        line = result["line"]
+        if result["resumed_from"] == line["step"]:
+            print(
+                f"{model_dir} is finished: {line['step']:,} steps, {count(line['tokens'])} tokens"
+            )
+        seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
+        if "reason" in result:
+            print(result["reason"])
+        # The line of a finished run may be from before the law was there.
+        print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
+        had = achieved_rows(run.accounts(int(line["step"])))
+        print(table(had, ACHIEVED_HEADERS))
+        if "best_step" in result:
+            print(_best(model_dir, result["best_step"]))
+        print(f"the run lies in {model_dir}")
+        return {"model_dir": model_dir, **result}
+
+
+def shared_stores(corpus: Corpus, *, build: bool) -> Stores:
+    """The corpus's stores, of which only the writer builds what is missing."""
+    from t5x_style.data import ensure_stores
+    from t5x_style.hosts import from_writer
+
+    opened: list[Stores] = []
+    from_writer(lambda: opened.append(ensure_stores(corpus, build=build)))
+    # The other processes find in the shared folder what is there by now.
+    return opened[0] if opened else ensure_stores(corpus, build=False)
+
+
+def feature_length(
+    task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
+) -> int | Sequence[tuple[int, int | None]]:
+    """Tokens per sequence, or phases of them, of TASK_FEATURE_LENGTHS.
+
+    Raises:
+      UsageError: it names other features than the one of a decoder.
+    """
+    if set(task_feature_lengths) != {FEATURE}:
+        wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
+        raise UsageError(
+            f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: a decoder has one feature, as "
+            f"in {{'{FEATURE}': 1024}}{did_you_mean(wrong or '', [FEATURE])}"
+        )
+    return task_feature_lengths[FEATURE]
+
+
+def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:
+    """How the configuration differs from the one that `model_dir` was last started with."""
+    before = pathlib.Path(model_dir) / "config.gin"
+    return config_differences(before.read_text(), config_text) if before.is_file() else []
+
+
+def _best(model_dir: str, step: int) -> str:
+    """Where the checkpoint of the best step lies; a rule that is new to a run may find it gone."""
+    from t5x_style.training.checkpoints import checkpoint_steps
+
+    if step in (kept := checkpoint_steps(model_dir)):
+        return f"the best checkpoint is {kept[step]}"
+    return f"the best evaluation was at step {step:,}, whose checkpoint was not kept"

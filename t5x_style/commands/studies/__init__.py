@@ -1,0 +1,1 @@
+"""The verbs that plan and compare runs: plan, sweep, fit, report."""

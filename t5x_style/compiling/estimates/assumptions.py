@@ -1,0 +1,109 @@
+"""What an estimate assumes of a chip beyond what the compiled program says."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from t5x_style.accounting.chips import Chip
+from t5x_style.compiling.estimates.torus import Places, closed_axes, links_of_group, torus_shape
+from t5x_style.compiling.hlo.kernel_calls import PASSES, AttentionWork
+
+# Cycles a second: those at which the published peak comes out, 2 FLOPs x the multipliers of a chip.
+# v5e: 4 arrays of 128 x 128, 197e12 FLOP/s; v5p: 8 in two cores, 459e12; v4: 8 in two cores,
+# 275e12; v6e: 4 times as many as a v5e, 918e12.
+CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
+# Cores that share a kernel's rows. (XLA's own estimates are already of the chip.)
+_CORES = {"v4": 2, "v5p": 2}
+
+KERNEL_EFFICIENCY = 0.40
+# Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
+LINK_EFFICIENCY = 0.90
+# Bytes/s of a torus axis, both directions: what that makes of the printed rates.
+_AXIS_BANDWIDTH = {"v4": 90e9, "v5e": 90e9, "v5p": 180e9, "v6e": 180e9}
+
+# Cycles of a core that the compiler schedules for one pass of the splash kernel: (for a block of
+# queries and keys, besides for each row of blocks), by chip, head size, features and block. The
+# schedule of a TPU is static, a bundle of instructions a cycle, so its length is the kernel's time
+# as far as memory keeps up: a block of 512 keys and values of a head of 128 is 256 KiB in 1,400
+# cycles, 280 GB/s of a v5e's 819. `tools/kernel_cycles` reads them out of the compiler's dump.
+# These were read when a head's features lay along the lanes; with its tokens there, as now, the
+# compiler schedules 2 to 4 % more for a v5p.
+KERNEL_CYCLES: dict[tuple[str, int, int, int], dict[str, tuple[int, int]]] = {
+    ("v5e", 64, 64, 512): {"fwd": (1454, 707), "dq": (1861, 206), "dkv": (2404, 398)},
+    ("v5e", 192, 198, 512): {"fwd": (2556, 851), "dq": (3389, 334), "dkv": (4452, 654)},
+    ("v5p", 128, 128, 1024): {"fwd": (6081, 1381), "dq": (6838, 334), "dkv": (9067, 654)},
+    ("v5p", 192, 198, 512): {"fwd": (3075, 854), "dq": (3546, 334), "dkv": (4799, 654)},
+    ("v6e", 192, 198, 512): {"fwd": (1284, 427), "dq": (1363, 174), "dkv": (1740, 335)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """A set of them, by name in ASSUMPTIONS.
+
+    Attributes:
+      meaning: what is assumed, for whoever reads the figure.
+      kernel_seconds: (chip, calls by pass, work of a call) -> seconds of all calls.
+      bandwidth: (chip, places of a group's chips, places of all chips) -> bytes/s that each chip of
+        the group sends over its links.
+    """
+
+    meaning: str
+    kernel_seconds: Callable[[Chip, Mapping[str, int], AttentionWork], float]
+    bandwidth: Callable[[Chip, Places, Places], float]
+
+
+def _at_a_flat_share(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
+    # Its backward pass is five products of the size of the forward pass's two.
+    products = 2 * calls["fwd"] + 2 * calls["dq"] + 3 * calls["dkv"]
+    flops = products * 2 * work.rows * work.keys_seen * work.head_dim
+    return flops / (KERNEL_EFFICIENCY * _device_peak(chip))
+
+
+def _as_scheduled(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> float:
+    cycles = KERNEL_CYCLES.get((chip.name, work.head_dim, work.features, work.block))
+    if cycles is None:
+        flops = {
+            each: 2 * work.rows * work.keys_touched * sum(getattr(work, width) for width in widths)
+            for each, widths in PASSES.items()
+        }
+        executed = sum(count * flops[each] for each, count in calls.items())
+        return executed / (KERNEL_EFFICIENCY * _device_peak(chip))
+    rows = work.rows / work.block
+    blocks = rows * work.keys_touched / work.block
+    taken = sum(
+        count * (blocks * cycles[each][0] + rows * cycles[each][1]) for each, count in calls.items()
+    )
+    return taken / (CLOCKS[chip.name] * _CORES.get(chip.name, 1))
+
+
+def _axes_by_size(chip: Chip, group: Places, _: Places) -> float:
+    axes = 1 if len(group) <= 16 else 2 if len(group) <= 256 else 3
+    return _AXIS_BANDWIDTH[chip.name] * min(axes, chip.links // 2)
+
+
+def _links_by_place(chip: Chip, group: Places, everywhere: Places) -> float:
+    shape = torus_shape(everywhere)
+    links = links_of_group(group, shape, closed_axes(shape, chip.interconnect))
+    return links * chip.link_bandwidth * LINK_EFFICIENCY
+
+
+def _device_peak(chip: Chip) -> float:
+    return chip.peak_bf16_flops / chip.devices_per_chip
+
+
+ASSUMPTIONS = {
+    "flat": Assumptions(
+        "kernels multiply what the mask admits, two products forwards and five back, at 40 % of "
+        "the peak; a torus axis carries 90 GB/s (v5e) or 180 GB/s (v5p, v6e), and a group uses "
+        "one up to 16 chips, two up to 256, three above",
+        _at_a_flat_share,
+        _axes_by_size,
+    ),
+    "own": Assumptions(
+        "kernels take the cycles that the compiler schedules for them, where they were read out, "
+        "else 40 % of the peak on all that they execute; a collective uses the links that its "
+        "group has on the torus, at 90 % of their printed rate",
+        _as_scheduled,
+        _links_by_place,
+    ),
+}

@@ -1,0 +1,143 @@
+"""Seconds of a training step, from the compiled program and a set of assumptions.
+
+An estimate, not a measurement: it adds up what the compiler expects of each operation. It knows
+nothing of stragglers, of links that two collectives share, of the input or of checkpoints. How much
+of the collectives hides behind work only a chip can tell, so two figures stand for the step, with
+all of them hidden and with none.
+"""
+
+import dataclasses
+
+from t5x_style.accounting.chips import Chip
+from t5x_style.compiling.estimates.assumptions import ASSUMPTIONS, CLOCKS
+from t5x_style.compiling.estimates.torus import Places
+from t5x_style.compiling.hlo.collectives import NETWORK
+from t5x_style.compiling.hlo.kernel_calls import AttentionWork, calls_by_pass, kernel_flops
+from t5x_style.compiling.hlo.program import Program
+from t5x_style.errors import Fault, UsageError, did_you_mean
+
+_DAY = 86400
+
+
+@dataclasses.dataclass(frozen=True)
+class StepEstimate:
+    """A step's seconds by what takes them, on each device, and what follows.
+
+    Attributes:
+      assumptions: name of the set.
+      compute_seconds: operations that the compiler has estimated.
+      kernel_seconds: Pallas kernels.
+      wire_seconds: by mesh axes, as `Collective.axis`: how long the links, or for 'dcn' the
+        network, are busy.
+      tokens: of the step, all devices together.
+      chips: all of them. peak_flops: FLOP/s of all of them together.
+      model_flops: of the step, causal. hardware_flops: of the step, as executed.
+    """
+
+    assumptions: str
+    compute_seconds: float
+    kernel_seconds: float
+    wire_seconds: dict[str, float]
+    tokens: int
+    chips: int
+    peak_flops: float
+    model_flops: float
+    hardware_flops: float
+
+    @property
+    def hidden_seconds(self) -> float:
+        """The step if links, network and cores all work at the same time."""
+        network = self.wire_seconds.get(NETWORK, 0.0)
+        links = sum(self.wire_seconds.values()) - network
+        return max(self.compute_seconds + self.kernel_seconds, links, network)
+
+    @property
+    def exposed_seconds(self) -> float:
+        """The step if nothing does."""
+        return self.compute_seconds + self.kernel_seconds + sum(self.wire_seconds.values())
+
+    def mfu(self, seconds: float) -> float:
+        """Share of the peak that the model's causal FLOPs take, if a step takes `seconds`."""
+        return self.model_flops / (seconds * self.peak_flops)
+
+    def hfu(self, seconds: float) -> float:
+        """Share of the peak that the executed FLOPs take, if a step takes `seconds`."""
+        return self.hardware_flops / (seconds * self.peak_flops)
+
+    def days(self, run_tokens: float, seconds: float) -> float:
+        """Days of a run of so many tokens, if a step takes `seconds`."""
+        return run_tokens / self.tokens * seconds / _DAY
+
+    def cost(self, run_tokens: float, seconds: float, price_per_chip_hour: float) -> float:
+        """What that run costs, in the price's currency."""
+        return self.days(run_tokens, seconds) * 24 * self.chips * price_per_chip_hour
+
+
+def estimate(
+    program: Program,
+    chip: Chip,
+    places: Places,
+    *,
+    tokens: int,
+    model_flops: float,
+    attention: AttentionWork | None = None,
+    slices: int = 1,
+    assumptions: str = "own",
+) -> StepEstimate:
+    """Adds up the seconds of a step.
+
+    Args:
+      program: of the step, read with the mesh that it was compiled for.
+      places: `jax.Device.coords` of all devices of ONE slice, in the order of the mesh.
+      tokens: of the step. model_flops: of the step by the convention 'causal'; both of all devices
+        of all slices.
+      attention: what one call of a kernel works on; None for a program without kernels.
+      slices: that the program runs on.
+      assumptions: 'own' or 'flat' (see ASSUMPTIONS).
+
+    Raises:
+      UsageError: no such set of assumptions, or one that says nothing of this chip.
+      Fault: the program has kernels that are not in the table of kernels, or no work for them.
+    """
+    if assumptions not in ASSUMPTIONS:
+        raise UsageError(
+            f"no assumptions {assumptions!r}: one of {', '.join(ASSUMPTIONS)}"
+            f"{did_you_mean(assumptions, ASSUMPTIONS)}"
+        )
+    if chip.name not in CLOCKS:
+        raise UsageError(
+            f"no estimate for a {chip.name}: the clock behind its compiler's cycles is known of "
+            f"{', '.join(CLOCKS)}"
+        )
+    assumed = ASSUMPTIONS[assumptions]
+    kernel_seconds = executed = 0.0
+    if program.kernel_calls:
+        if attention is None:
+            raise Fault(
+                f"the program runs the kernels {', '.join(program.kernel_calls)}, and "
+                "what they work on was not said"
+            )
+        calls = calls_by_pass(program.kernel_calls)
+        kernel_seconds = assumed.kernel_seconds(chip, calls, attention)
+        executed = kernel_flops(program.kernel_calls, attention)
+    wire: dict[str, float] = {}
+    for each in program.collectives:
+        if each.axis == NETWORK:
+            bandwidth = chip.network_bandwidth
+        else:
+            bandwidth = assumed.bandwidth(chip, [places[i] for i in each.group], places)
+        seconds = each.count * each.wire_bytes / bandwidth
+        wire[each.axis] = wire.get(each.axis, 0.0) + seconds
+    devices = len(places) * slices
+    chips = devices // chip.devices_per_chip
+    return StepEstimate(
+        assumptions=assumptions,
+        compute_seconds=sum(program.estimated_cycles.values()) / CLOCKS[chip.name],
+        kernel_seconds=kernel_seconds,
+        wire_seconds=dict(sorted(wire.items(), key=lambda item: -item[1])),
+        tokens=tokens,
+        chips=chips,
+        peak_flops=chips * chip.peak_bf16_flops,
+        model_flops=model_flops,
+        hardware_flops=devices * (program.matmul_flops + executed),
+    )

@@ -1,0 +1,78 @@
+"""A compiled program's accounts, read from its text."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from t5x_style.compiling.hlo.arrays import Buffer, largest_buffers
+from t5x_style.compiling.hlo.collectives import Collective, collectives
+from t5x_style.compiling.hlo.costs import Operation, operations
+from t5x_style.compiling.hlo.kernel_calls import kernel_calls, library_calls
+from t5x_style.compiling.hlo.loops import schedule
+from t5x_style.compiling.hlo.products import matmul_flops
+from t5x_style.compiling.hlo.text import parse
+
+_BUFFERS = 10
+# Chips whose compiler overlaps collectives that its text shows as synchronous, or so it is said:
+# nothing in the text of a v5p program tells whether a gather waits.
+_TEXT_IS_SILENT = ("v5p", "v4")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What ONE device does in one run of a compiled program, loops multiplied out.
+
+    Attributes:
+      matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
+      kernel_calls: calls of attention kernels by name. What they multiply is not in the text: see
+        `kernel_flops`.
+      library_calls: of a library's routines by name, in which products may hide that the text does
+        not show: cuBLAS on a GPU, oneDNN on a CPU. What the TPU compiler calls so is its own and
+        multiplies nothing.
+      collectives: the most bytes on the wire first.
+      operations: what the compiler has estimated, the costliest first.
+      largest_buffers: of the arrays in main memory.
+      unknown_loops: loops whose trips the text does not tell. Each is counted as run once, so that
+        every figure here is then a lower bound: whoever prints one says so.
+    """
+
+    matmul_flops: int
+    kernel_calls: dict[str, int]
+    library_calls: dict[str, int]
+    collectives: list[Collective]
+    operations: list[Operation]
+    largest_buffers: list[Buffer]
+    unknown_loops: tuple[str, ...]
+
+    @property
+    def estimated_cycles(self) -> dict[str, int]:
+        """The compiler's estimates by kind of operation (see `Operation`), the most first."""
+        cycles: dict[str, int] = {}
+        for operation in self.operations:
+            cycles[operation.kind] = cycles.get(operation.kind, 0) + operation.cycles
+        return dict(sorted(cycles.items(), key=lambda item: -item[1]))
+
+
+def read_program(
+    hlo_text: str, mesh: Mapping[str, int] | None = None, chip: str | None = None
+) -> Program:
+    """Reads the text of `jax.stages.Compiled.as_text()`.
+
+    Args:
+      hlo_text: of a program for any backend; cycles and kernels are a TPU's.
+      mesh: axis names to sizes, outermost first; None: collectives name no axis.
+      chip: name in the table of chips, where it matters for what the text can tell.
+
+    Raises:
+      ValueError: the text is not that of a compiled program.
+    """
+    module = parse(hlo_text)
+    runs = schedule(module)
+    return Program(
+        matmul_flops=matmul_flops(module, runs),
+        kernel_calls=kernel_calls(module, runs),
+        library_calls=library_calls(module, runs),
+        collectives=collectives(module, runs, mesh or {}, chip in _TEXT_IS_SILENT),
+        operations=operations(module, runs),
+        largest_buffers=largest_buffers(module, runs, _BUFFERS),
+        unknown_loops=runs.unknown_loops,
+    )

@@ -1,0 +1,84 @@
+"""Help text made from signatures and docstrings, so that it cannot part from the code."""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+
+from t5x_style.config.flags import GLOBAL_FLAGS
+
+WIDTH = 100
+
+
+def signature_of(function_or_class: Callable) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function, or of a class's constructor, by name (`self` left out)."""
+    if inspect.isclass(function_or_class):
+        parameters = inspect.signature(function_or_class.__init__).parameters
+        return {name: value for name, value in parameters.items() if name != "self"}
+    return inspect.signature(function_or_class).parameters
+
+
+def parameter_docs(function_or_class: Callable) -> dict[str, str]:
+    """Name -> text from the `Args:` or `Attributes:` sections of a docstring (Google's style)."""
+    docs: dict[str, str] = {}
+    inside, name = False, ""
+    for line in (inspect.getdoc(function_or_class) or "").splitlines():
+        if re.fullmatch(r"\w[\w ]*:", line):
+            inside, name = line in ("Args:", "Attributes:"), ""
+        elif inside and (match := re.match(r"(?:  |    )(\w+)(?: \([^)]*\))?: (.*)", line)):
+            name = match[1]
+            docs[name] = match[2].strip()
+        elif inside and name and line.strip():
+            docs[name] += " " + line.strip()
+    return docs
+
+
+def description(function_or_class: Callable) -> str:
+    """The docstring up to its first section."""
+    text = inspect.getdoc(function_or_class) or ""
+    return re.split(r"\n(?:Args|Attributes|Returns|Raises|Yields):\n", "\n" + text)[0].strip()
+
+
+def annotation_text(annotation: object) -> str:
+    """An annotation as a reader would write it: `int | None`, `Mapping[str, float]`."""
+    if annotation is inspect.Parameter.empty:
+        return ""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
+
+
+def parameter_lines(
+    parameters: Mapping[str, inspect.Parameter], docs: Mapping[str, str], prefix: str
+) -> str:
+    """One entry per parameter: its name after `prefix`, type, default and what it is for."""
+    lines = []
+    for name, parameter in parameters.items():
+        kind = annotation_text(parameter.annotation)
+        if parameter.default is inspect.Parameter.empty:
+            default = "no default"
+        else:
+            default = f"default {parameter.default!r}"
+        facts = ", ".join(part for part in (kind, default) if part)
+        lines.append(f"  {prefix}{name} ({facts})")
+        if docs.get(name):
+            lines.append(textwrap.indent(textwrap.fill(docs[name], WIDTH - 6), " " * 6))
+    return "\n".join(lines)
+
+
+def verb_help(verb: str, function: Callable) -> str:
+    """What `t5x-style VERB --help` prints."""
+    parameters = {n: p for n, p in signature_of(function).items() if n != "dry_run"}
+    flags = "\n".join(
+        f"  {f'--{name}={value}' if value else f'--{name}':28} {text}"
+        for name, (value, text) in GLOBAL_FLAGS.items()
+    )
+    parts = [
+        f"usage: t5x-style {verb} [--gin_file=FILE]… [--gin.NAME=VALUE]… [--NAME=VALUE]…"
+        " [--dry_run] [--json]",
+        description(function),
+    ]
+    if parameters:
+        own = parameter_lines(parameters, parameter_docs(function), "--")
+        parts.append(f"Parameters of {verb} (--NAME=VALUE, or {verb}.NAME in a gin file):\n{own}")
+    parts.append(f"Flags of every verb:\n{flags}")
+    return "\n\n".join(parts)

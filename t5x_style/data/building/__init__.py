@@ -1,0 +1,1 @@
+"""How a token store is built, in a child process."""

@@ -1,0 +1,362 @@
+"""The parts of a split, put together into a store: what is kept, shuffled, counted, checksummed.
+
+Memory holds some 100 bytes a document (300 with its metadata), and of the ids a block at a time.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from t5x_style.data.building.deduplicate import judge, write_fingerprints
+from t5x_style.data.building.parts import part_file, tables
+from t5x_style.data.cleaning.duplicates import KEPT, WHY, Duplicates
+from t5x_style.data.stores.token_store import (
+    DOCUMENTS_FILE,
+    DROPPED_FILE,
+    ENDS_FILE,
+    FORMAT_VERSION,
+    META_FILE,
+    TOKENS_FILE,
+    meta_digest,
+)
+from t5x_style.errors import Fault
+from t5x_style.files import file_digest, sync, write_whole
+
+# Ids that are gathered at a time, and files of parts that are open at a time.
+BLOCK_TOKENS = 1 << 22
+OPEN_FILES = 128
+# Rows of a Parquet row group: the same whatever parts they come from, so that the bytes are too.
+GROUP_ROWS = 1 << 16
+METADATA = ("id", "date", "license")
+# Reasons without a row in dropped.parquet: kept, or a document of another split's dates.
+NOT_LISTED = ("", "date")
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """All documents of a split in reading order, those that were dropped too.
+
+    Attributes:
+      part: int32 [n], which part it lies in.
+      start: int64 [n], of its ids in that part.
+      tokens: int64 [n], 0 where it was dropped.
+      bytes, text_bytes: int64 [n]; text_bytes is None if the text was never seen.
+      reasons: why each was dropped, "" where it was kept: uint8 [n] into `names`.
+      names: of the reasons, names[0] = "".
+    """
+
+    part: np.ndarray
+    start: np.ndarray
+    tokens: np.ndarray
+    bytes: np.ndarray
+    text_bytes: np.ndarray | None
+    reasons: np.ndarray
+    names: list[str]
+
+
+def assemble(
+    folder: pathlib.Path,
+    parts: int,
+    *,
+    dtype: np.dtype,
+    seed: int,
+    meta: Mapping[str, Any],
+    duplicates: Duplicates | None = None,
+    earlier: Sequence[pathlib.Path] = (),
+) -> dict[str, Any]:
+    """Makes the store `folder / "store"` of the `parts` parts in `folder`; meta.json comes last.
+
+    The documents of all parts in order are permuted by the seed: how they were cut into parts
+    leaves no trace.
+
+    Args:
+      folder: where the parts lie.
+      parts: how many.
+      dtype: of their ids.
+      seed: of the order of documents.
+      meta: what else meta.json says; `source` and `split` are named in messages.
+      duplicates: drops documents that repeat one before them, or one of the stores `earlier`.
+
+    Returns:
+      What meta.json says.
+
+    Raises:
+      Fault: no document is left.
+    """
+    found = _read(folder, parts)
+    fingerprints, details = None, dict[int, str]()
+    if duplicates is not None:
+        kept_so_far = found.reasons == 0
+        why, fingerprints, details = judge(folder, parts, kept_so_far, duplicates, earlier)
+        # Which of the fingerprints each document has.
+        place = np.cumsum(kept_so_far) - 1
+        found = _without(found, why)
+    kept = np.flatnonzero(found.reasons == 0)
+    if not len(kept):
+        counts = np.bincount(found.reasons, minlength=len(found.names))
+        told = ", ".join(f"{n:,} {name}" for name, n in zip(found.names, counts, strict=True) if n)
+        raise Fault(
+            f"source {meta['source']!r}, split {meta['split']!r}: not one document"
+            + (f" is left (dropped: {told})" if told else "")
+        )
+    order = kept[np.random.Generator(np.random.Philox(seed)).permutation(len(kept))]
+
+    store = folder / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir()
+    ends = np.cumsum(found.tokens[order])
+    np.save(store / ENDS_FILE, ends, allow_pickle=False)
+    checksums = {
+        TOKENS_FILE: _write_tokens(store / TOKENS_FILE, folder, found, order, dtype),
+        ENDS_FILE: file_digest(store / ENDS_FILE),
+    }
+    if fingerprints is not None:
+        for name in write_fingerprints(store, fingerprints, place[order]):
+            checksums[name] = file_digest(store / name)
+    whole: dict[str, Any] = {**meta}
+    if _has_metadata(folder, parts):
+        whole |= _write_documents(store / DOCUMENTS_FILE, folder, parts, found, order)
+        checksums[DOCUMENTS_FILE] = file_digest(store / DOCUMENTS_FILE)
+    listed = np.array([name not in NOT_LISTED for name in found.names])[found.reasons]
+    if listed.any():
+        _write_dropped(store / DROPPED_FILE, folder, parts, listed, found, details)
+        checksums[DROPPED_FILE] = file_digest(store / DROPPED_FILE)
+    whole |= _counts(found, kept, meta) | {
+        "documents": len(kept),
+        "tokens": int(ends[-1]),
+        "dtype": dtype.str,
+        "seed": seed,
+        "format_version": FORMAT_VERSION,
+        "checksums": checksums | {META_FILE: "0" * 64},
+    }
+    text = json.dumps(whole, indent=2) + "\n"
+    own = f'"{META_FILE}": "'
+    text = text.replace(own + "0" * 64, own + meta_digest(text.encode()))
+    # Who finds meta.json, after whatever cut this short, finds the rest.
+    for file in store.iterdir():
+        sync(file)
+    write_whole(store / META_FILE, text)
+    return whole
+
+
+def _read(folder: pathlib.Path, parts: int) -> Documents:
+    names = [""]
+    columns = collections.defaultdict(list)
+    starts_at, last = 0, -1
+    for number, batch in tables(folder, parts, ["tokens", "bytes", "text_bytes", "reason"]):
+        starts_at, last = (0 if number != last else starts_at), number
+        tokens = batch["tokens"].to_numpy()
+        ends = starts_at + np.cumsum(tokens)
+        columns["part"].append(np.full(len(tokens), number, np.int32))
+        columns["start"].append(ends - tokens)
+        columns["tokens"].append(tokens)
+        starts_at = int(ends[-1]) if len(ends) else starts_at
+        columns["bytes"].append(batch["bytes"].fill_null(0).to_numpy())
+        columns["text_bytes"].append(batch["text_bytes"].fill_null(-1).to_numpy())
+        reasons = batch["reason"].fill_null("").dictionary_encode()
+        words = reasons.dictionary.to_pylist()
+        names += [word for word in words if word not in names]
+        codes = np.array([names.index(word) for word in words], np.uint8)
+        columns["reasons"].append(codes[reasons.indices.to_numpy()])
+    joined = {name: np.concatenate(pieces) for name, pieces in columns.items()}
+    if not joined:
+        none = np.zeros(0, np.int64)
+        return Documents(none, none, none, none, None, none, names)
+    kept = joined["reasons"] == 0
+    seen = (joined["text_bytes"][kept] >= 0).all()
+    return Documents(**joined | {"text_bytes": joined["text_bytes"] if seen else None}, names=names)
+
+
+class _PartFiles:
+    """The ids of the parts, read at any place; the files last used stay open.
+
+    Read, not mapped: what is read from a file does not count as our memory.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.files: collections.OrderedDict[int, int] = collections.OrderedDict()
+
+    def __enter__(self) -> _PartFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.files:
+            os.close(self.files.popitem()[1])
+
+    def read_into(self, view: memoryview, part: int, offset: int) -> None:
+        """Fills `view` from byte `offset` of a part on."""
+        file = self.files.get(part)
+        if file is None:
+            if len(self.files) == OPEN_FILES:
+                os.close(self.files.popitem(last=False)[1])
+            file = os.open(part_file(self.folder, part, "tokens"), os.O_RDONLY)
+            self.files[part] = file
+        self.files.move_to_end(part)
+        while view:
+            size = os.preadv(file, [view], offset)
+            if not size:
+                raise Fault(f"{part_file(self.folder, part, 'tokens')} is shorter than its table")
+            view, offset = view[size:], offset + size
+
+
+def _write_tokens(
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    found: Documents,
+    order: np.ndarray,
+    dtype: np.dtype,
+) -> str:
+    """Writes the ids of the documents `order`, a block at a time; their SHA-256."""
+    width = dtype.itemsize
+    digest = hashlib.sha256()
+    tokens = found.tokens[order]
+    ends = np.cumsum(tokens)
+    block = np.empty(BLOCK_TOKENS, dtype).view(np.uint8).data
+    with _PartFiles(folder) as files, open(path, "wb") as output:
+        for first in range(0, int(ends[-1]), BLOCK_TOKENS):
+            last = min(first + BLOCK_TOKENS, int(ends[-1]))
+            # The documents that lie in the block, the two at its edges perhaps not whole.
+            begin, end = np.searchsorted(ends, [first, last - 1], side="right")
+            documents = slice(begin, end + 1)
+            starts = ends[documents] - tokens[documents]
+            lows = np.maximum(starts, first)
+            sizes = np.minimum(ends[documents], last) - lows
+            parts = found.part[order[documents]]
+            places = found.start[order[documents]] + lows - starts
+            in_parts = np.lexsort((places, parts))
+            columns = (lows - first, lows - first + sizes, parts, places)
+            reads = zip(*(column[in_parts].tolist() for column in columns), strict=True)
+            for at, to, part, place in reads:
+                files.read_into(block[width * at : width * to], part, width * place)
+            held = block[: width * (last - first)]
+            digest.update(held)
+            output.write(held)
+    return digest.hexdigest()
+
+
+def _has_metadata(folder: pathlib.Path, parts: int) -> bool:
+    return any(
+        batch[name].null_count < len(batch)
+        for _, batch in tables(folder, parts, METADATA)
+        for name in METADATA
+    )
+
+
+def _write_documents(
+    path: pathlib.Path, folder: pathlib.Path, parts: int, found: Documents, order: np.ndarray
+) -> dict[str, Any]:
+    """Writes id, date and license in the store's order; what meta.json says of them."""
+    table = pyarrow.Table.from_batches(
+        [batch for _, batch in tables(folder, parts, METADATA)]
+    ).take(pyarrow.array(order))
+    pyarrow.parquet.write_table(table, path, row_group_size=GROUP_ROWS)
+    facts: dict[str, Any] = {}
+    if table["license"].null_count < len(table):
+        licenses = table["license"].combine_chunks().dictionary_encode()
+        codes = licenses.indices.fill_null(len(licenses.dictionary)).to_numpy()
+        documents = np.bincount(codes)
+        tokens = np.bincount(codes, weights=found.tokens[order])
+        names = [*licenses.dictionary.to_pylist(), None]
+        facts["licenses"] = sorted(
+            (
+                [name, int(count), int(total)]
+                for name, count, total in zip(names, documents, tokens, strict=False)
+                if count
+            ),
+            key=lambda row: (-row[2], str(row[0])),
+        )
+    if table["date"].null_count < len(table):
+        dates = pyarrow.compute.min_max(table["date"])
+        facts["dates"] = [dates["min"].as_py(), dates["max"].as_py()]
+    return facts
+
+
+def _without(found: Documents, why: np.ndarray) -> Documents:
+    """The documents, of which those with a `why` (uint8 [n], into `WHY`) are dropped for it."""
+    names = [*found.names, *(name for name in WHY[1:] if name not in found.names)]
+    codes = np.array([0, *(names.index(name) for name in WHY[1:])], np.uint8)
+    reasons = np.where(why == KEPT, found.reasons, codes[why])
+    return dataclasses.replace(found, reasons=reasons, names=names)
+
+
+def _write_dropped(
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    parts: int,
+    listed: np.ndarray,
+    found: Documents,
+    details: Mapping[int, str],
+) -> None:
+    """Writes a row for each document that is `listed` (bool [n]), in reading order.
+
+    `details` are those of the documents that the parts themselves do not know to be dropped.
+    """
+    columns = ["where", "id", "reason", "detail"]
+    begin = 0
+    held: list[Any] = []
+    rows = 0
+    with contextlib.ExitStack() as closing:
+        writer = None
+        for _, batch in tables(folder, parts, columns):
+            chosen = listed[begin : begin + len(batch)]
+            numbers = begin + np.flatnonzero(chosen)
+            begin += len(batch)
+            batch = batch.filter(pyarrow.array(chosen))
+            if not details.keys().isdisjoint(numbers.tolist()):
+                batch = _explained(batch, numbers, found, details)
+            writer = writer or closing.enter_context(
+                pyarrow.parquet.ParquetWriter(path, batch.schema)
+            )
+            held.append(batch)
+            rows += len(batch)
+            while rows >= GROUP_ROWS:
+                table = pyarrow.Table.from_batches(held)
+                writer.write_table(table[:GROUP_ROWS].combine_chunks())
+                held, rows = table[GROUP_ROWS:].to_batches(), rows - GROUP_ROWS
+        if rows:
+            writer.write_table(pyarrow.Table.from_batches(held).combine_chunks())
+
+
+def _explained(
+    batch: Any, numbers: np.ndarray, found: Documents, details: Mapping[int, str]
+) -> Any:
+    """Rows of dropped documents with the reasons and details that were found afterwards."""
+    reasons = [found.names[code] for code in found.reasons[numbers]]
+    words = [
+        details.get(n, d)
+        for n, d in zip(numbers.tolist(), batch["detail"].to_pylist(), strict=True)
+    ]
+    for name, values in (("reason", reasons), ("detail", words)):
+        column = pyarrow.array(values, batch.schema.field(name).type)
+        batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+    return batch
+
+
+def _counts(found: Documents, kept: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
+    by_reason = dict(
+        zip(found.names, np.bincount(found.reasons, minlength=len(found.names)), strict=True)
+    )
+    text_bytes = None if found.text_bytes is None else int(found.text_bytes[kept].sum())
+    counts = {
+        "bytes": int(found.bytes[kept].sum()),
+        "text_bytes": text_bytes,
+        "skipped": int(by_reason.pop("bad_record", 0)),
+        "dropped": int(by_reason.pop("empty", 0)),
+    }
+    del by_reason[""]
+    filtered = meta.get("filtered", {}) | {name: int(n) for name, n in by_reason.items()}
+    return counts | {"filtered": filtered}

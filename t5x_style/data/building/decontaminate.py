@@ -1,0 +1,77 @@
+"""The index of text that must not be learnt from, made once for all that is built against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, write_index
+from t5x_style.data.sources.records import kept_documents
+from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.stores.needed import contamination_made_from, meta_digests
+from t5x_style.data.stores.token_store import TokenStore, store_lock
+from t5x_style.files import publish_folder
+
+
+def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Path:
+    """The folder of the index of these stores and of the corpus's evaluation sets.
+
+    Its name follows from what it is made of, and it is put there whole.
+
+    Args:
+      against: validation stores, which stand.
+      corpus: with `contamination`.
+
+    Raises:
+      Fault: a record of an evaluation set that cannot be read.
+    """
+    contamination = corpus.contamination
+    assert contamination is not None
+    cache_dir = pathlib.Path(corpus.cache_dir)
+    made_from = [
+        contamination_made_from(contamination, cache_dir, remember=True),
+        [source.id_field for source in contamination.evaluation_sets],
+        meta_digests(against),
+    ]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    folder = cache_dir / f"ngrams-{key}"
+    with store_lock(folder):
+        if folder.is_dir():
+            return folder
+        building = folder.with_name(f".building-{folder.name}")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        texts = _texts(against, corpus, contamination)
+        for name, count in write_index(building, contamination.ngram, texts).items():
+            print(f"contamination: {count:,} documents of {name} are too short", file=sys.stderr)
+        publish_folder(building, folder)
+    return folder
+
+
+def _texts(
+    against: Sequence[pathlib.Path], corpus: Corpus, contamination: Contamination
+) -> Iterator[EvaluationText]:
+    for path in against:
+        store = TokenStore.open(path)
+        source = corpus.source(store.meta["source"])
+        if source is not None:
+            # Its own words, whatever the vocabulary makes of them.
+            for document in kept_documents(source, "validation"):
+                yield EvaluationText(
+                    f"{source.name} validation", document.id or document.where, document.text
+                )
+            continue
+        start = 0
+        for number, end in enumerate(store.document_ends.tolist()):
+            text = corpus.tokenizer.decode(store.tokens[start : end - 1])
+            name = f"{store.meta['source']} validation"
+            yield EvaluationText(name, f"document {number} of the store", text)
+            start = end
+    for source in contamination.evaluation_sets:
+        for split in source.split_names():
+            for document in kept_documents(source, split):
+                yield EvaluationText(source.name, document.id or document.where, document.text)

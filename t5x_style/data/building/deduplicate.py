@@ -1,0 +1,150 @@
+"""Duplicates among the documents of a split, and of those in stores that were built before it."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from t5x_style.data.building.parts import tables
+from t5x_style.data.cleaning.duplicates import Duplicates, Fingerprints, Verdicts
+from t5x_style.data.stores.token_store import (
+    DIGESTS_FILE,
+    DOCUMENTS_FILE,
+    SIGNATURES_FILE,
+    mapped_array,
+    read_meta,
+)
+
+# Of the parts, in the folder of the build: signatures of all documents, mapped instead of held.
+ALL_SIGNATURES_FILE = "signatures"
+
+
+def judge(
+    folder: pathlib.Path,
+    parts: int,
+    kept: np.ndarray,
+    duplicates: Duplicates,
+    earlier: Sequence[pathlib.Path],
+) -> tuple[np.ndarray, Fingerprints, dict[int, str]]:
+    """Which documents of the parts repeat an earlier one.
+
+    Args:
+      folder: where the parts lie.
+      parts: how many.
+      kept: bool [n], the documents that have not been dropped for another reason.
+      duplicates: what counts as one.
+      earlier: the stores whose documents come before these.
+
+    Returns:
+      why [n], an index into `duplicates.WHY`; the fingerprints of the `kept` in reading order; and
+      {document: which one it repeats}, in words.
+    """
+    these = _fingerprints(folder, parts, kept, duplicates)
+    before = [_of_store(path) for path in earlier]
+    verdicts = duplicates.verdicts(these, before)
+    why = np.zeros(len(kept), np.uint8)
+    numbers = np.flatnonzero(kept)
+    why[numbers] = verdicts.why
+    sizes = [len(each.digests) for each in before]
+    named = _names(folder, parts, numbers, verdicts, earlier, sizes)
+    repeating = np.flatnonzero(verdicts.why)
+    return why, these, {int(numbers[i]): named[int(verdicts.of[i])] for i in repeating}
+
+
+def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarray) -> list[str]:
+    """Writes the fingerprints of the documents of a store beside them; the names of the files.
+
+    Args:
+      store: the folder.
+      these: of `judge`.
+      order: int64, which of them lie in the store, in its order.
+    """
+    np.save(store / DIGESTS_FILE, these.digests[order], allow_pickle=False)
+    if these.signatures is None:
+        return [DIGESTS_FILE]
+    shape = (len(order), these.signatures.shape[1])
+    written = np.lib.format.open_memmap(store / SIGNATURES_FILE, "w+", np.uint32, shape)
+    for first in range(0, len(order), 1 << 14):
+        block = slice(first, first + (1 << 14))
+        written[block] = these.signatures[order[block]]
+    written.flush()
+    return [DIGESTS_FILE, SIGNATURES_FILE]
+
+
+def _fingerprints(
+    folder: pathlib.Path, parts: int, kept: np.ndarray, duplicates: Duplicates
+) -> Fingerprints:
+    """Of the documents that are kept, in reading order."""
+    digests = []
+    first = 0
+    with open(folder / ALL_SIGNATURES_FILE, "wb") as file:
+        for _, batch in tables(folder, parts, ["digest", "signature"]):
+            chosen = batch.filter(pyarrow.array(kept[first : first + len(batch)]))
+            first += len(batch)
+            digests.append(_joined(chosen["digest"]).reshape(-1, 16))
+            if duplicates.near:
+                file.write(_joined(chosen["signature"]).data)
+    signatures = None
+    if duplicates.near:
+        count = int(kept.sum())
+        signatures = np.zeros((0, duplicates.permutations), np.uint32)
+        if count:
+            signatures = np.memmap(folder / ALL_SIGNATURES_FILE, np.uint32, "r").reshape(count, -1)
+    return Fingerprints(np.concatenate([np.zeros((0, 16), np.uint8), *digests]), signatures)
+
+
+def _joined(column: pyarrow.Array) -> np.ndarray:
+    """uint8: the bytes of all its values end to end."""
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint8)
+
+
+def _of_store(path: pathlib.Path) -> Fingerprints:
+    signatures = path / SIGNATURES_FILE
+    return Fingerprints(
+        mapped_array(path / DIGESTS_FILE),
+        mapped_array(signatures) if signatures.is_file() else None,
+    )
+
+
+def _names(
+    folder: pathlib.Path,
+    parts: int,
+    numbers: np.ndarray,
+    verdicts: Verdicts,
+    earlier: Sequence[pathlib.Path],
+    sizes: Sequence[int],
+) -> dict[int, str]:
+    """{document, counted as in `Verdicts.of`: what it is called}, of those that are repeated."""
+    repeated = np.unique(verdicts.of[verdicts.of >= 0])
+    named: dict[int, str] = {}
+    begins = 0
+    for path, size in zip(earlier, sizes, strict=True):
+        inside = repeated[(repeated >= begins) & (repeated < begins + size)] - begins
+        if len(inside):
+            meta = read_meta(path)
+            for place, name in _stored_names(path, inside):
+                named[begins + place] = f"{name} of {meta['source']} {meta['split']}"
+        begins += size
+    wanted = set(numbers[repeated[repeated >= begins] - begins].tolist())
+    first = 0
+    for _, batch in tables(folder, parts, ["where", "id"]) if wanted else ():
+        for row in range(len(batch)):
+            if first + row in wanted:
+                name = batch["id"][row].as_py() or batch["where"][row].as_py()
+                named[begins + int(np.searchsorted(numbers, first + row))] = str(name)
+        first += len(batch)
+    return named
+
+
+def _stored_names(path: pathlib.Path, places: np.ndarray) -> Iterator[tuple[int, str]]:
+    """What the documents of a store at these places are called."""
+    ids: list[str | None] = [None] * len(places)
+    if (path / DOCUMENTS_FILE).is_file():
+        column = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])["id"]
+        ids = column.take(pyarrow.array(places)).to_pylist()
+    for place, name in zip(places.tolist(), ids, strict=True):
+        yield place, name if name is not None else f"document {place}"

@@ -1,0 +1,316 @@
+"""One part of a split made into ids and a table of its documents: what each worker does, by itself.
+
+In the folder of the store that is being built lie, for part 17:
+    part-00017.tokens     little-endian ids, every kept document ended by EOS
+    part-00017.documents  an Arrow stream, one row (`SCHEMA`) for each document that was read
+    part-00017.json       written last: a part that has it is whole, and is not made again
+    part-00017.failed     instead of these: why it cannot be made
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.sources.filters import filtered
+from t5x_style.data.sources.records import BadRecord, Part, belongs, document_of, records, refusal
+from t5x_style.data.sources.source import Source
+from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.stores.token_store import token_dtype
+from t5x_style.errors import Fault, UsageError
+from t5x_style.files import file_digest, write_whole
+
+# Of the three files; parts that another version left behind are made again.
+PART_VERSION = 3
+# Held in memory before it is written: a part may be one compressed file of any size.
+FLUSH_TOKENS = 1 << 20
+FLUSH_ROWS = 1 << 13
+CONTAMINATED = "contaminated"
+
+SCHEMA = pyarrow.schema(
+    {
+        "tokens": pyarrow.int64(),  # EOS included; 0 of a document that was dropped
+        "bytes": pyarrow.int64(),  # that the tokens stand for
+        "text_bytes": pyarrow.int64(),  # of the text before tokenising; null if it was never seen
+        "where": pyarrow.large_string(),
+        "id": pyarrow.large_string(),
+        "date": pyarrow.large_string(),
+        "license": pyarrow.large_string(),
+        "reason": pyarrow.large_string(),  # why it was dropped; null if it was kept
+        "detail": pyarrow.large_string(),
+        # Of the text, where duplicates are looked for (`duplicates.Fingerprints`).
+        "digest": pyarrow.large_binary(),
+        "signature": pyarrow.large_binary(),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A part that is to be made.
+
+    Attributes:
+      corpus: `Corpus.to_json()`.
+      task: a source of the corpus, or a seqio Task of its module.
+      split: of that task.
+      folder: where the files go.
+      number: of the part within the split, from 0.
+      part: what is read; None: the whole split of a seqio Task.
+      index: the folder of the n-grams that must not be in it (`contamination.Index`); None: none.
+    """
+
+    corpus: str
+    task: str
+    split: str
+    folder: str
+    number: int
+    part: Part | None
+    index: str | None = None
+
+    def file(self, suffix: str) -> pathlib.Path:
+        """One of the part's files."""
+        return part_file(pathlib.Path(self.folder), self.number, suffix)
+
+    def is_done(self) -> bool:
+        """Whether the part lies there whole."""
+        # What a module's Task gives is not known by its name.
+        if self.part is None:
+            return False
+        try:
+            found = json.loads(self.file("json").read_text())
+            digests = found.pop("digests")
+            return found == _label(self) and all(
+                file_digest(self.file(suffix)) == digest for suffix, digest in digests.items()
+            )
+        except (FileNotFoundError, ValueError, KeyError, AttributeError):
+            # None, or what a power cut left of one.
+            return False
+
+
+def part_file(folder: pathlib.Path, number: int, suffix: str) -> pathlib.Path:
+    """The name of one of a part's files."""
+    return folder / f"part-{number:05}.{suffix}"
+
+
+def _label(job: Job) -> dict[str, Any]:
+    part = dataclasses.asdict(job.part) if job.part else None
+    return {"version": PART_VERSION, "part": part, "index": job.index}
+
+
+class PartWriter:
+    """Writes the ids and the table of a part, under names of its own until both are whole.
+
+    Two processes may be at the same part (Beam starts a slow one twice): the last to finish wins,
+    with the same content.
+    """
+
+    def __init__(self, folder: pathlib.Path, number: int, *, dtype: np.dtype):
+        """Starts part `number` in `folder`; `dtype` of the ids."""
+        self.folder = folder
+        self.number = number
+        self.dtype = dtype
+        self.unique = uuid.uuid4().hex
+        self.tokens_file = open(self._unfinished("tokens"), "wb")  # noqa: SIM115
+        self.documents_file = open(self._unfinished("documents"), "wb")  # noqa: SIM115
+        self.stream = pyarrow.ipc.new_stream(self.documents_file, SCHEMA)
+        self.ids: list[np.ndarray] = []
+        self.held = 0
+        self.columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+
+    def add(self, ids: np.ndarray, row: Mapping[str, Any]) -> None:
+        """A document that is kept: its ids, EOS included, and its row but for `tokens`."""
+        self.ids.append(np.asarray(ids, self.dtype))
+        self.held += len(ids)
+        self._row({**row, "tokens": len(ids)})
+
+    def drop(self, row: Mapping[str, Any]) -> None:
+        """A document that is not learnt from, with `reason` and `detail`."""
+        self._row({**row, "tokens": 0})
+
+    def finish(self, label: Mapping[str, Any]) -> None:
+        """Gives the files their names; `label` goes into the last of them, with their digests."""
+        self._flush()
+        self.stream.close()
+        # Not synced, which would have the next part wait for the disk: whoever finds the part after
+        # a kill or a power cut compares these.
+        digests = {}
+        for suffix, file in (("tokens", self.tokens_file), ("documents", self.documents_file)):
+            file.close()
+            digests[suffix] = file_digest(self._unfinished(suffix))
+            os.replace(self._unfinished(suffix), part_file(self.folder, self.number, suffix))
+        self._unfinished("json").write_text(json.dumps({**label, "digests": digests}))
+        os.replace(self._unfinished("json"), part_file(self.folder, self.number, "json"))
+
+    def abandon(self) -> None:
+        """Removes what was written."""
+        for suffix, file in (("tokens", self.tokens_file), ("documents", self.documents_file)):
+            file.close()
+            self._unfinished(suffix).unlink(missing_ok=True)
+
+    def _unfinished(self, suffix: str) -> pathlib.Path:
+        return self.folder / f".{self.unique}.{suffix}"
+
+    def _row(self, row: Mapping[str, Any]) -> None:
+        for name, column in self.columns.items():
+            column.append(row.get(name))
+        if self.held >= FLUSH_TOKENS or len(self.columns["tokens"]) >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.ids:
+            self.tokens_file.write(np.concatenate(self.ids).data)
+        self.stream.write_batch(pyarrow.record_batch(list(self.columns.values()), schema=SCHEMA))
+        self.ids, self.held = [], 0
+        self.columns = {name: [] for name in SCHEMA.names}
+
+
+@functools.lru_cache(maxsize=1)
+def _corpus(text: str) -> Corpus:
+    return Corpus.from_json(text)
+
+
+def build_part(job: Job) -> None:
+    """Makes the files of a part, unless they are there; a part that cannot be made says why."""
+    if job.is_done():
+        return
+    corpus = _corpus(job.corpus)
+    writer = PartWriter(
+        pathlib.Path(job.folder), job.number, dtype=token_dtype(corpus.tokenizer.vocab_size)
+    )
+    try:
+        source = corpus.source(job.task)
+        if source is None:
+            _fill_from_task(writer, job, corpus)
+        else:
+            _fill_from_source(writer, job, corpus, source)
+        writer.finish(_label(job))
+    except (UsageError, Fault) as error:
+        kind = "usage_error" if isinstance(error, UsageError) else "fault"
+        write_whole(job.file("failed"), json.dumps({kind: str(error)}))
+        writer.abandon()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def tables(
+    folder: pathlib.Path, parts: int, columns: Sequence[str]
+) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
+    """(number of the part, record batch) of each part's table in order, `columns` alone."""
+    for number in range(parts):
+        with (
+            open(part_file(folder, number, "documents"), "rb") as file,
+            pyarrow.ipc.open_stream(file) as stream,
+        ):
+            for batch in stream:
+                yield number, batch.select(list(columns))
+
+
+def raise_failure(job: Job) -> None:
+    """Raises what kept the part from being made, if anything did.
+
+    Raises:
+      UsageError, Fault: with its message.
+    """
+    try:
+        failure = json.loads(job.file("failed").read_text())
+    except FileNotFoundError:
+        return
+    if "usage_error" in failure:
+        raise UsageError(failure["usage_error"])
+    raise Fault(failure["fault"])
+
+
+def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Source) -> None:
+    tokenizer = corpus.tokenizer
+    token_bytes = tokenizer.token_bytes()
+    for record in records(source, job.split, job.part):
+        try:
+            document = document_of(source, record)
+        except BadRecord as bad:
+            if source.on_bad_record == "refuse":
+                raise refusal(source, str(bad)) from None
+            writer.drop({"where": record.where, "reason": "bad_record", "detail": str(bad)})
+            continue
+        if not belongs(source, job.split, document):
+            writer.drop({"reason": "date"})
+            continue
+        row: dict[str, Any] = {
+            "where": document.where,
+            "id": document.id,
+            "date": document.date,
+            "license": document.license,
+        }
+        text, dropped_by = filtered(source.filters, document.text)
+        if text is None or not text or text.isspace():
+            writer.drop(row | {"reason": dropped_by or "empty"})
+            continue
+        if not _is_clean(writer, job, corpus, text, row):
+            continue
+        encoded = tokenizer.encode_array(text)
+        ids = np.empty(len(encoded) + 1, writer.dtype)
+        ids[:-1], ids[-1] = encoded, tokenizer.eos_id
+        row["bytes"] = int(token_bytes.take(encoded).sum())
+        row["text_bytes"] = len(text.encode())
+        writer.add(ids, row)
+
+
+def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:
+    """Drops a text that is contaminated; adds to the row of another what duplicates go by."""
+    if job.index is not None and corpus.contamination is not None:
+        overlap = _index(job.index).overlap(text)
+        if overlap.share > corpus.contamination.max_share:
+            detail = (
+                f"{overlap.share:.0%} of its words lie in runs of {overlap.evaluation_set}, most "
+                f"of them in {overlap.where}"
+            )
+            writer.drop(row | {"reason": CONTAMINATED, "detail": detail})
+            return False
+    if corpus.duplicates is not None:
+        row["digest"] = corpus.duplicates.digest(text)
+        if corpus.duplicates.near:
+            row["signature"] = corpus.duplicates.signature(text).tobytes()
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def _index(folder: str) -> Index:
+    return Index(pathlib.Path(folder))
+
+
+def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
+    token_bytes = corpus.tokenizer.token_bytes()
+    for number, ids in enumerate(_task_documents(job, corpus)):
+        row: dict[str, Any] = {"where": f"{job.task} {job.split} example {number}"}
+        if len(ids) == 1:
+            writer.drop(row | {"reason": "empty"})
+            continue
+        if job.index is not None or corpus.duplicates is not None:
+            text = corpus.tokenizer.decode(ids[:-1])
+            if not _is_clean(writer, job, corpus, text, row):
+                continue
+        row["bytes"] = int(token_bytes.take(ids).sum())
+        writer.add(ids, row)
+
+
+def _task_documents(job: Job, corpus: Corpus) -> Iterator[np.ndarray]:
+    from t5x_style.data.building.seqio_tasks import load_module, task_tokens
+
+    load_module(corpus)
+    return task_tokens(
+        job.task,
+        job.split,
+        corpus.tokenizer,
+        use_cached=corpus.use_cached_tasks,
+        seed=corpus.seed,
+    )

@@ -1,0 +1,305 @@
+"""seqio Tasks and Mixtures, on both sides: ours made into them, a user's module read from them.
+
+Everything here imports seqio, and with it TensorFlow, when it is called: only the process that
+builds stores does.
+"""
+
+import gzip
+import importlib
+import itertools
+import json
+import math
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.source import Source
+from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.tokenizers.seqio_vocabulary import check_vocabulary, vocabulary
+from t5x_style.data.tokenizers.tokenizer import Tokenizer
+from t5x_style.errors import Fault, UsageError, did_you_mean
+
+FEATURE = "targets"
+
+
+def register(corpus: Corpus) -> None:
+    """Makes each source of `corpus` a seqio Task and each mixture a seqio Mixture, by name."""
+    import seqio
+
+    feature = seqio.Feature(vocabulary(corpus.tokenizer), add_eos=True, rank=1)
+    for source in corpus.sources:
+        seqio.TaskRegistry.remove(source.name)
+        seqio.TaskRegistry.add(
+            source.name,
+            source=seqio.FunctionDataSource(_dataset_fn(source), splits=source.split_names()),
+            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+            output_features={FEATURE: feature},
+        )
+
+
+def register_mixtures(corpus: Corpus) -> None:
+    """Makes each mixture of `corpus` a seqio Mixture; its tasks must be there."""
+    import seqio
+
+    for name, shares in corpus.mixtures.items():
+        for task in shares:
+            if task not in seqio.TaskRegistry.names():
+                raise _unknown(f"Corpus.mixtures[{name!r}]", task, seqio.TaskRegistry.names())
+        seqio.MixtureRegistry.remove(name)
+        seqio.MixtureRegistry.add(name, list(shares.items()))
+
+
+def _dataset_fn(source: Source):
+    def dataset(split, shuffle_files, seed=None):
+        del shuffle_files, seed  # the store shuffles documents, whatever file they lie in
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_generator(
+            lambda: ({FEATURE: text} for text in documents(source, split)),
+            output_signature={FEATURE: tf.TensorSpec([], tf.string)},
+        )
+
+    return dataset
+
+
+def load_module(corpus: Corpus) -> None:
+    """Registers what gin declares, then imports the module that declares the rest.
+
+    Raises:
+      UsageError: no such folder of caches, or the module cannot be imported.
+    """
+    import seqio
+    import tensorflow as tf
+
+    for folder in corpus.cached_task_dirs:
+        if not tf.io.gfile.isdir(folder):
+            raise UsageError(f"Corpus.cached_task_dirs: there is no folder {folder!r}")
+    seqio.add_global_cache_dirs(corpus.cached_task_dirs)
+    register(corpus)
+    module = str(corpus.mixture_or_task_module)
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise UsageError(
+            f"Corpus.mixture_or_task_module = {module!r} cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    register_mixtures(corpus)
+
+
+def declared_blend(corpus: Corpus, name: str) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """{task: share of tokens} and {task: its splits among train and validation} of one blend.
+
+    The module must be loaded.
+
+    The rates of a seqio Mixture, which seqio itself would draw examples by, are taken as shares of
+    tokens; those that are functions are called with the Task, as seqio does.
+
+    Raises:
+      UsageError: no Task or Mixture of that name, or one that cannot be learnt from here.
+    """
+    import seqio
+
+    known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
+    if name not in known:
+        raise _unknown("MIXTURE_OR_TASK_NAME", name, known)
+    if name in seqio.MixtureRegistry.names():
+        shares = _shares(seqio.MixtureRegistry.get(name))
+    else:
+        shares = {name: 1.0}
+    splits = {}
+    for task_name in shares:
+        task = seqio.TaskRegistry.get(task_name)
+        splits[task_name] = [split for split in ("train", "validation") if split in task.splits]
+        if corpus.source(task_name) is None:
+            _check_task(task, splits[task_name], corpus)
+    return shares, splits
+
+
+def _shares(mixture) -> dict[str, float]:
+    """{task: share}: the rates of a seqio Mixture, nested ones multiplied out, over their sum."""
+    rates = {}
+    for task in mixture.tasks:
+        try:
+            rate = rates[task.name] = float(mixture.get_rate(task))
+        except Exception as error:
+            raise UsageError(
+                f"seqio Mixture {mixture.name!r}: no rate of {task.name!r}: {_told(error)}. What a "
+                f"function of the Task counts by must be there: num_input_examples of its source, "
+                f"or a cache in Corpus.cached_task_dirs"
+            ) from None
+        if not (math.isfinite(rate) and rate > 0):
+            raise UsageError(
+                f"seqio Mixture {mixture.name!r}: the rate of {task.name!r} is {rate:g}: it must "
+                f"be above 0 (or leave the Task out)"
+            )
+    total = sum(rates.values())
+    return {task: rate / total for task, rate in rates.items()}
+
+
+def _check_task(task, splits: list[str], corpus: Corpus) -> None:
+    """Refuses, before anything is read, a Task that cannot be learnt from."""
+    import tensorflow as tf
+    from seqio import utils
+
+    if "train" not in splits:
+        raise UsageError(
+            f"seqio Task {task.name!r} has no split 'train'; it has {sorted(task.splits)}"
+        )
+    if set(task.output_features) != {FEATURE}:
+        raise UsageError(
+            f"seqio Task {task.name!r} has the features {sorted(task.output_features)}; a decoder "
+            f"learns from {FEATURE!r} alone: join them in a preprocessor"
+        )
+    check_vocabulary(task.name, task.output_features[FEATURE].vocabulary, corpus.tokenizer)
+    if task.requires_caching and not corpus.use_cached_tasks:
+        raise UsageError(
+            f"seqio Task {task.name!r} can only be read from its cache: set "
+            f"Corpus.use_cached_tasks = True"
+        )
+    if corpus.use_cached_tasks and task.supports_caching:
+        if not task.cache_dir:
+            raise UsageError(
+                f"Corpus.use_cached_tasks: seqio Task {task.name!r} is not cached in "
+                f"{', '.join(map(repr, utils.get_global_cache_dirs())) or 'any folder'} "
+                f"(Corpus.cached_task_dirs), where {utils.get_task_dir_from_name(task.name)!r} "
+                f"with a file COMPLETED would be"
+            )
+        for split in splits:
+            info = utils.get_cached_info_path(task.cache_dir, split)
+            if not tf.io.gfile.exists(info):
+                raise UsageError(
+                    f"Corpus.use_cached_tasks: the split {split!r} of seqio Task {task.name!r} is "
+                    f"not in its cache: there is no {info}"
+                )
+
+
+def task_tokens(
+    name: str, split: str, tokenizer: Tokenizer, *, use_cached: bool = False, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """The examples of a Task in order, whole (nothing is trimmed), each ended by one EOS.
+
+    Args:
+      name: of the Task.
+      split: to read.
+      tokenizer: whose ids they are.
+      use_cached: read what seqio cached; a Task without a CacheDatasetPlaceholder has no cache, and
+        is read from its source, which is said.
+      seed: of preprocessors that draw at random.
+
+    Yields:
+      int64 [tokens].
+
+    Raises:
+      UsageError: the Task cannot be opened.
+      Fault: it cannot be read to its end, or gives an id that the tokenizer does not have.
+    """
+    import seqio
+    import tensorflow as tf
+
+    task = seqio.TaskRegistry.get(name)
+    if use_cached and not task.supports_caching:
+        print(f"{name}: has no CacheDatasetPlaceholder, so it is not cached", file=sys.stderr)
+        use_cached = False
+    if use_cached:
+        _check_cache(task, split)
+    for path, *_ in task_files(name, split, use_cached=use_cached):
+        if path.endswith(".gz"):
+            _check_gzip(path, f"seqio Task {name!r}, split {split!r}")
+    # Not the seed of get_dataset, which a function as a source would have to take too.
+    tf.random.set_seed(seed)
+    try:
+        dataset = task.get_dataset(
+            None, split, use_cached=use_cached, shuffle=False, try_in_mem_cache=False
+        )
+        examples = dataset.as_numpy_iterator()
+    except Exception as error:
+        raise UsageError(
+            f"seqio Task {name!r}, split {split!r}, cannot be opened: {_told(error)} "
+            f"(its preprocessors are given no sequence_length: documents are taken whole)"
+        ) from error
+    for number in itertools.count():
+        try:
+            example = next(examples, None)
+        except Exception as error:
+            raise Fault(
+                f"seqio Task {name!r}, split {split!r}, cannot be read after {number} examples: "
+                f"{_told(error)}"
+            ) from error
+        if example is None:
+            return
+        tokens = np.asarray(example[FEATURE], np.int64)
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < tokenizer.vocab_size:
+            raise Fault(
+                f"seqio Task {name!r}, split {split!r}, example {number}: ids from {tokens.min()} "
+                f"to {tokens.max()}, the tokenizer has 0 to {tokenizer.vocab_size - 1}"
+            )
+        if not len(tokens) or tokens[-1] != tokenizer.eos_id:
+            tokens = np.append(tokens, tokenizer.eos_id)
+        yield tokens
+
+
+def _check_cache(task, split: str) -> None:
+    """Refuses a cache of which shards are gone: seqio would read the rest and not say so."""
+    import tensorflow as tf
+    from seqio import utils
+
+    info = utils.get_cached_info_path(task.cache_dir, split)
+    with tf.io.gfile.GFile(info) as file:
+        shards = json.load(file).get("num_shards", 0)
+    found = len(_cached_shards(task, split))
+    if found != shards:
+        raise Fault(f"seqio Task {task.name!r}: {info} tells of {shards} shards, there are {found}")
+
+
+def _cached_shards(task, split: str) -> list[str]:
+    import tensorflow as tf
+    from seqio import utils
+
+    return sorted(tf.io.gfile.glob(utils.get_cached_tfrecord_prefix(task.cache_dir, split) + "-*"))
+
+
+def _check_gzip(path: str, where: str) -> None:
+    """Refuses a file that was cut short, which TensorFlow would read as far as it goes."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        raise Fault(f"{where}: {path}: {error}") from None
+
+
+def task_files(name: str, split: str, *, use_cached: bool = False) -> list[list]:
+    """[path, size, time of change in ns] of the local files that a Task says it reads."""
+    import seqio
+
+    task = seqio.TaskRegistry.get(name)
+    if use_cached and task.supports_caching:
+        paths = _cached_shards(task, split)
+    elif isinstance(task.source, seqio.FileDataSource | seqio.TfdsDataSource):
+        paths = task.source.list_shards(split)
+    else:
+        return []
+    local = [os.path.abspath(path) for path in paths if "://" not in path]
+    stamps = [(path, os.stat(path)) for path in local if os.path.exists(path)]
+    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stamps]
+
+
+def _told(error: Exception) -> str:
+    """What an error of seqio or TensorFlow comes down to, in one line."""
+    kind = type(error).__name__
+    lines = str(error).strip().splitlines() or [""]
+    # Before what went wrong in a graph stands where; a trace of user code ends with what.
+    said = re.sub(r"{{.*?}} *", "", lines[-1 if lines[0].startswith("in user code") else 0])
+    return f"{kind}: {said.strip().removeprefix(f'{kind}: ').rstrip('.')}"
+
+
+def _unknown(where: str, name: str, known) -> UsageError:
+    return UsageError(
+        f"{where} = {name!r} is not among {', '.join(sorted(known))}{did_you_mean(name, known)}"
+    )

@@ -1,0 +1,291 @@
+"""`python -m t5x_style.data.building.worker_process`: builds token stores.
+
+Its process may import TensorFlow.
+
+Each request is a line of JSON on standard input, each answer one on standard output; progress goes
+to standard error. `t5x_style.data.stores.needed.Builder` is the other end.
+
+A split is read in parts (`records.parts`), each made into ids by a worker (`build_parts`),
+whichever engine runs it: a pool of processes (`pool`) or Apache Beam (`beam`). Then they are
+put together here (`assemble`).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet
+
+from t5x_style.data.building.assemble import assemble
+from t5x_style.data.building.beam import run_with_beam
+from t5x_style.data.building.decontaminate import ensure_index
+from t5x_style.data.building.parts import CONTAMINATED, Job, build_part, raise_failure
+from t5x_style.data.building.pool import run_in_pool
+from t5x_style.data.building.progress import Progress
+from t5x_style.data.cleaning.duplicates import WHY
+from t5x_style.data.sources.records import parts
+from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.stores.needed import PlannedStore, meta_digests, not_standing, source_content
+from t5x_style.data.stores.token_store import DROPPED_FILE, store_lock, token_dtype
+from t5x_style.errors import Fault, UsageError
+from t5x_style.files import publish_folder
+
+# Makes the parts of jobs, and yields each once it is made, in order.
+Engine = Callable[[list[Job]], Iterator[Job]]
+# Bad records that are said one by one, of each store; dropped.parquet names all.
+SAID_RECORDS = 20
+
+
+def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
+    """Builds stores, those that nobody else built while we waited for their locks.
+
+    The parts of all of them are made side by side; a part that lies there whole since an earlier
+    start is not made again.
+
+    Raises:
+      UsageError, Fault: what a part or a store could not be made for.
+    """
+    with contextlib.ExitStack() as held:
+        # In one order, or two builders would wait for each other.
+        for plan in sorted(plans, key=lambda plan: plan.path):
+            held.enter_context(store_lock(plan.path))
+        plans = not_standing(plans)
+        # A store comes after those that its duplicates are looked for in.
+        plans.sort(key=lambda plan: len(plan.follows))
+        held_out = [plan for plan in plans if not plan.against]
+        learnt = [plan for plan in plans if plan.against]
+        # Text to be looked for is there before it is looked for.
+        for group in (held_out, learnt) if corpus.contamination else (plans,):
+            _build_side_by_side(group, corpus, engine)
+
+
+def _build_side_by_side(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
+    with contextlib.ExitStack() as held:
+        jobs = {plan: _jobs(plan, corpus) for plan in plans if not _is_assembled(plan)}
+        undone = [
+            job for plan in jobs for job in jobs[plan] if job.part is not None and not job.is_done()
+        ]
+        reused = sum(job.is_done() for plan in jobs for job in jobs[plan])
+        if reused:
+            print(f"{reused:,} parts are there from an earlier start", file=sys.stderr)
+        dtype = token_dtype(corpus.tokenizer.vocab_size)
+        progress = held.enter_context(Progress(undone, dtype.itemsize))
+        made = engine(undone)
+        waiting = set(undone)
+        for plan in plans:
+            if plan in jobs:
+                for job in jobs[plan]:
+                    if job in waiting:
+                        next(made)
+                files = []
+                if corpus.source(plan.task) is None:
+                    # As they are before they are read: one that changes meanwhile is out of date.
+                    files = _task_files(plan, corpus)
+                    (job,) = jobs[plan]
+                    build_part(job)  # imports TensorFlow, which no worker needs to
+                progress.look()
+                _assemble(plan, jobs[plan], corpus, files)
+            _put_into_place(plan)
+
+
+def _folder(plan: PlannedStore) -> pathlib.Path:
+    """Where a store is built: a killed builder leaves it, and the next one goes on there."""
+    return plan.path.with_name(f".building-{plan.path.name}")
+
+
+def _is_assembled(plan: PlannedStore) -> bool:
+    return plan.lies_in(_folder(plan) / "store")
+
+
+def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
+    folder = _folder(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = corpus.source(plan.task)
+    found = [None] if source is None else parts(source, plan.split)
+    text = corpus.to_json()
+    index = None
+    if corpus.contamination is not None and plan.split == "train":
+        index = str(ensure_index(plan.against, corpus))
+    jobs = [
+        Job(text, plan.task, plan.split, str(folder), number, part, index)
+        for number, part in enumerate(found)
+    ]
+    for job in jobs:
+        job.file("failed").unlink(missing_ok=True)
+    return jobs
+
+
+def _task_files(plan: PlannedStore, corpus: Corpus) -> list[list]:
+    from t5x_style.data.building.seqio_tasks import load_module, task_files
+
+    load_module(corpus)
+    return task_files(plan.task, plan.split, use_cached=corpus.use_cached_tasks)
+
+
+def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: list[list]) -> None:
+    folder = _folder(plan)
+    source = corpus.source(plan.task)
+    meta: dict[str, Any] = {
+        "source": plan.task,
+        "split": plan.split,
+        "tokenizer_hash": corpus.tokenizer.hash,
+        "fingerprint": plan.fingerprint,
+        "filtered": {each.name: 0 for each in source.filters} if source else {},
+        "files": files,
+    }
+    if plan.follows:
+        meta["follows"] = meta_digests(plan.follows)
+    if corpus.duplicates is not None:
+        meta["filtered"] |= dict.fromkeys(WHY[1:] if corpus.duplicates.near else WHY[1:2], 0)
+    if corpus.contamination is not None and plan.split == "train":
+        meta["filtered"][CONTAMINATED] = 0
+    try:
+        for job in jobs:
+            raise_failure(job)
+        if source and plan.content != source_content(
+            source, plan.split, pathlib.Path(corpus.cache_dir)
+        ):
+            raise Fault(
+                f"source {source.name!r}, split {plan.split!r}: files of "
+                f"{source.where(plan.split)!r} changed while they were read: start again"
+            )
+        made = assemble(
+            folder,
+            len(jobs),
+            dtype=token_dtype(corpus.tokenizer.vocab_size),
+            seed=int(plan.fingerprint[:16], 16),
+            meta=meta,
+            duplicates=corpus.duplicates,
+            earlier=plan.earlier,
+        )
+    except (UsageError, Fault):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    label = f"{plan.task} {plan.split}"
+    _say_skipped(label, folder / "store", made["skipped"])
+    print(f"{label}: {made['documents']:,} documents, {made['tokens']:,} tokens", file=sys.stderr)
+
+
+def _say_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
+    said = 0
+    with contextlib.ExitStack() as closing:
+        if skipped:
+            file = closing.enter_context(pyarrow.parquet.ParquetFile(store / DROPPED_FILE))
+            rows = file.iter_batches(1024, columns=["reason", "detail"])
+            bad = (
+                row["detail"]
+                for batch in rows
+                for row in batch.to_pylist()
+                if row["reason"] == "bad_record"
+            )
+            for message, _ in zip(bad, range(SAID_RECORDS), strict=False):
+                print(f"{label}: skipped: {message}", file=sys.stderr)
+                said += 1
+    if skipped > said:
+        print(f"{label}: skipped {skipped - said:,} more: see {DROPPED_FILE}", file=sys.stderr)
+
+
+def _put_into_place(plan: PlannedStore) -> None:
+    folder = _folder(plan)
+    # Before it has its name, after which nobody would look for them.
+    for entry in folder.iterdir():
+        if entry != folder / "store":
+            entry.unlink()
+    shutil.rmtree(plan.path, ignore_errors=True)
+    publish_folder(folder / "store", plan.path)
+    folder.rmdir()
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Does what is asked.
+
+    {'action': 'resolve', 'corpus': JSON}: shares and splits that a module declares;
+    {'action': 'build', 'corpus': JSON, 'plans': [...], 'beam_options': [...] or null}.
+    """
+    corpus = Corpus.from_json(request["corpus"])
+    if request["action"] == "resolve":
+        from t5x_style.data.building.seqio_tasks import declared_blend, load_module
+
+        load_module(corpus)
+        shares: dict[str, dict[str, float]] = {}
+        splits: dict[str, list[str]] = {}
+        for name in corpus.blend_names():
+            shares[name], of_tasks = declared_blend(corpus, name)
+            splits |= of_tasks
+        return {"shares": shares, "splits": splits}
+    plans = [PlannedStore.from_json(plan) for plan in request["plans"]]
+    options = request["beam_options"]
+
+    def engine(jobs: list[Job]) -> Iterator[Job]:
+        if options is not None:
+            return run_with_beam(jobs, options)
+        return run_in_pool(jobs, corpus.workers or os.cpu_count() or 1)
+
+    try:
+        build_stores(plans, corpus, engine)
+    except OSError as error:
+        raise Fault(f"building token stores: {error}; finished parts are kept") from error
+    return {}
+
+
+class Requests:
+    """Lines from standard input, read by a thread so that its end is noticed during work."""
+
+    def __init__(self):
+        """Starts reading."""
+        self.lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.working = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
+        held = b""
+        while part := os.read(0, 1 << 16):
+            *lines, held = (held + part).split(b"\n")
+            for line in lines:
+                self.lines.put(line)
+        if self.working:
+            os._exit(1)
+        self.lines.put(None)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while (line := self.lines.get()) is not None:
+            self.working = True
+            yield json.loads(line)
+
+
+def main() -> None:
+    """Answers requests until standard input closes."""
+    # Libraries print where they like: only answers may reach the one who asked.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    requests = Requests()
+    try:
+        for request in requests:
+            failed = True
+            try:
+                result = answer(request)
+                failed = False
+            except UsageError as error:
+                result = {"usage_error": str(error)}
+            except Fault as error:
+                result = {"fault": str(error)}
+            requests.working = False
+            out.write(json.dumps(result) + "\n")
+            out.flush()
+            if failed:
+                # The interpreter would wait for the pool on its way out; its processes end with us.
+                os._exit(1)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

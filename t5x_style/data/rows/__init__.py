@@ -1,0 +1,1 @@
+"""From stores and a blend to rows of tokens."""

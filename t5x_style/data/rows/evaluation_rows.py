@@ -1,0 +1,56 @@
+"""The rows on which a source is evaluated: every token predicted once."""
+
+import dataclasses
+
+import numpy as np
+
+from t5x_style.data.stores.token_store import TokenStore
+from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """Rows in reading order, the last one padded.
+
+    Attributes:
+      tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1].
+      weights: float32 [n, S]; 1 where a token is predicted, 0 on padding.
+      bytes: UTF-8 bytes that the predicted tokens stand for. Bits per byte are the summed loss in
+        nats / (bytes * ln 2); EOS tokens add to the loss and stand for no byte.
+    """
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    bytes: int
+
+
+def evaluation_set(
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    max_tokens: int | None = None,
+) -> EvaluationSet:
+    """Cuts the store into windows that do not overlap in what they predict.
+
+    An EOS in front lets the first token be predicted too. A token's context is what precedes it in
+    its own window.
+
+    Args:
+      store: of a validation split.
+      tokenizer: of the store.
+      sequence_length: S.
+      max_tokens: predict the first so many tokens only.
+    """
+    predicted = store.tokens[:max_tokens].astype(np.int32)
+    rows = -(-len(predicted) // sequence_length)
+    stream = np.full(rows * sequence_length + 1, PAD_ID, np.int32)
+    stream[0] = tokenizer.eos_id
+    stream[1 : len(predicted) + 1] = predicted
+    starts = np.arange(rows)[:, None] * sequence_length
+    weights = np.zeros(rows * sequence_length, np.float32)
+    weights[: len(predicted)] = 1
+    return EvaluationSet(
+        tokens=stream[starts + np.arange(sequence_length + 1)],
+        weights=weights.reshape(rows, sequence_length),
+        bytes=int(tokenizer.token_bytes()[predicted].sum(dtype=np.int64)),
+    )

@@ -1,0 +1,1 @@
+"""Token stores: what they hold, and which of them a run needs."""

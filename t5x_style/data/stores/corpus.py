@@ -1,0 +1,146 @@
+"""What is learnt from: sources, the blend of them, and the tokenizer."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+
+from t5x_style.data.blend.blend import Blend
+from t5x_style.data.blend.phases import named_phases
+from t5x_style.data.cleaning.contamination import Contamination
+from t5x_style.data.cleaning.duplicates import Duplicates
+from t5x_style.data.sources.filters import filters_from_json, filters_to_json
+from t5x_style.data.sources.source import Source
+from t5x_style.data.tokenizers.tokenizer import Tokenizer
+from t5x_style.errors import UsageError, did_you_mean
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Sources, mixtures of them, and what makes ids of their text.
+
+    Attributes:
+      tokenizer: the vocabulary.
+      mixture_or_task_name: which mixture, or which single task, is trained on: a name in
+        `mixtures`, of a source, or of a seqio Mixture or Task in `mixture_or_task_module`. Or a
+        list of phases, (NAME, TOKENS) or (FROM, TO, TOKENS) for a linear ramp, the last with TOKENS
+        None: it lasts to the end of the run.
+      cache_dir: where token stores lie.
+      sources: those declared in gin; each is a seqio Task of its name as well.
+      mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
+      mixture_or_task_module: a Python module that registers seqio Tasks and Mixtures at import. The
+        rates of a Mixture are read as shares of tokens.
+      use_cached_tasks: read the Tasks of the module from what `seqio_cache_tasks` made of them.
+      cached_task_dirs: folders in which seqio looks for it, and for the counts of examples that
+        rates may be functions of.
+      duplicates: drops documents that an earlier one said already, @Duplicates(): validation
+        splits come before train splits, and sources in the order in which the blend names them.
+      contamination: drops training documents that hold text of validation splits or of evaluation
+        sets, @Contamination().
+      seed: of the order of documents in the stores.
+      workers: processes that tokenise; None means one for each core.
+    """
+
+    tokenizer: Tokenizer
+    mixture_or_task_name: str | Sequence[Sequence]
+    cache_dir: str
+    sources: Sequence[Source] = ()
+    mixtures: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    mixture_or_task_module: str | None = None
+    use_cached_tasks: bool = False
+    cached_task_dirs: Sequence[str] = ()
+    duplicates: Duplicates | None = None
+    contamination: Contamination | None = None
+    seed: int = 0
+    workers: int | None = None
+
+    def __post_init__(self):
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in [*names, *self.mixtures] if names.count(name) > 1})
+        twice += sorted(set(names) & set(self.mixtures))
+        if twice:
+            raise UsageError(f"Corpus: the name {twice[0]!r} is given twice")
+        if isinstance(self.cached_task_dirs, str):
+            raise UsageError(
+                f"Corpus.cached_task_dirs = {self.cached_task_dirs!r} must be a list of folders"
+            )
+        if self.mixture_or_task_module is None:
+            if self.use_cached_tasks or self.cached_task_dirs:
+                raise UsageError(
+                    "Corpus.use_cached_tasks and cached_task_dirs are for the seqio Tasks of a "
+                    "module, and Corpus.mixture_or_task_module is not set"
+                )
+            for mixture, shares in self.mixtures.items():
+                for task in shares:
+                    if task not in names:
+                        raise UsageError(
+                            f"Corpus.mixtures[{mixture!r}] names the task {task!r}; the sources "
+                            f"are {', '.join(names) or 'none'}{did_you_mean(task, names)}"
+                        )
+            known = [*self.mixtures, *names]
+            for name in self.blend_names():
+                if name not in known:
+                    raise UsageError(
+                        f"MIXTURE_OR_TASK_NAME = {name!r} is not one of "
+                        f"{', '.join(known) or '(no mixture, no source)'}"
+                        f"{did_you_mean(name, known)}"
+                    )
+        for mixture, shares in self.mixtures.items():
+            try:
+                Blend.constant(shares)
+            except UsageError as error:
+                raise UsageError(f"Corpus.mixtures[{mixture!r}]: {error}") from None
+
+    def source(self, name: str) -> Source | None:
+        """The source of that name declared in gin; None for a task of the module."""
+        return next((source for source in self.sources if source.name == name), None)
+
+    def blend_names(self) -> list[str]:
+        """The mixtures and tasks that the phases name, each once."""
+        phases = named_phases(self.mixture_or_task_name)
+        return list(dict.fromkeys(name for start, end, _ in phases for name in (start, end)))
+
+    def declared_shares(self, name: str) -> dict[str, float] | None:
+        """{task: share of tokens} of a blend if gin declares it; None if the module does."""
+        if name in self.mixtures:
+            return dict(self.mixtures[name])
+        if self.source(name):
+            return {name: 1.0}
+        return None
+
+    def to_json(self) -> str:
+        """All of it as JSON, for the process that builds."""
+        fields = dataclasses.asdict(self)
+        fields["sources"] = [_source_to_json(source) for source in self.sources]
+        if self.contamination is not None:
+            sets = self.contamination.evaluation_sets
+            fields["contamination"]["evaluation_sets"] = [_source_to_json(each) for each in sets]
+        return json.dumps(fields, default=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Corpus":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        fields["cached_task_dirs"] = tuple(fields["cached_task_dirs"])
+        fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
+        fields["sources"] = tuple(_source_from_json(each) for each in fields["sources"])
+        if fields["duplicates"] is not None:
+            fields["duplicates"] = Duplicates(**fields["duplicates"])
+        if fields["contamination"] is not None:
+            sets = tuple(map(_source_from_json, fields["contamination"]["evaluation_sets"]))
+            fields["contamination"] = Contamination(
+                **fields["contamination"] | {"evaluation_sets": sets}
+            )
+        return cls(**fields)
+
+
+def _source_to_json(source: Source) -> dict[str, Any]:
+    return dataclasses.asdict(source) | {"filters": filters_to_json(source.filters)}
+
+
+def _source_from_json(plain: Mapping[str, Any]) -> Source:
+    filters = filters_from_json(plain["filters"])
+    return Source(**{**plain, "dates": tuple(plain["dates"]), "filters": filters})

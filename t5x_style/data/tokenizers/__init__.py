@@ -1,0 +1,1 @@
+"""Vocabularies: read, trained, extended, compared."""

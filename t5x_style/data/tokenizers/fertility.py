@@ -1,0 +1,109 @@
+"""What a vocabulary makes of text: how far it cuts words apart, and what that costs."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from t5x_style.data.tokenizers.tokenizer import Tokenizer
+
+# Letters, and what holds letters together: q.i.d, d'un, R&D, non-exclusive.
+WORD = re.compile(r"[^\W\d_]+(?:[.'’&-][^\W\d_]+)*")
+# A word is of the domain if it is so many times as frequent there as elsewhere, and no accident.
+TIMES_AS_FREQUENT = 10
+LEAST_COUNT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Fertility:
+    """What a vocabulary makes of a text.
+
+    Attributes:
+      tokens_per_word: tokens over words, a word being what stands between white space.
+      bytes_per_token: UTF-8 bytes over tokens.
+      whole_words: share of the alphabetic words (each occurrence counted) that are one token.
+      lossless: share of the documents that decode to themselves.
+    """
+
+    tokens_per_word: float
+    bytes_per_token: float
+    whole_words: float
+    lossless: float
+
+
+def fertility(tokenizer: Tokenizer, texts: Iterable[str]) -> Fertility:
+    """Encodes all of `texts`."""
+    tokens = size = words = documents = kept = 0
+    alphabetic: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        ids = tokenizer.encode(text)
+        documents += 1
+        kept += tokenizer.decode(ids) == text
+        tokens += len(ids)
+        size += len(text.encode())
+        words += len(text.split())
+        alphabetic.update(re.findall(r"[^\W\d_]+", text))
+    whole = sum(
+        count for word, count in alphabetic.items() if len(tokenizer.encode(f" {word}")) == 1
+    )
+    return Fertility(
+        tokens_per_word=tokens / max(words, 1),
+        bytes_per_token=size / max(tokens, 1),
+        whole_words=whole / max(alphabetic.total(), 1),
+        lossless=kept / max(documents, 1),
+    )
+
+
+def encoded_bits_per_byte(
+    vocab_size: int, bytes_per_token: Mapping[str, float], shares: Mapping[str, float]
+) -> float:
+    """Bits that a byte of the blend takes if each token is written as log2 V bits.
+
+    The size of the text in tokens x log2 V, by which BloombergGPT chose its vocabulary
+    (2303.17564, section 2.3): more pieces make fewer tokens, each of which says more. Smaller is
+    better.
+
+    Args:
+      vocab_size: V.
+      bytes_per_token: {source: UTF-8 bytes over tokens}.
+      shares: {source: share of the blend's bytes}, as a vocabulary's sample has them.
+    """
+    tokens_per_byte = sum(share / bytes_per_token[source] for source, share in shares.items())
+    return tokens_per_byte * math.log2(vocab_size)
+
+
+def word_counts(texts: Iterable[str]) -> collections.Counter[str]:
+    """How often each word occurs, as it is written."""
+    counts: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        counts.update(WORD.findall(text))
+    return counts
+
+
+def domain_words(own: Mapping[str, int], others: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The words of a source that are of its domain, with their counts, the most frequent first.
+
+    They occur at least 3 times, and are at least 10 times as frequent as in the other sources
+    together, where each is counted once more than it occurs.
+    """
+    own_total, others_total = sum(own.values()), sum(others.values()) + 1
+    for word, count in sorted(own.items(), key=lambda item: (-item[1], item[0])):
+        if count < LEAST_COUNT:
+            return
+        elsewhere = (others.get(word, 0) + 1) / others_total
+        if count / own_total >= TIMES_AS_FREQUENT * elsewhere:
+            yield word, count
+
+
+def worst_split(
+    tokenizer: Tokenizer, words: Iterable[tuple[str, int]], at_most: int
+) -> list[tuple[str, int, int]]:
+    """The (word, count, tokens) that cost most tokens beyond one: count x (tokens - 1), that first.
+
+    A word is encoded as it stands within a text, after a space.
+    """
+    split = [(word, count, len(tokenizer.encode(f" {word}"))) for word, count in words]
+    split = [(word, count, tokens) for word, count, tokens in split if tokens > 1]
+    split.sort(key=lambda entry: (-entry[1] * (entry[2] - 1), entry[0]))
+    return split[:at_most]

@@ -1,0 +1,270 @@
+"""The three kinds of vocabulary behind a `Tokenizer`, each read from the bytes of its file.
+
+Each kind has `vocab_size`, `eos_id`, `encode_array`, `decode`, `piece` and `token_bytes`, as
+`Tokenizer` describes them.
+"""
+
+import itertools
+import json
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from t5x_style.errors import UsageError, did_you_mean
+
+BYTES = "bytes"  # the path of the vocabulary that has no file
+
+# sentencepiece writes a space as this character, so one in the text itself would come back as a
+# space; it is spelt out in bytes instead.
+SPACE_MARK = "\u2581"
+# The lattice of one call needs some 30 bytes for each byte of text: a document of 100 MB goes
+# through in pieces of this many characters.
+SEGMENT_CHARACTERS = 1 << 20
+# One call of `tokenizers` needs some 120 bytes for each byte of text.
+JSON_SEGMENT_CHARACTERS = 1 << 18
+# How far to each side of a cut the ids must be the same with and without it.
+CUT_CONTEXT = 200
+CUTS_TRIED = 16
+POSSIBLE_CUT = re.compile(r"(?<=\S)\n(?=[^\W\d_])|(?<=[^\W\d_])(?= [^\W\d_])")
+# What the end of a document is called in published tokenizer.json files.
+EOS_NAMES = (
+    "</s>",
+    "<eos>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|end▁of▁sentence|>",
+    "<｜end▁of▁sentence｜>",
+)
+
+
+class SentencePiece:
+    """A sentencepiece `.model`."""
+
+    def __init__(self, path: str, model: bytes):
+        """Reads `model`, the bytes of the file `path`.
+
+        Raises:
+          UsageError: not a sentencepiece model, or one without EOS.
+        """
+        import sentencepiece
+
+        try:
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UsageError(
+                f"Tokenizer.path = {path!r} is not a sentencepiece model: {error}"
+            ) from None
+        if self.processor.eos_id() < 0:
+            raise UsageError(
+                f"Tokenizer.path = {path!r} has no end-of-sentence id, which ends each "
+                f"document here: train it with eos_id=1"
+            )
+        self.vocab_size = self.processor.vocab_size()
+        self.eos_id = self.processor.eos_id()
+        self._space_mark_ids = np.array(
+            [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()],
+            np.int32,
+        )
+
+    def encode_array(self, text: str) -> np.ndarray:
+        if len(text) <= SEGMENT_CHARACTERS and SPACE_MARK not in text:
+            return self._ids(text)
+        parts = []
+        for segment in _segments(text):
+            for position, part in enumerate(segment.split(SPACE_MARK)):
+                if position:
+                    parts.append(self._space_mark_ids)
+                parts.append(self._ids(part))
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _ids(self, text: str) -> np.ndarray:
+        # Beam's environment has sentencepiece 0.2.1, which gives lists alone.
+        as_numpy = getattr(self.processor, "encode_as_numpy", None)
+        return as_numpy(text) if as_numpy else _array(self.processor.encode(text))
+
+    def decode(self, ids: list[int]) -> str:
+        return self.processor.decode(ids)
+
+    def piece(self, token: int) -> str:
+        return self.processor.id_to_piece(token)
+
+    def token_bytes(self) -> np.ndarray:
+        processor = self.processor
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for token in range(self.vocab_size):
+            if processor.is_byte(token):
+                sizes[token] = 1
+            elif not (processor.is_control(token) or processor.is_unknown(token)):
+                sizes[token] = len(processor.id_to_piece(token).replace(SPACE_MARK, " ").encode())
+        return sizes
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    """The ids as int32: np.array takes three times as long, a quarter of the whole tokenising."""
+    return np.frombuffer(struct.pack(f"{len(ids)}i", *ids), np.int32)
+
+
+def _segments(text: str) -> Iterator[str]:
+    """Cuts a long text after a newline, or a space, near the end of each segment."""
+    start = 0
+    while start < len(text):
+        end = start + SEGMENT_CHARACTERS
+        if end < len(text):
+            cut = max(text.rfind("\n", start, end), -1)
+            if cut < 0:
+                cut = text.rfind(" ", start + 1, end) - 1
+            end = cut + 1 if cut >= start else end
+        yield text[start:end]
+        start = end
+
+
+class Bytes:
+    """The 256 bytes of UTF-8 with the ids of ByT5 (Xue et al. 2021): 0 pad, 1 EOS, 2 unknown."""
+
+    CONTROL = ("<pad>", "</s>", "<unk>")
+    vocab_size = len(CONTROL) + 256
+    eos_id = 1
+
+    def encode_array(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(self.CONTROL)
+
+    def decode(self, ids: list[int]) -> str:
+        first = len(self.CONTROL)
+        return bytes(token - first for token in ids if token >= first).decode(errors="replace")
+
+    def piece(self, token: int) -> str:
+        first = len(self.CONTROL)
+        return self.CONTROL[token] if token < first else f"<0x{token - first:02X}>"
+
+    def token_bytes(self) -> np.ndarray:
+        return (np.arange(self.vocab_size) >= len(self.CONTROL)).astype(np.int32)
+
+
+class Json:
+    """A `tokenizer.json` as the library `tokenizers` writes it: byte-level BPE, or Metaspace."""
+
+    def __init__(self, path: str, content: bytes, eos: str | None):
+        """Reads `content`, the bytes of the file `path`; `eos` is the token that ends a document.
+
+        Raises:
+          UsageError: no `tokenizers` here, not such a file, no one EOS, or pieces of which it
+            cannot be said how many bytes of text they stand for.
+        """
+        try:
+            import tokenizers
+        except ImportError:
+            raise UsageError(
+                f"Tokenizer.path = {path!r} is read by the package `tokenizers`: install the extra "
+                f"t5x_style[hf]"
+            ) from None
+        try:
+            plain = json.loads(content)
+            added = {token["content"]: token for token in plain["added_tokens"]}
+            eos = _eos(path, added, eos)
+            # A text that spells out a special token is text: only a special one is left alone by
+            # `encode_special_tokens`, so the end of a document must be one.
+            added[eos]["special"] = True
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        except UsageError:
+            raise
+        except Exception as error:  # the library raises Exception itself
+            raise UsageError(
+                f"Tokenizer.path = {path!r} is not a tokenizer.json: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._plain = plain
+        self._byte_level = _is_byte_level(path, plain)
+        self._cuttable = plain.get("pre_tokenizer") is not None
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.eos_id = self._tokenizer.token_to_id(eos)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        parts = [self._encode(segment) for segment in self._segments(text)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _encode(self, text: str) -> np.ndarray:
+        # The batch of one is what has a form that leaves the places of tokens out.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return _array(encoding.ids)
+
+    def _segments(self, text: str) -> Iterator[str]:
+        """Cuts a long text only where that leaves the ids as they are."""
+        start = 0
+        while self._cuttable and len(text) - start > JSON_SEGMENT_CHARACTERS:
+            possible = POSSIBLE_CUT.finditer(text, start + JSON_SEGMENT_CHARACTERS)
+            cuts = (match.end() for match in itertools.islice(possible, CUTS_TRIED))
+            cut = next((cut for cut in cuts if self._leaves_ids(text, cut)), None)
+            if cut is None:
+                break
+            yield text[start:cut]
+            start = cut
+        yield text[start:]
+
+    def _leaves_ids(self, text: str, cut: int) -> bool:
+        before, after = text[max(cut - CUT_CONTEXT, 0) : cut], text[cut : cut + CUT_CONTEXT]
+        apart = np.concatenate([self._encode(before), self._encode(after)])
+        return np.array_equal(self._encode(before + after), apart)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def piece(self, token: int) -> str:
+        return self._tokenizer.id_to_token(token) or ""
+
+    def token_bytes(self) -> np.ndarray:
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for piece, token in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            if self._byte_level:
+                sizes[token] = len(piece)  # each of 256 characters is one byte
+            elif re.fullmatch("<0x[0-9A-F]{2}>", piece):
+                sizes[token] = 1
+            else:
+                sizes[token] = len(piece.replace(SPACE_MARK, " ").encode())
+        for token in self._plain["added_tokens"]:
+            sizes[token["id"]] = 0 if token["special"] else len(token["content"].encode())
+        unknown = self._plain["model"].get("unk_token")
+        if unknown is not None:
+            sizes[self._tokenizer.token_to_id(unknown)] = 0
+        return sizes
+
+
+def _eos(path: str, added: dict[str, Any], asked: str | None) -> str:
+    """The added token that ends a document: the one asked for, or the one with a known name."""
+    if asked is not None:
+        if asked not in added:
+            raise UsageError(
+                f"Tokenizer.eos = {asked!r} is not an added token of {path!r}, which are "
+                f"{', '.join(map(repr, added)) or 'none'}{did_you_mean(asked, added)}"
+            )
+        return asked
+    found = [name for name in EOS_NAMES if name in added]
+    if len(found) != 1:
+        raise UsageError(
+            f"Tokenizer.path = {path!r} has {'more than one' if found else 'no'} token known to "
+            f"end a document: name it in Tokenizer.eos, among "
+            f"{', '.join(map(repr, found or added)) or 'its added tokens, which are none'}"
+        )
+    return found[0]
+
+
+def _is_byte_level(path: str, plain: dict[str, Any]) -> bool:
+    """Whether a piece's characters stand for bytes each; else U+2581 stands for a space in it."""
+    decoder = plain.get("decoder") or {"type": None}
+    parts = decoder.get("decoders", [decoder])
+    kinds = [part["type"] for part in parts]
+    if "ByteLevel" in kinds:
+        return True
+    if "Metaspace" in kinds or {"type": "Replace", "pattern": {"String": SPACE_MARK}} in [
+        {key: part.get(key) for key in ("type", "pattern")} for part in parts
+    ]:
+        return False
+    raise UsageError(
+        f"Tokenizer.path = {path!r} decodes by {', '.join(map(str, kinds))}, of which it cannot be "
+        f"said how many bytes of text a piece stands for; ByteLevel and Metaspace are understood"
+    )

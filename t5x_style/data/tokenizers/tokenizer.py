@@ -1,0 +1,137 @@
+"""Text to token ids and back, without TensorFlow."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+import gin
+import numpy as np
+
+from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
+from t5x_style.errors import UsageError, did_you_mean
+
+PAD_ID = 0
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A vocabulary: a sentencepiece model, a tokenizer.json, or the bytes themselves.
+
+    The file is read at first use, so that a run file may name one that is yet to be trained.
+
+    Attributes:
+      path: a sentencepiece `.model` file; a `.json` file of the library `tokenizers` (byte-level
+        BPE or Metaspace), as Hugging Face models carry it; or the word 'bytes': the ids of ByT5
+        (0 pad, 1 EOS, 2 unknown, byte b is b + 3), with no file.
+      eos: the added token of a `.json` file that ends each document. None: the one of them that is
+        called `</s>`, `<eos>`, `<|endoftext|>` or `<|end_of_text|>`.
+    """
+
+    path: str
+    eos: str | None = None
+
+    def __post_init__(self):
+        suffix = pathlib.PurePath(self.path).suffix
+        if self.path != BYTES and suffix not in (".model", ".json"):
+            raise UsageError(
+                f"Tokenizer.path = {self.path!r} is neither a sentencepiece '.model', nor a "
+                f"tokenizers '.json', nor the word 'bytes'{did_you_mean(self.path, [BYTES])}"
+            )
+        if self.eos is not None and suffix != ".json":
+            raise UsageError(
+                f"Tokenizer.eos = {self.eos!r}: only of a '.json' is the end of a document chosen; "
+                f"{self.path!r} has its own"
+            )
+
+    def absolute(self) -> "Tokenizer":
+        """The same vocabulary, named so that it is found from any folder."""
+        if self.path == BYTES:
+            return self
+        return dataclasses.replace(self, path=str(pathlib.Path(self.path).absolute()))
+
+    def __reduce__(self):
+        # What was read stays here: `tokenizers` would lose on the way that special tokens are text.
+        return Tokenizer, (self.path, self.eos)
+
+    @functools.cached_property
+    def _content(self) -> bytes:
+        if self.path == BYTES:
+            return self.path.encode()
+        file = pathlib.Path(self.path)
+        if not file.is_file():
+            raise UsageError(
+                f"Tokenizer.path = {self.path!r}: no such file; train one with "
+                f"`t5x-style tokenizer --gin_file=RUN.gin`, or name an existing vocabulary"
+            )
+        return file.read_bytes()
+
+    @functools.cached_property
+    def _kind(self) -> SentencePiece | Json | Bytes:
+        if self.path == BYTES:
+            return Bytes()
+        if self.path.endswith(".json"):
+            return Json(self.path, self._content, self.eos)
+        return SentencePiece(self.path, self._content)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of ids."""
+        return self._kind.vocab_size
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends each document."""
+        return self._kind.eos_id
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the file, and of `eos` where it is given: what a token store is bound to."""
+        chosen = b"" if self.eos is None else b"\0" + self.eos.encode()
+        return hashlib.sha256(self._content + chosen).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without EOS. Our own vocabularies decode them to `text` again."""
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """What `encode` gives, as int32 [tokens]: a tenth of the memory of a list.
+
+        No id of control comes out of a text, whatever it spells.
+        """
+        return self._kind.encode_array(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control ids are left out, broken UTF-8 becomes U+FFFD."""
+        return self._kind.decode([int(token) for token in ids])
+
+    def piece(self, token: int) -> str:
+        """An id as its vocabulary writes it: `▁the`, `Ġthe`, `<0x0A>`, `</s>`.
+
+        Raises:
+          UsageError: no such id.
+        """
+        if not 0 <= token < self.vocab_size:
+            raise UsageError(f"{self.path!r} has the ids 0 to {self.vocab_size - 1}, not {token}")
+        return self._kind.piece(int(token))
+
+    def token_bytes(self) -> np.ndarray:
+        """int32 [V]: how many bytes of UTF-8 each id stands for, 0 for control and unknown ids."""
+        return self._token_bytes
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray:
+        sizes = self._kind.token_bytes()
+        sizes.flags.writeable = False
+        return sizes
+
+    def seqio_vocabulary(self):
+        """This vocabulary for a seqio Task, giving the ids that `encode` gives.
+
+        Imports seqio, and with it TensorFlow: only for the process that builds a store.
+        """
+        from t5x_style.data.tokenizers.seqio_vocabulary import vocabulary
+
+        return vocabulary(self)

@@ -1,0 +1,186 @@
+"""Training a vocabulary on a blend."""
+
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5x_style.data.tokenizers.kinds import SPACE_MARK
+from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
+from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.files import write_whole
+
+# sentencepiece adds up expectations in the order of its threads: a fixed number of them, and not
+# the machine's, makes the same vocabulary everywhere.
+THREADS = 4
+# Long enough that pieces across a line's end (".\n") are seen, well below the trainer's limit.
+UNIT_CHARACTERS = 2000
+# Documents are chosen at random among those in the first so many times the wanted bytes of a
+# source, so that a source of a terabyte need not be read to its end.
+SCANNED = 8
+SMALLEST_VOCABULARY = 320
+MODEL_TYPES = ("unigram", "bpe")
+# What sentencepiece calls ids 0, 1 and 2.
+RESERVED_PIECES = ("<pad>", "</s>", "<unk>", "<s>")
+# sentencepiece's own limit of 16 characters would cut most phrases of three words.
+PHRASE_CHARACTERS = 32
+
+
+def train_tokenizer(
+    texts: Mapping[str, Iterable[str]],
+    shares: Mapping[str, float],
+    *,
+    vocab_size: int,
+    path: str | os.PathLike,
+    model_type: str = "unigram",
+    spaces_inside_words: bool = False,
+    text_symbols: Sequence[str] = (),
+    control_symbols: Sequence[str] = (),
+    seed: int = 0,
+    sample_bytes: int = 4_000_000,
+) -> Tokenizer:
+    """Trains a vocabulary with byte fallback, and writes it to `path`.
+
+    It loses nothing: no normalisation, no dummy prefix, white space kept, every byte a piece, each
+    digit alone. Ids: 0 pad, 1 end of document, 2 unknown, then the control symbols, the text
+    symbols, the 256 bytes, and the pieces that were learnt. The same arguments give the same file,
+    on any machine.
+
+    Args:
+      texts: {source: its documents}.
+      shares: {source: share of the sample's bytes}; a source smaller than its part is repeated, as
+        it will be in training.
+      vocab_size: V, with all of these ids: 320 and the symbols at least.
+      path: the `.model` file.
+      model_type: 'unigram' (Kudo 2018) or 'bpe' (Sennrich et al. 2016).
+      spaces_inside_words: learn pieces of several words as well, up to 32 characters, as
+        BloombergGPT does (2303.17564, section 2.3).
+      text_symbols: strings without white space that are one id each wherever a text has them.
+      control_symbols: ids that no text is encoded to and that decode to nothing.
+      seed: of the choice of documents.
+      sample_bytes: how much text to look at.
+
+    Raises:
+      UsageError: a vocabulary too small to hold the bytes, or too large for the text; an unknown
+        type; a symbol that cannot be one.
+      Fault: a source without text.
+    """
+    if model_type not in MODEL_TYPES:
+        raise UsageError(
+            f"model_type = {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
+            f"{did_you_mean(model_type, MODEL_TYPES)}"
+        )
+    symbols = [*control_symbols, *text_symbols]
+    _check_symbols(symbols)
+    smallest = SMALLEST_VOCABULARY + len(symbols)
+    if vocab_size < smallest:
+        raise UsageError(
+            f"vocab_size = {vocab_size}: {259 + len(symbols)} ids go to bytes, control and "
+            f"symbols, and the frequent characters need theirs; {smallest} is the least"
+        )
+    import sentencepiece
+
+    sample = itertools.chain.from_iterable(
+        sampled(name, texts[name], round(share * sample_bytes), seed)
+        for name, share in shares.items()
+    )
+    # Left out otherwise: what is set is written into the model, and would change its hash.
+    phrases: dict[str, Any] = {}
+    if spaces_inside_words:
+        phrases = {"split_by_whitespace": False, "max_sentencepiece_length": PHRASE_CHARACTERS}
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain.from_iterable(map(units, sample)),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            character_coverage=0.9995,
+            max_sentence_length=4 * UNIT_CHARACTERS,
+            num_threads=THREADS,
+            pad_id=PAD_ID,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+            user_defined_symbols=list(text_symbols),
+            control_symbols=list(control_symbols),
+            **phrases,
+        )
+    except RuntimeError as error:
+        too_large = re.search(r"Please set it to a value <= (\d+)", str(error))
+        too_small = re.search(r"smaller than required_chars.*?(\d+) vs (\d+)", str(error))
+        if too_large:
+            raise UsageError(
+                f"vocab_size = {vocab_size} is more than this text has pieces for: "
+                f"{too_large[1]} at most, or more text"
+            ) from None
+        if too_small:
+            raise UsageError(
+                f"vocab_size = {vocab_size} cannot hold the characters of this text: "
+                f"{too_small[2]} at least"
+            ) from None
+        raise Fault(f"sentencepiece could not train: {error}") from error
+    write_whole(path, model.getvalue())
+    return Tokenizer(str(path))
+
+
+def _check_symbols(symbols: Sequence[str]) -> None:
+    for symbol in symbols:
+        if not symbol or symbol.split() != [symbol] or SPACE_MARK in symbol:
+            raise UsageError(f"the symbol {symbol!r} is empty or has white space: write it without")
+        if symbol in RESERVED_PIECES or re.fullmatch("<0x[0-9A-F]{2}>", symbol):
+            raise UsageError(f"the symbol {symbol!r} is a piece of every vocabulary: name another")
+        if symbols.count(symbol) > 1:
+            raise UsageError(f"the symbol {symbol!r} is given twice")
+
+
+def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> Iterator[str]:
+    """Documents of a source at random, `wanted_bytes` of UTF-8 in all, the last one cut.
+
+    Raises:
+      Fault: no document, or none with text.
+    """
+    scanned: list[str] = []
+    size = 0
+    for text in texts:
+        scanned.append(text)
+        size += len(text)
+        if size >= SCANNED * wanted_bytes:
+            break
+    if not size:
+        raise Fault(f"source {name!r} has no text to train a vocabulary on")
+    random = np.random.Generator(np.random.Philox(seed))
+    left = wanted_bytes
+    while left > 0:
+        for i in random.permutation(len(scanned)):
+            text = scanned[i]
+            content = text.encode()
+            if len(content) > left:
+                text = content[:left].decode(errors="ignore")
+            yield text
+            left -= len(content)
+            if left <= 0:
+                return
+
+
+def units(text: str) -> Iterator[str]:
+    """Cuts a text before a newline or a space: the trainer strips newlines from a unit's end."""
+    start = 0
+    while start < len(text):
+        end = start + UNIT_CHARACTERS
+        if end < len(text):
+            cut = max(text.rfind("\n", start + 1, end), 0) or text.rfind(" ", start + 1, end)
+            end = cut if cut > start else end
+        yield text[start:end]
+        start = end

@@ -1,0 +1,6 @@
+"""A finished model: restored, and sampled from."""
+
+from t5x_style.inference.restored import RestoredModel, restore_model
+from t5x_style.inference.sampling import sample
+
+__all__ = ["RestoredModel", "restore_model", "sample"]

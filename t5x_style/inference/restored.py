@@ -1,0 +1,60 @@
+"""A trained model from what its run left: for evaluation, sampling and export."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+
+from t5x_style.accounting import Architecture
+from t5x_style.data import Tokenizer
+from t5x_style.errors import UsageError
+from t5x_style.partitioning import Topology
+from t5x_style.step.model_state import BoundModel, bind_model
+from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
+from t5x_style.training.run import read_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredModel:
+    """Parameters on a mesh, with what is needed to use them.
+
+    Attributes:
+      plan: the run's plan.json.
+      step: steps that the parameters have seen.
+    """
+
+    plan: dict[str, Any]
+    tokenizer: Tokenizer
+    topology: Topology
+    mesh: Mesh
+    model: BoundModel
+    parameters: dict
+    step: int
+
+
+def restore_model(model_dir: str, topology: Topology, *, step: int | None = None) -> RestoredModel:
+    """Load a run's newest checkpoint, or that of `step`, onto any topology.
+
+    Raises:
+      UsageError: no run, or no such checkpoint, or the run's vocabulary has changed since.
+    """
+    plan = read_plan(model_dir)
+    checkpoint = find_checkpoint(model_dir if step is None else f"{model_dir}/checkpoint_{step}")
+    tokenizer = Tokenizer(plan["tokenizer"]["path"], plan["tokenizer"].get("eos"))
+    if tokenizer.hash != plan["tokenizer"]["hash"]:
+        raise UsageError(
+            f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "
+            f"is {tokenizer.hash[:12]}, the run's is {plan['tokenizer']['hash'][:12]}"
+        )
+    mesh = topology.mesh()
+    with topology.in_force(mesh):
+        model = bind_model(
+            Architecture(**plan["architecture"]),
+            topology,
+            mesh,
+            plan["compute_dtype"],
+        )
+        parameters = restore_parameters(checkpoint, model.abstract)
+    return RestoredModel(
+        plan, tokenizer, topology, mesh, model, parameters, int(checkpoint.name.split("_")[-1])
+    )

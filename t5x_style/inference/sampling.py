@@ -1,0 +1,109 @@
+"""Sampling text from a model, with a cache of keys and values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_style.errors import UsageError
+from t5x_style.inference.restored import RestoredModel
+from t5x_style.step.model_state import BoundModel
+
+
+def sample(
+    restored: RestoredModel,
+    prompt: str,
+    *,
+    samples: int,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[str]:
+    """Continuations of a prompt, each up to the end of its document or `max_tokens` tokens.
+
+    The prompt follows an end-of-document token, as every document did in training.
+
+    Args:
+      temperature: 0 takes the likeliest token each time.
+      top_p: sample among the likeliest tokens that together have this probability (Holtzman et
+        al. 2020); 1 leaves all of them.
+
+    Raises:
+      UsageError: the model's positions do not reach that far, or an option is out of range.
+    """
+    if temperature < 0 or not 0 < top_p <= 1 or samples < 1 or max_tokens < 1:
+        raise UsageError(
+            f"--temperature={temperature} --top_p={top_p} --samples={samples} "
+            f"--max_tokens={max_tokens}: temperature must not be negative, top_p lies in (0, 1], "
+            "and the other two are 1 or more"
+        )
+    tokenizer = restored.tokenizer
+    ids = [tokenizer.eos_id, *tokenizer.encode(prompt)]
+    limit = restored.model.architecture.max_length
+    if limit is not None and len(ids) + max_tokens > limit:
+        raise UsageError(
+            f"a prompt of {len(ids)} tokens and --max_tokens={max_tokens} go past the model's "
+            f"{limit} positions: --max_tokens={max(limit - len(ids), 0)} would do"
+        )
+    with restored.topology.in_force(restored.mesh):
+        drawn = jax.jit(
+            functools.partial(
+                _sample, restored.model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
+            )
+        )(
+            restored.parameters,
+            jnp.tile(jnp.asarray(ids, jnp.int32), (samples, 1)),
+            jax.random.key(seed),
+        )
+    return [tokenizer.decode(_up_to_end(row, tokenizer.eos_id)) for row in np.asarray(drawn)]
+
+
+def _sample(
+    model: BoundModel,
+    parameters: dict,
+    prompt: jax.Array,
+    key: jax.Array,
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> jax.Array:
+    """int32 [B, max_tokens] after a prompt int32 [B, P]."""
+    decoder = model(parameters)
+    batch, length = prompt.shape
+    cache = decoder.empty_cache(batch, length + max_tokens)
+    positions = jnp.arange(length, dtype=jnp.int32)
+    hidden, cache = decoder(prompt, positions, cache)
+
+    def one_token(carry, key):
+        hidden, cache, position = carry
+        logits = decoder.logits(hidden[:, -1:])[:, 0]
+        token = _draw(logits, key, temperature, top_p)
+        hidden, cache = decoder(token[:, None], position[None], cache)
+        return (hidden, cache, position + 1), token
+
+    start = (hidden[:, -1:], cache, jnp.int32(length))
+    _, tokens = jax.lax.scan(one_token, start, jax.random.split(key, max_tokens))
+    return tokens.T
+
+
+def _draw(logits: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    """int32 [B] from logits float32 [B, V]."""
+    if temperature == 0:
+        return logits.argmax(-1).astype(jnp.int32)
+    logits = logits / temperature
+    if top_p < 1:
+        descending = jnp.sort(logits, axis=-1)[:, ::-1]
+        probability = jax.nn.softmax(descending, axis=-1)
+        # The likeliest token is kept whatever its probability.
+        kept = jnp.cumsum(probability, axis=-1) - probability < top_p
+        threshold = jnp.where(kept, descending, jnp.inf).min(-1, keepdims=True)
+        logits = jnp.where(logits >= threshold, logits, -jnp.inf)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def _up_to_end(tokens: np.ndarray, eos_id: int) -> list[int]:
+    ends = np.flatnonzero(tokens == eos_id)
+    return tokens[: ends[0] if len(ends) else None].tolist()

@@ -1,0 +1,1 @@
+"""What a run leaves: written, read again, and its console line."""

@@ -1,0 +1,1 @@
+"""Plans, compiled steps, accounts and derived values as text."""

@@ -1,0 +1,106 @@
+"""What a run derives before step 0, and what it had of its sources, as tables for people."""
+
+import itertools
+from typing import Any
+
+from t5x_style.quantities import count
+from t5x_style.reporting.text.tables import dtypes_text
+
+
+def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """plan.json as a table for people: (quantity, value, where it comes from)."""
+    horizon, flops = derived["horizon"], derived["flops_per_token"]
+    a, optimizer = derived["architecture"], derived["optimizer"]
+    schedule = optimizer["schedule"]
+    tokens = horizon["tokens"]
+    batches = ", then ".join(
+        f"{phase['sequences']:,} x {phase['steps']:,} steps" for phase in horizon["phases"]
+    )
+    lengths = ", then ".join(
+        f"{length:,} for {count(sum(phase['tokens'] for phase in phases))} tokens"
+        for length, phases in itertools.groupby(
+            horizon["phases"], key=lambda phase: phase["sequence_length"]
+        )
+    )
+    rows = [
+        (
+            "parameters",
+            f"{derived['parameters']['total']:,}",
+            f"{derived['parameters']['non_embedding']:,} without embeddings; L {a['layers']}, "
+            f"D {a['d_model']}, F {a['d_ff']}, heads {a['heads']}/{a['kv_heads']} x "
+            f"{a['head_dim']}, V {a['vocab_size']:,}",
+        ),
+        ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} a parameter"),
+        ("steps", f"{horizon['steps']:,}", f"sequences a step: {batches}"),
+        ("sequence length", f"{horizon['sequence_length']:,}", f"TASK_FEATURE_LENGTHS: {lengths}"),
+        (
+            "FLOPs, 6 N D",
+            f"{flops['model_flops_6nd'] * tokens:.4g}",
+            f"full {flops['model_flops_full'] * tokens:.4g}, causal "
+            f"{flops['model_flops_causal'] * tokens:.4g}, hardware "
+            f"{flops['hardware_flops'] * tokens:.4g} (remat {derived['remat']})",
+        ),
+        (
+            "learning rate",
+            f"{schedule['peak_learning_rate']:g}",
+            f"{schedule['shape']}, warm-up {count(schedule['warmup_tokens'])} tokens, to "
+            f"{schedule['final_fraction']:g} of the peak",
+        ),
+        (
+            "mesh",
+            " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
+            f"compute in {dtypes_text(derived['compute_dtype'], a['matmul_dtype'])}, attention "
+            f"{derived['kernel']}",
+        ),
+    ]
+    rule = derived["early_stopping"]
+    if rule is not None:
+        watched = ", ".join(f"{name} {weight:.1%}" for name, weight in rule["weights"].items())
+        rows.append(
+            (
+                "early stopping",
+                rule["mode"],
+                f"when {rule['measure'].replace('_', ' ')} of {watched} has not fallen by more "
+                f"than {rule['min_delta']:g} in {count(rule['patience_tokens'])} tokens",
+            )
+        )
+    for law, target in derived["laws"].items():
+        efficiency = target["compute_efficiency"]
+        rows.append(
+            (
+                f"optimum, {law}",
+                f"N {count(target['optimal_params'])}",
+                f"D {count(target['optimal_tokens'])} for the same 6 N D"
+                + ("" if efficiency is None else f"; compute efficiency {efficiency:.3f}"),
+            )
+        )
+    return rows
+
+
+def source_rows(derived: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The sources of plan.json under SOURCE_HEADERS: what each is due, and what it is worth."""
+    rows = []
+    for name, source in derived["sources"].items():
+        first, last = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
+        rows.append((name, first if first == last else f"{first} to {last}", *_account(source)))
+    return rows
+
+
+SOURCE_HEADERS = ("source", "share asked", "tokens due", "of unique", "epochs", "worth fresh")
+
+
+def achieved_rows(accounts: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The same of what a run has had (see `Run.accounts`), under ACHIEVED_HEADERS."""
+    return [(name, f"{each['share']:.2%}", *_account(each)) for name, each in accounts.items()]
+
+
+ACHIEVED_HEADERS = ("source", "share had", "tokens had", "of unique", "epochs", "worth fresh")
+
+
+def _account(account: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{account['tokens']:,}",
+        f"{account['unique_tokens']:,}",
+        f"{account['epochs']:.2f}",
+        f"{account['effective_tokens']:,.0f}",
+    )

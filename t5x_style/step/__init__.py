@@ -1,0 +1,1 @@
+"""The train step as a program: ground of training and of compiling."""

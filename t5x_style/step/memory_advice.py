@@ -1,0 +1,161 @@
+"""What to change when a step does not fit the memory of a chip."""
+
+import dataclasses
+import re
+
+from t5x_style.accounting import Architecture
+from t5x_style.accounting.flops import REMAT_RECOMPUTES
+from t5x_style.accounting.layouts.memory import Mesh, step_memory
+from t5x_style.partitioning import Topology
+
+_GIB = 2**30
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# The two ways in which the TPU compiler says it: after and before it has placed every buffer.
+_REFUSALS = (
+    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
+    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
+)
+_ALLOCATION = re.compile(
+    r"Size: ([\d.]+[KMGT])\n\s+Operator: op_name=\"([^\"]*)\"(?:[^\n]*source_file=\"([^\"]*)\" "
+    r"source_line=(\d+))?"
+)
+
+
+def refused_bytes(message: str) -> tuple[int, int] | None:
+    """(bytes that the step takes, bytes that there are) of a refusal of the TPU compiler for want
+    of memory, on one device; None for any other error."""
+    for refusal in _REFUSALS:
+        if (said := refusal.search(message)) is not None:
+            used, used_unit, room, room_unit = said.groups()
+            return int(float(used) * _UNITS[used_unit]), int(float(room) * _UNITS[room_unit])
+    return None
+
+
+def memory_refusal(
+    message: str,
+    architecture: Architecture,
+    topology: Topology,
+    *,
+    sequences: int,
+    sequence_length: int,
+    microbatches: int,
+    compute_dtype: str,
+) -> str | None:
+    """A refusal of the TPU compiler for want of memory as a person needs it: how much is wanting,
+    what takes most, and what would make the step fit.
+
+    Returns:
+      The message; None if the compiler's is about something else.
+    """
+    if (found := refused_bytes(message)) is None:
+        return None
+    largest = []
+    for size, operation, file, line in _ALLOCATION.findall(message)[:3]:
+        where = f" at {file}:{line}" if file else ""
+        largest.append(f"  {size}iB: {operation}{where}")
+    advice = what_would_fit(
+        architecture,
+        topology,
+        found[0] - found[1],
+        sequences=sequences,
+        sequence_length=sequence_length,
+        microbatches=microbatches,
+        compute_dtype=compute_dtype,
+    )
+    return "\n".join([too_much(*found), *largest, *advice])
+
+
+def too_much(used: int, room: int) -> str:
+    """How much is wanting, of bytes on one device."""
+    return (
+        f"the step takes {used / _GIB:.2f} GiB of each device, and {room / _GIB:.2f} GiB are there"
+    )
+
+
+def what_would_fit(
+    architecture: Architecture,
+    topology: Topology,
+    excess: int,
+    *,
+    sequences: int,
+    sequence_length: int,
+    microbatches: int,
+    compute_dtype: str,
+) -> list[str]:
+    """Single changes that save memory, those that the planner expects to be enough first.
+
+    Args:
+      excess: bytes of a device that are wanting.
+
+    Returns:
+      A line each: the change as gin has it, and what it is expected to save.
+    """
+    now = Mesh(topology.data, topology.fsdp, topology.tensor, topology.sequence)
+
+    parts = (
+        "attention_block",
+        "loss_chunk_tokens",
+        "loss_vocab_chunks",
+        "shard_optimizer_over_data",
+    )
+    layout = {name: getattr(topology, name) for name in parts}
+
+    def total(mesh=now, remat=topology.remat, passes=microbatches, **change) -> int:
+        return step_memory(
+            architecture,
+            mesh,
+            batch_sequences=sequences,
+            sequence_length=sequence_length,
+            remat=remat,
+            kernel=topology.kernel,
+            microbatches=passes,
+            **(layout | change),
+            compute_dtype=compute_dtype,
+        ).total
+
+    changes: list[tuple[str, int]] = [
+        (f"Topology.remat = {remat!r}", total(remat=remat))
+        for remat in REMAT_RECOMPUTES
+        if remat != topology.remat
+    ]
+    others: dict[str, int] = {"shard_optimizer_over_data": True}
+    # A chunk is never longer than what a device has, so half of a longer one would be the same.
+    tokens = sequences * sequence_length // (topology.devices // topology.tensor) // microbatches
+    if (chunk := min(topology.loss_chunk_tokens, tokens) // 2) > 0:
+        others["loss_chunk_tokens"] = chunk
+    chunks = max(16, 2 * topology.loss_vocab_chunks)
+    if architecture.vocab_size // topology.tensor % chunks == 0:
+        others["loss_vocab_chunks"] = chunks
+    for name, value in others.items():
+        changes.append((f"Topology.{name} = {value}", total(**{name: value})))
+    rows = sequences // (topology.data * topology.fsdp)
+    passes = next((p for p in range(microbatches + 1, rows + 1) if rows % p == 0), None)
+    if passes is not None:
+        changes.append((f"MICROBATCHES = {passes}", total(passes=passes)))
+    # What lies on the data axis is repeated; on fsdp it is split. A slice stays whole.
+    if topology.data % (2 * topology.slices) == 0:
+        mesh = dataclasses.replace(now, data=now.data // 2, fsdp=now.fsdp * 2)
+        name = f"Topology.data = {mesh.data}, Topology.fsdp = {mesh.fsdp}"
+        changes.append((name, total(mesh=mesh)))
+    before = total()
+    saving = sorted(
+        ((before - after, name) for name, after in changes if after < before), reverse=True
+    )
+    enough = [(saved, name) for saved, name in saving if saved >= excess]
+    lines = [
+        f"would fit, as the planner expects: {name} (saves {saved / _GIB:.1f} GiB)"
+        for saved, name in enough
+    ]
+    if not enough:
+        lines = [
+            f"would save {saved / _GIB:.1f} GiB, as the planner expects: {name}"
+            for saved, name in saving
+        ]
+    return lines or ["take more chips, or a smaller batch: nothing else would save memory"]
+
+
+def unknown_flag(message: str) -> str | None:
+    """XLA's refusal of an option that it does not know, in our words; None for other messages."""
+    if (said := re.search(r"No such compile option: '?\"?([\w]+)", message)) is None:
+        return None
+    return f"Topology.compiler_flags names {said[1]!r}, an option that XLA does not have here"

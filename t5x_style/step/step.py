@@ -1,0 +1,246 @@
+"""The train step and the evaluation step: pure functions of pytrees."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from t5x_style.data import Packing, Rows
+from t5x_style.errors import UsageError
+from t5x_style.models import next_token_loss
+from t5x_style.models.logical import BATCH, constrain
+from t5x_style.step.model_state import BoundModel, State
+
+# int32 [B, W]: a row's source, its join if it has one, its tokens (see `packed_batch`).
+Batch = jax.Array
+Metrics = dict[str, jax.Array]
+
+AS_STORED = Packing()
+
+
+def packed_batch(rows: Rows) -> np.ndarray:
+    """Rows and what belongs to them as one array, so that a batch is one transfer: of a step of
+    half a millisecond, a second transfer takes a fifth.
+
+    Returns:
+      int32 [B, 1 + S + 1], the source and the tokens; of rows with a join int32 [B, 2 + S + 2],
+      the source, the join and the tokens.
+    """
+    columns = (rows.source,) if rows.join is None else (rows.source, rows.join)
+    batch = np.empty((len(rows.tokens), len(columns) + rows.tokens.shape[1]), np.int32)
+    for index, column in enumerate(columns):
+        batch[:, index] = column
+    batch[:, len(columns) :] = rows.tokens
+    return batch
+
+
+def batch_width(sequence_length: int, packing: Packing) -> int:
+    """W of a packed batch, int32 [B, W], of rows that predict `sequence_length` tokens."""
+    return sequence_length + (4 if packing.document_starts else 2)
+
+
+def row_predictions(
+    rows: jax.Array, packing: Packing
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What packed rows predict from what.
+
+    Args:
+      rows: a packed batch without its sources: int32 [B, S + 1], or [B, 1 + S + 2] of windows that
+        respect document starts, whose two parts `Rows.join` tells apart.
+
+    Returns:
+      Inputs int32 [B, S]; the token that follows each, int32 [B, S], never one across a join; and
+      bool [B, S], which positions stand behind the join, or None where there are no joins.
+    """
+    if not packing.document_starts:
+        return rows[:, :-1], rows[:, 1:], None
+    join, ids = rows[:, :1], rows[:, 1:]
+    behind = jnp.arange(ids.shape[1] - 2) >= join
+    inputs = jnp.where(behind, ids[:, 1:-1], ids[:, :-2])
+    return inputs, jnp.where(behind, ids[:, 2:], ids[:, 1:-1]), behind
+
+
+def row_segments(inputs: jax.Array, behind_join: jax.Array | None, eos_id: int) -> jax.Array:
+    """Which document of its row each token belongs to.
+
+    An EOS begins the document that follows it: it is what the first token is predicted from.
+
+    Args:
+      inputs: int32 [B, S]. behind_join: as `row_predictions` gives it.
+
+    Returns:
+      int32 [B, S], equal within a document, rising along the row.
+    """
+    segments = jnp.cumsum(inputs == eos_id, axis=1, dtype=jnp.int32)
+    return segments if behind_join is None else segments + behind_join
+
+
+def context_tokens(segments: jax.Array) -> jax.Array:
+    """int32 [B, S]: tokens of its own segment up to each token and with it, so at least 1."""
+    positions = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+    return positions + 1 - jax.lax.cummax(jnp.where(begins, positions, 0), axis=1)
+
+
+def make_train_step(
+    model: BoundModel,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable,
+    *,
+    sources: int,
+    microbatches: int,
+    z_loss: float,
+    loss_chunk_tokens: int,
+    loss_vocab_chunks: int = 1,
+    eos_id: int,
+    packing: Packing = AS_STORED,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """One optimizer step.
+
+    The loss is the mean over the tokens learnt from in the GLOBAL batch: weights are 1 / (B S), or
+    1 / (their number) where `packing` leaves some out, before the batch is cut into microbatches,
+    so k microbatches of B / k give the loss and the gradients of one batch of B.
+
+    Args:
+      sources: number of sources in the blend.
+      microbatches: passes per step over B / microbatches rows each, gradients added in float32.
+      z_loss: coefficient of log(Z)^2.
+      loss_chunk_tokens, loss_vocab_chunks: as in `partitioning.Topology`.
+      eos_id: the token that ends a document.
+      packing: how the rows of a batch were made, and what their documents see of each other.
+
+    Returns:
+      step(state, batch) -> (state, metrics). Metrics, float32: loss (nats per token), z_loss,
+      grad_norm (before clipping), param_norm (after the update), learning_rate, all []; and
+      source_loss [sources], the mean loss over each source's tokens (0 where it has none).
+
+    Tracing raises:
+      UsageError: rows so short that `packing` would learn from nothing.
+    """
+    softcap = model.architecture.logit_softcap
+
+    def loss_of(parameters: dict, rows: jax.Array, weights: jax.Array | None, mean: float):
+        decoder = model(parameters)
+        inputs, targets, behind_join = row_predictions(rows, packing)
+        segments = None
+        if not packing.attend_across_documents:
+            segments = row_segments(inputs, behind_join, eos_id)
+        hidden, _ = decoder(inputs, segments=segments)
+        return next_token_loss(
+            hidden,
+            decoder.output_matrix(),
+            targets,
+            jnp.full(targets.shape, mean, jnp.float32) if weights is None else weights,
+            chunk_tokens=loss_chunk_tokens,
+            vocab_chunks=loss_vocab_chunks,
+            softcap=softcap,
+            z_loss=z_loss,
+        )
+
+    def weights_of(rows: jax.Array) -> jax.Array:
+        inputs, _, behind_join = row_predictions(rows, packing)
+        if packing.loss_from_context > inputs.shape[1]:
+            raise UsageError(
+                f"Packing.loss_from_context = {packing.loss_from_context} leaves nothing to learn "
+                f"from in rows of this sequence length: {inputs.shape[1]} or fewer"
+            )
+        context = context_tokens(row_segments(inputs, behind_join, eos_id))
+        learnt = context >= packing.loss_from_context
+        return learnt / jnp.maximum(learnt.sum(), 1).astype(jnp.float32)
+
+    def gradients_of(parameters: dict, rows: jax.Array, weights: jax.Array | None):
+        sequence_length = rows.shape[1] + 1 - batch_width(0, packing)
+        mean = 1 / (rows.shape[0] * sequence_length)
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        if microbatches == 1:
+            (_, losses), gradients = gradient(parameters, rows, weights, mean)
+            return losses, gradients
+
+        # Row b goes to microbatch b % k: every device then keeps rows of its own shard.
+        def cut(each: jax.Array) -> jax.Array:
+            pieces = each.reshape(-1, microbatches, each.shape[1]).swapaxes(0, 1)
+            return constrain(pieces, None, BATCH, None)
+
+        def add(total, piece):
+            (_, losses), gradients = gradient(parameters, *piece, mean)
+            return jax.tree.map(jnp.add, total, gradients), losses
+
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        gradients, losses = jax.lax.scan(add, zeros, jax.tree.map(cut, (rows, weights)))
+        return jax.tree.map(lambda each: each.swapaxes(0, 1).reshape(-1), losses), gradients
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        parameters, source, rows = state["parameters"], batch[:, 0], batch[:, 1:]
+        weights = weights_of(rows) if packing.loss_from_context > 1 else None
+        (nll, z), gradients = gradients_of(parameters, rows, weights)
+        # The partitioner may drop a gradient's sharding; without it, no reduce-scatter.
+        gradients = jax.tree.map(
+            lambda leaf, gradient: jax.lax.with_sharding_constraint(gradient, leaf.sharding),
+            model.updates,
+            gradients,
+        )
+        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        # The rows' weights sum to one over the batch; over a source they sum to its share of it.
+        is_source = jax.nn.one_hot(source, sources, dtype=jnp.float32)
+        if weights is None:
+            share = is_source.sum(0) / rows.shape[0]
+        else:
+            share = weights.sum(1) @ is_source
+        metrics = {
+            "loss": nll.sum(),
+            "z_loss": z.sum(),
+            "grad_norm": optax.tree.norm(gradients),
+            "param_norm": optax.tree.norm(parameters),
+            "learning_rate": learning_rate(state["step"]),
+            "source_loss": (nll @ is_source) / jnp.where(share == 0, 1, share),
+        }
+        new_state = {
+            "step": state["step"] + 1,
+            "parameters": parameters,
+            "optimizer": optimizer_state,
+        }
+        return new_state, metrics
+
+    return step
+
+
+def make_evaluation_step(
+    model: BoundModel,
+    *,
+    loss_chunk_tokens: int,
+    loss_vocab_chunks: int = 1,
+    eos_id: int,
+    packing: Packing = AS_STORED,
+) -> Callable:
+    """The summed loss of a batch.
+
+    Rows are windows of the store as it lies there, whatever those of training are; a document sees
+    of the others what it sees in training.
+
+    Returns:
+      evaluate(parameters, tokens int32 [B, S + 1], weights float32 [B, S]) -> float32 [], the sum
+      of weights * -log p(next token), in nats.
+    """
+    softcap = model.architecture.logit_softcap
+
+    def evaluate(parameters: dict, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+        decoder = model(parameters)
+        inputs, segments = tokens[:, :-1], None
+        if not packing.attend_across_documents:
+            segments = row_segments(inputs, None, eos_id)
+        hidden, _ = decoder(inputs, segments=segments)
+        _, (nll, _) = next_token_loss(
+            hidden,
+            decoder.output_matrix(),
+            tokens[:, 1:],
+            weights,
+            chunk_tokens=loss_chunk_tokens,
+            vocab_chunks=loss_vocab_chunks,
+            softcap=softcap,
+        )
+        return nll.sum()
+
+    return evaluate

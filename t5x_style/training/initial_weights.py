@@ -1,0 +1,104 @@
+"""Weights of another run to start from, also where the vocabulary has grown since.
+
+The row of an added piece is the mean of the rows of its sub-pieces: in the embedding, so that the
+model reads it as it read them, and in an output matrix of its own.
+"""
+
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_style.data import Tokenizer
+from t5x_style.data.tokenizers.extend import Extension, read_extension
+from t5x_style.data.tokenizers.tokenizer import PAD_ID
+from t5x_style.errors import UsageError
+from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
+from t5x_style.training.run import read_plan
+
+# The parameters [V, D] that have a row for each id; a tied model has only the first.
+ROWS = ("embedding", "head")
+
+
+def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
+    """The parameters of a checkpoint of another run, in the shapes and shardings of `target`.
+
+    Where `tokenizer` extends that run's vocabulary (see `data.vocabulary_extension`), rows are
+    made for the pieces that it adds.
+
+    Args:
+      path: a checkpoint within a run's folder, or that folder (then its newest).
+      tokenizer: the vocabulary of the run that starts.
+      target: the parameters as ShapeDtypeStructs with shardings.
+
+    Raises:
+      UsageError: no checkpoint; another architecture; a vocabulary that is neither that of the
+        checkpoint's run nor an extension of it.
+    """
+    checkpoint = find_checkpoint(path)
+    plan = read_plan(str(checkpoint.parent))
+    base_hash = plan["identity"]["tokenizer"]
+    if tokenizer.hash == base_hash:
+        return restore_parameters(checkpoint, target)
+    extension = read_extension(tokenizer)
+    if extension is None or extension.base_hash != base_hash:
+        what = "extends nothing" if extension is None else "extends another one"
+        raise UsageError(
+            f"INITIAL_CHECKPOINT_PATH = {path} was trained with another vocabulary, "
+            f"{plan['tokenizer']['path']}: its ids mean other text than those of {tokenizer.path}, "
+            f"which {what}. Take that vocabulary, or extend it: "
+            f"t5x-style tokenizer --extend={plan['tokenizer']['path']}"
+        )
+    return _extended(checkpoint, plan["architecture"]["vocab_size"], extension, target)
+
+
+def _extended(
+    checkpoint: pathlib.Path, stored_rows: int, extension: Extension, target: dict
+) -> dict:
+    stored = dict(target)
+    for name in target.keys() & set(ROWS):
+        leaf = target[name]
+        # The base's rows may not divide by the mesh; whole columns do, as they do in the target.
+        columns = PartitionSpec(None, leaf.sharding.spec[1])
+        stored[name] = jax.ShapeDtypeStruct(
+            (stored_rows, leaf.shape[1]),
+            leaf.dtype,
+            sharding=NamedSharding(leaf.sharding.mesh, columns),
+        )
+    parameters = restore_parameters(checkpoint, stored)
+    for name in target.keys() & set(ROWS):
+        rows = target[name].shape[0]
+        parameters[name] = jax.jit(
+            lambda base, rows=rows: extended_rows(base, extension, rows),
+            out_shardings=target[name].sharding,
+        )(parameters[name])
+    return parameters
+
+
+def extended_rows(base: jax.Array, extension: Extension, rows: int) -> jax.Array:
+    """The matrix of a grown vocabulary.
+
+    Args:
+      base: [V0 or more, D], a row for each id of the base (and unused ones behind them).
+      extension: how the vocabulary has grown, from V0 to V ids.
+      rows: of the result, V or more.
+
+    Returns:
+      [rows, D]: the base's V0 rows; for each added id the mean of the rows of its sub-pieces; and
+      for ids that do not exist the row of the padding id, which the base has learnt never to say.
+    """
+    added = [extension.sub_pieces[token] for token in sorted(extension.sub_pieces)]
+    lengths = np.array([len(ids) for ids in added])
+    owners = np.repeat(np.arange(len(added)), lengths)
+    flat = np.fromiter(itertools.chain.from_iterable(added), np.int32)
+    sums = jax.ops.segment_sum(base[flat], owners, num_segments=len(added))
+    unused = rows - extension.base_size - len(added)
+    parts = [
+        base[: extension.base_size],
+        sums / lengths[:, None].astype(base.dtype),
+        jnp.broadcast_to(base[PAD_ID], (unused, base.shape[1])),
+    ]
+    return jnp.concatenate(parts)

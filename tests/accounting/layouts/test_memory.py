@@ -1,0 +1,299 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from t5x_style.accounting import Architecture
+from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.flops import REMAT_RECOMPUTES
+from t5x_style.accounting.layouts.memory import (
+    Mesh,
+    checkpoint_bytes,
+    kept_bytes_per_layer,
+    step_memory,
+)
+from t5x_style.data import BatchPlan
+from t5x_style.errors import UsageError
+from t5x_style.optim import AdamW, Schedule
+from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.step.model_state import abstract_state, bind_model
+from t5x_style.step.step import make_train_step
+from tests.jaxprs import equations
+
+LLAMA = Architecture(
+    vocab_size=512,
+    layers=4,
+    d_model=128,
+    d_ff=352,
+    heads=8,
+    kv_heads=4,
+    tied_head=False,
+)
+BLOOMBERG = Architecture(
+    vocab_size=512,
+    layers=4,
+    d_model=128,
+    d_ff=512,
+    heads=8,
+    positions="alibi",
+    norm="layer",
+    feed_forward="gelu",
+    biases=True,
+    embedding_norm=True,
+)
+# Deep, so that what is kept outweighs all else; every option that the two above leave out.
+DEEP = Architecture(
+    vocab_size=512,
+    layers=12,
+    d_model=64,
+    d_ff=192,
+    heads=4,
+    feed_forward="relu2",
+    qk_norm=True,
+    parallel_block=True,
+)
+# Learned positions, and a head that outweighs the layers.
+LARGE_VOCABULARY = Architecture(
+    vocab_size=16384,
+    layers=2,
+    d_model=64,
+    d_ff=176,
+    heads=4,
+    positions="learned",
+    max_length=128,
+)
+# Wide and few tokens: weights outweigh activations.
+WIDE = Architecture(vocab_size=256, layers=8, d_model=512, d_ff=1408, heads=8)
+
+
+def real_step(
+    arch: Architecture,
+    mesh: Mesh,
+    *,
+    batch_sequences: int,
+    sequence_length: int,
+    remat: str,
+    kernel: str = "plain",
+    microbatches: int = 1,
+    loss_chunk_tokens: int = 4096,
+    loss_vocab_chunks: int = 1,
+    shard_optimizer_over_data: bool = False,
+    compute_dtype: str = "bfloat16",
+):
+    """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
+    topology = Topology(
+        **dataclasses.asdict(mesh),
+        remat=remat,
+        kernel=kernel,
+        shard_optimizer_over_data=shard_optimizer_over_data,
+    )
+    devices = topology.mesh()
+    plan = BatchPlan.of(batch_sequences, sequence_length, train_steps=10)
+    adamw = AdamW(Schedule(peak_learning_rate=1e-3))
+    with topology.in_force(devices):
+        model = bind_model(arch, topology, devices, compute_dtype)
+        optimizer = adamw.transformation(plan, model.axes)
+        state = abstract_state(model, optimizer, devices)
+    step = make_train_step(
+        model,
+        optimizer,
+        adamw.learning_rate(plan),
+        sources=1,
+        microbatches=microbatches,
+        z_loss=0.0,
+        loss_chunk_tokens=loss_chunk_tokens,
+        loss_vocab_chunks=loss_vocab_chunks,
+        eos_id=1,
+    )
+    batch = jax.ShapeDtypeStruct(
+        (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
+    )
+    return step, state, batch, functools.partial(topology.in_force, devices)
+
+
+def on_each_device(tree) -> int:
+    """Bytes of the arrays of a pytree on one device; counters, which are scalars, left out."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if leaf.ndim
+    )
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, DEEP, LARGE_VOCABULARY])
+@pytest.mark.parametrize(
+    "mesh", [Mesh(), Mesh(fsdp=8), Mesh(2, 2, 2), Mesh(tensor=4, sequence=2), Mesh(data=8)]
+)
+def test_the_state_is_what_the_real_shardings_hold_to_the_byte(arch, mesh):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
+    _, state, _, _ = real_step(arch, mesh, **layout)
+    memory = step_memory(arch, mesh, **layout)
+    assert memory.parameters == on_each_device(state["parameters"])
+    assert memory.optimizer == on_each_device(state["optimizer"])
+    # Gradients are constrained to their parameters' shardings, and float32 as they are.
+    assert memory.gradients == memory.parameters
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, LARGE_VOCABULARY])
+@pytest.mark.parametrize("mesh", [Mesh(2, 2, 2), Mesh(data=8), Mesh(data=2, fsdp=4)])
+def test_the_optimizer_state_split_over_data_to_the_byte(arch, mesh):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
+    _, state, _, _ = real_step(arch, mesh, **layout, shard_optimizer_over_data=True)
+    memory = step_memory(arch, mesh, **layout, shard_optimizer_over_data=True)
+    assert memory.parameters == on_each_device(state["parameters"])
+    assert memory.optimizer == on_each_device(state["optimizer"])
+    assert memory.gradients == memory.optimizer // 2
+
+
+# A number that is no other size of these models, so that it marks what belongs to tokens.
+ROWS = 5
+
+
+@pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, DEEP])
+@pytest.mark.parametrize("remat", REMAT_RECOMPUTES)
+@pytest.mark.parametrize("kernel", ["plain", "blockwise"])
+def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
+    layout = {"sequence_length": 32, "remat": remat, "kernel": kernel}
+    step, state, batch, in_force = real_step(arch, Mesh(), batch_sequences=ROWS, **layout)
+    with in_force():
+        traced = jax.make_jaxpr(step)(state, batch)
+    forward = next(
+        equation
+        for equation, _ in equations(traced.jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == arch.layers
+    )
+    outputs = [variable.aval for variable in forward.outvars]
+    # The carry has no axis of layers.
+    stacked = [
+        each
+        for each in outputs
+        if each.shape[:1] == (arch.layers,) and each.memory_space != jax.memory.Space.Host
+    ]
+    of_tokens = sum(each.size * each.dtype.itemsize for each in stacked if ROWS in each.shape)
+    weights = sum(
+        each.size * each.dtype.itemsize
+        for each in stacked
+        if ROWS not in each.shape and each.dtype == jnp.bfloat16
+    )
+    kept = arch.layers * kept_bytes_per_layer(arch, ROWS * 32, **layout)
+    assert of_tokens == kept
+    memory = step_memory(arch, Mesh(), batch_sequences=ROWS, **layout)
+    assert memory.activations == kept + weights
+    assert bool(weights) == (remat == "none")
+
+
+@pytest.mark.parametrize(
+    ("arch", "mesh", "layout"),
+    [
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "none"}),
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "full", "kernel": "blockwise"}),
+        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "none"}),
+        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "full"}),
+        (DEEP, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (
+            LARGE_VOCABULARY,
+            Mesh(),
+            {"batch_sequences": 16, "remat": "full", "microbatches": 2, "loss_chunk_tokens": 256},
+        ),
+        (
+            LARGE_VOCABULARY,
+            Mesh(data=2, fsdp=4),
+            {"batch_sequences": 16, "remat": "full", "loss_vocab_chunks": 16},
+        ),
+        (WIDE, Mesh(fsdp=8), {"batch_sequences": 8, "sequence_length": 32, "remat": "full"}),
+    ],
+)
+def test_temporary_memory_is_within_a_fifth_of_the_compiled_steps(arch, mesh, layout):
+    """In float32: XLA's CPU backend widens bfloat16 operands, which no accelerator does."""
+    layout = {"sequence_length": 128, "compute_dtype": "float32", **layout}
+    step, state, batch, in_force = real_step(arch, mesh, **layout)
+    with in_force():
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    measured = compiled.memory_analysis().temp_size_in_bytes
+    assert step_memory(arch, mesh, **layout).temporary == pytest.approx(measured, rel=0.2)
+
+
+def test_a_compiled_tpu_step_of_bloomberggpt():
+    """A like decoder and step compiled ahead of time for v6e:16x16 by libtpu 0.0.52, data 2 x fsdp
+    128, 512 sequences, full remat, flash attention: 4.51 GiB of arguments, 12.7 GiB temporary."""
+    memory = step_memory(
+        BLOOMBERGGPT,
+        Mesh(data=2, fsdp=128),
+        batch_sequences=512,
+        sequence_length=2048,
+        remat="full",
+        kernel="blockwise",
+    )
+    assert memory.parameters + memory.optimizer == pytest.approx(4.51 * 2**30, rel=0.03)
+    assert memory.temporary == pytest.approx(12.7 * 2**30, rel=0.2)
+
+
+def kept_by(kernel: str, remat: str, heads: int, head_dim: int) -> int:
+    arch = dataclasses.replace(BLOOMBERGGPT, heads=heads, kv_heads=heads, head_dim=head_dim)
+    layout = {"batch_sequences": 2048, "sequence_length": 2048, "remat": remat}
+    return step_memory(arch, Mesh(data=8, fsdp=64), kernel=kernel, **layout).activations
+
+
+@pytest.mark.parametrize("remat", ["save_attention", "save_qkv", "save_qkv_out", "save_dots"])
+def test_a_kept_output_of_the_flash_kernel_fills_its_lanes(remat):
+    """BloombergGPT's heads of 192 features lie in 256 lanes: 64 empty ones of 40 heads, for 70
+    layers and 4 x 2,048 tokens a device in bfloat16. The blockwise kernel keeps the same arrays as
+    they are."""
+    filled = kept_by("flash", remat, 40, 192) - kept_by("blockwise", remat, 40, 192)
+    assert filled == 70 * 4 * 2048 * 40 * 64 * 2
+    # Heads of 128 leave none empty.
+    assert kept_by("flash", remat, 60, 128) == kept_by("blockwise", remat, 60, 128)
+
+
+@pytest.mark.parametrize("remat", ["full", "offload"])
+def test_what_is_not_kept_fills_no_lanes(remat):
+    assert kept_by("flash", remat, 40, 192) == kept_by("blockwise", remat, 40, 192)
+
+
+def test_more_devices_never_hold_more_on_each():
+    layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "full"}
+    whole = step_memory(BLOOMBERGGPT, Mesh(), **layout)
+    for mesh in (Mesh(fsdp=8), Mesh(tensor=8), Mesh(data=8)):
+        assert step_memory(BLOOMBERGGPT, mesh, **layout).total < whole.total
+
+
+def test_remat_keeps_less_and_microbatches_hold_less_at_once():
+    def total(**change):
+        layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "none", **change}
+        return step_memory(LLAMA, Mesh(), **layout).total
+
+    assert total(remat="full") < total(remat="save_dots") < total()
+    assert total(microbatches=4) < total()
+
+
+def test_a_block_of_scores_grows_with_the_tile():
+    def scores(block):
+        layout = {"batch_sequences": 8, "sequence_length": 4096, "remat": "full"}
+        return step_memory(
+            LLAMA, Mesh(), kernel="blockwise", attention_block=block, **layout
+        ).scores
+
+    # 8 rows and 8 heads, two float32 arrays of block x block.
+    assert scores(1024) - scores(512) == 8 * 8 * (1024**2 - 512**2) * 8
+
+
+def test_a_checkpoint_is_twelve_bytes_a_parameter():
+    assert checkpoint_bytes(BLOOMBERGGPT) == 12 * 50_558_868_480
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"remat": "save_dot"}, "did you mean 'save_dots'"),
+        ({"kernel": "plane"}, "did you mean 'plain'"),
+        ({"compute_dtype": "bfloat"}, "did you mean 'bfloat16'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest(change, message):
+    layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none", **change}
+    with pytest.raises(UsageError, match=message):
+        step_memory(LLAMA, Mesh(), **layout)

@@ -1,0 +1,133 @@
+import dataclasses
+import itertools
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5x_style.accounting import Architecture, chip
+from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.layouts.memory import Mesh
+from t5x_style.accounting.layouts.meshes import MEMORY_SHARE, divides, fitting_meshes
+from t5x_style.errors import UsageError
+from t5x_style.partitioning import Topology, check_divisible
+
+LLAMA_8B = Architecture(
+    vocab_size=128_256,
+    layers=32,
+    d_model=4096,
+    d_ff=14_336,
+    heads=32,
+    kv_heads=8,
+    tied_head=False,
+)
+
+
+@given(
+    sizes=st.tuples(*[st.sampled_from([1, 2, 3, 4, 8])] * 4),
+    batch_sequences=st.sampled_from([6, 24, 64]),
+    sequence_length=st.sampled_from([40, 48, 128]),
+    kv_heads=st.sampled_from([2, 4, 8]),
+    d_ff=st.sampled_from([96, 160, 352]),
+    vocab_size=st.sampled_from([96, 128, 250]),
+)
+def test_divides_is_what_the_runs_own_check_says(
+    sizes, batch_sequences, sequence_length, kv_heads, d_ff, vocab_size
+):
+    mesh = Mesh(*sizes)
+    arch = Architecture(
+        vocab_size=vocab_size, layers=2, d_model=96, d_ff=d_ff, heads=8, kv_heads=kv_heads
+    )
+    topology = Topology(**dataclasses.asdict(mesh))
+    try:
+        check_divisible(arch, topology, batch_sequences, sequence_length)
+        allowed = True
+    except UsageError:
+        allowed = False
+    assert divides(arch, mesh, batch_sequences, sequence_length) == allowed
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "chips", "batch_sequences", "sequence_length"),
+    [
+        (BLOOMBERGGPT, "v5p", 512, 2048, 2048),
+        (BLOOMBERGGPT, "a100_40gb", 512, 2048, 2048),
+        (LLAMA_8B, "v5e", 64, 192, 8192),
+        (LLAMA_8B, "tpu7x", 4, 64, 8192),
+        (LLAMA_8B, "h100", 24, 96, 8192),
+        (LLAMA_8B, "v5p", 512, 8, 131_072),
+    ],
+)
+def test_every_candidate_uses_all_devices_and_fits_and_the_fastest_is_first(
+    arch, name, chips, batch_sequences, sequence_length
+):
+    candidates = fitting_meshes(arch, chip(name), chips, batch_sequences, sequence_length)
+    assert candidates
+    for each in candidates:
+        assert each.mesh.devices == chips * chip(name).devices_per_chip
+        assert divides(arch, each.mesh, batch_sequences, sequence_length)
+        rows = batch_sequences / each.mesh.data / each.mesh.fsdp / each.microbatches
+        assert rows == int(rows) >= 1
+        assert each.bytes_per_chip["total"] <= MEMORY_SHARE * chip(name).hbm_bytes
+        assert each.bytes_per_chip["parameters"] <= each.bytes_per_chip["total"]
+    seconds = [each.step_seconds for each in candidates]
+    # The order treats steps within two per cent as equal.
+    assert all(math.log(later / first) > -0.03 for first, later in itertools.pairwise(seconds))
+    layouts = [(each.mesh, each.remat) for each in candidates]
+    assert len(layouts) == len(set(layouts))
+
+
+def test_the_sequence_axis_is_for_long_sequences_and_lets_few_of_them_use_many_chips():
+    short = fitting_meshes(LLAMA_8B, chip("v5p"), 64, 128, 8192)
+    assert {each.mesh.sequence for each in short} == {1}
+    long = fitting_meshes(LLAMA_8B, chip("v5p"), 512, 8, 131_072)
+    assert all(each.mesh.sequence > 1 for each in long)
+
+
+def test_bytes_of_a_chip_are_those_of_all_its_devices():
+    """12 bytes a parameter of state, over the shards of both devices of four chips."""
+    for each in fitting_meshes(LLAMA_8B, chip("tpu7x"), 4, 64, 8192):
+        if each.mesh.fsdp * each.mesh.tensor == 8:
+            state = each.bytes_per_chip["parameters"] + each.bytes_per_chip["optimizer"]
+            assert state == pytest.approx(12 * 8.03e9 / 4, rel=1e-3)
+
+
+def test_bloomberggpts_own_layout_is_among_those_that_fit():
+    """Section 3.3: ZeRO-3 over 128 of 512 A100 of 40 GB, four replicas, activations recomputed."""
+    found = fitting_meshes(BLOOMBERGGPT, chip("a100_40gb"), 512, 2048, 2048)
+    assert (Mesh(data=4, fsdp=128), "full") in [(each.mesh, each.remat) for each in found]
+
+
+def test_less_memory_is_less_choice():
+    small = dataclasses.replace(chip("v5p"), hbm_bytes=chip("v5p").hbm_bytes // 3)
+    few = fitting_meshes(BLOOMBERGGPT, small, 512, 2048, 2048)
+    many = fitting_meshes(BLOOMBERGGPT, chip("v5p"), 512, 2048, 2048)
+    assert {(one.mesh, one.remat) for one in few} < {(one.mesh, one.remat) for one in many}
+
+
+def test_512_chips_take_well_under_a_second():
+    """Some 20 ms; the bound leaves room for a busy machine."""
+    start = time.process_time()
+    fitting_meshes(BLOOMBERGGPT, chip("v5p"), 512, 2048, 2048)
+    assert time.process_time() - start < 0.2
+
+
+def test_a_model_that_fits_nowhere_is_refused_with_what_it_needs():
+    with pytest.raises(UsageError, match=r"do not fit on 4 x v5e: .* takes .* GB of a chip"):
+        fitting_meshes(LLAMA_8B, chip("v5e"), 4, 64, 8192)
+
+
+def test_a_batch_that_no_mesh_divides_is_refused_with_one_that_would_do():
+    small = Architecture(vocab_size=1024, layers=2, d_model=64, d_ff=192, heads=4)
+    with pytest.raises(UsageError, match="batch_sequences = 66 would do"):
+        fitting_meshes(small, chip("v5p"), 6, 64, 8192)
+    assert fitting_meshes(small, chip("v5p"), 6, 66, 8192)
+
+
+@pytest.mark.parametrize("name", ["chips", "batch_sequences", "sequence_length"])
+def test_sizes_below_one_are_refused(name):
+    asked = {"chips": 8, "batch_sequences": 64, "sequence_length": 2048, name: 0}
+    with pytest.raises(UsageError, match=f"{name} = 0"):
+        fitting_meshes(LLAMA_8B, chip("v5p"), **asked)

@@ -1,0 +1,137 @@
+"""The reader on programs of the real TPU compiler whose products and traffic are known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from t5x_style.accounting.attention_blocks import ALIBI_FEATURES
+from t5x_style.compiling.hlo import read_program
+from t5x_style.compiling.hlo.kernel_calls import calls_by_pass
+from t5x_style.kernels.flash import flash_attention
+from tests.compiling.tpu import (
+    INNER,
+    LAYERS,
+    SLICES,
+    WHOLE_GATHERS,
+    WIDTH,
+    array,
+    chain_arguments,
+    chain_step,
+    chain_text,
+    compiled_text,
+    mesh,
+)
+from tests.jaxprs import product_flops
+
+AXES = {"data": 2, "fsdp": 2}
+BFLOAT16 = 2
+
+
+@pytest.mark.parametrize("flags", [{}, WHOLE_GATHERS], ids=["as they come", "whole gathers"])
+@pytest.mark.parametrize("chip", SLICES)
+def test_the_flops_of_a_step_are_those_of_its_jaxpr_to_the_last_digit(chip, flags):
+    on = mesh(SLICES[chip], **AXES)
+    jaxpr = jax.make_jaxpr(chain_step)(*chain_arguments(on)).jaxpr
+    program = read_program(chain_text(on, flags), AXES, chip)
+    assert on.size * program.matmul_flops == product_flops(jaxpr) > 0
+    assert program.unknown_loops == ()
+
+
+@pytest.mark.parametrize("chip", SLICES)
+def test_a_step_gathers_and_scatters_each_weight_once_a_pass(chip):
+    program = read_program(chain_text(mesh(SLICES[chip], **AXES), WHOLE_GATHERS), AXES, chip)
+    moved: dict[tuple[str, str], int] = {}
+    for each in program.collectives:
+        if each.bytes > 2**16:
+            key = (each.kind, each.axis)
+            moved[key] = moved.get(key, 0) + each.count * each.bytes
+    matrix = WIDTH * INNER * BFLOAT16
+    # Two gathers forwards; one backwards, for the gradient of the first product needs no weight
+    # of its own and the tokens of a row of chips move instead of the second's.
+    assert moved == {
+        ("all-gather", "fsdp"): LAYERS * 3 * matrix,
+        ("reduce-scatter", "fsdp"): LAYERS * 2 * matrix,
+        ("all-reduce", "data"): LAYERS * 2 * matrix // AXES["fsdp"],
+    }
+
+
+def by_hand(x):
+    """One collective of each kind, on known axes, and a ring of five permutations."""
+    gathered = lax.all_gather(x, "fsdp", tiled=True)
+    summed = lax.psum(x * 3, "data")
+    scattered = lax.psum_scatter(gathered * gathered, "fsdp", tiled=True)
+    everywhere = lax.psum(jnp.tanh(x), ("data", "fsdp"))
+    swapped = lax.all_to_all(x.reshape(2, -1, x.shape[1]), "fsdp", 0, 0)
+
+    def turn(part, _):
+        return lax.ppermute(part, "data", [(0, 1), (1, 0)]) * 2, None
+
+    turned, _ = lax.scan(turn, x, length=5)
+    return summed + everywhere, scattered, swapped, turned
+
+
+@pytest.mark.parametrize("chip", SLICES)
+def test_collectives_written_by_hand_are_all_found(chip):
+    on = mesh(SLICES[chip], **AXES)
+    split = P(("data", "fsdp"))
+    x = array(on, (256, 1024), jnp.float32, ("data", "fsdp"))
+    mapped = jax.shard_map(by_hand, mesh=on, in_specs=split, out_specs=split, check_vma=False)
+    found = read_program(compiled_text(mapped, x), AXES, chip).collectives
+    mine = 64 * 1024 * 4  # bytes of each chip's part
+    assert {(c.kind, c.axis, c.group_size, c.bytes, c.wire_bytes, c.count) for c in found} == {
+        ("all-gather", "fsdp", 2, 2 * mine, mine, 1),
+        ("all-reduce", "data", 2, mine, mine, 1),
+        ("all-reduce", "data+fsdp", 4, mine, 3 * mine // 2, 1),
+        ("reduce-scatter", "fsdp", 2, 2 * mine, mine, 1),
+        ("all-to-all", "fsdp", 2, mine, mine // 2, 1),
+        ("collective-permute", "data", 2, mine, mine, 5),
+    }
+    assert len(found) == 6
+    assert all("test_compiled_for_tpu.py:" in each.source for each in found)
+
+
+def test_between_slices_gradients_are_summed_over_the_network():
+    axes = {"data": 2, "fsdp": 4}
+    text = chain_text(mesh(SLICES["v5e"], slices=2, **axes), WHOLE_GATHERS)
+    program = read_program(text, axes, "v5e")
+    weights = LAYERS * 2 * WIDTH * INNER * BFLOAT16 // axes["fsdp"]
+    network = [each for each in program.collectives if each.axis == "dcn"]
+    assert {(each.kind, each.group_size) for each in network} == {("all-reduce", 2)}
+    assert sum(each.count * each.wire_bytes for each in network) == weights
+    assert all(each.axis in ("fsdp", "dcn") for each in program.collectives)
+    # The compiler peels a turn off the loop of the backward pass: what starts at one ends sooner.
+    jaxpr = jax.make_jaxpr(chain_step)(*chain_arguments(mesh(SLICES["v5e"], slices=2, **axes)))
+    assert 8 * program.matmul_flops == product_flops(jaxpr.jaxpr)
+
+
+def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
+    """Its inside is not in the text: what is counted of it hangs on its names and its shapes."""
+    on = mesh(SLICES["v5e"], data=4)
+    length, heads, head_dim = 256, 2, 64
+    positions = jnp.arange(length)[None]
+
+    def loss(q, k, v):
+        attended = flash_attention(
+            q,
+            k,
+            v,
+            query_positions=positions,
+            key_positions=positions,
+            slopes=jnp.array([0.5, 0.25]),
+            block_size=128,
+        )
+        return attended.astype(jnp.float32).sum()
+
+    split = P("data")
+    step = jax.shard_map(
+        jax.grad(loss, (0, 1, 2)), mesh=on, in_specs=split, out_specs=split, check_vma=False
+    )
+    head = array(on, (4, length, heads, head_dim), jnp.bfloat16, "data")
+    text = compiled_text(step, head, head, head)
+    program = read_program(text, {"data": 4}, "v5e")
+    assert calls_by_pass(program.kernel_calls) == {"fwd": 1, "dq": 1, "dkv": 1}
+    features = head_dim + ALIBI_FEATURES
+    layouts = (f"bf16[{heads},{length},{features}]", f"bf16[{heads},{features},{length}]")
+    assert any(layout in text for layout in layouts)

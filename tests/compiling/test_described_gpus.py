@@ -1,0 +1,95 @@
+"""GPUs that are not there. What compiles for them is skipped where XLA's GPU compiler is not."""
+
+import pytest
+
+from t5x_style.accounting import CHIPS, chip_of_device_kind
+from t5x_style.compiling import USABLE_BYTES, described_devices
+from t5x_style.compiling.report import RunStep, compiled_report, mesh_of
+from t5x_style.data import BatchPlan, Packing
+from t5x_style.errors import UsageError
+from t5x_style.optim import AdamW, Schedule
+from t5x_style.partitioning import Topology
+from t5x_style.reporting.text.compiled import compiled_text
+from tests.training.runs import ARCHITECTURE
+
+LENGTH, SEQUENCES = 128, 16
+
+
+@pytest.fixture
+def compiler():
+    pytest.importorskip("jax_cuda13_plugin", reason="XLA's GPU compiler is in the extra 'gpu'")
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    def missing(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
+    with pytest.raises(UsageError, match=r"tools/setup gpu\. It needs no GPU to say what"):
+        described_devices(Topology(chip="h200", slice="1x8"))
+
+
+@pytest.mark.parametrize("chip", ["h100", "h200"])
+def test_jax_takes_three_quarters_of_what_the_card_has(chip):
+    # Vendors print round gigabytes, cards report some 6 % more.
+    assert USABLE_BYTES[chip] == pytest.approx(0.75 * CHIPS[chip].hbm_bytes, rel=0.08)
+
+
+@pytest.mark.parametrize("chip", ["h100", "h200"])
+def test_two_nodes(chip, compiler):
+    devices = described_devices(Topology(chip=chip, slice="2x4"))
+    assert [device.process_index for device in devices] == [0] * 4 + [1] * 4
+    assert chip_of_device_kind(devices[0].device_kind) == CHIPS[chip]
+
+
+def step() -> RunStep:
+    return RunStep(
+        architecture=ARCHITECTURE,
+        optimizer=AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
+        plan=BatchPlan.of(SEQUENCES, LENGTH, train_steps=10),
+        sequences=SEQUENCES,
+        sequence_length=LENGTH,
+        microbatches=1,
+        compute_dtype="bfloat16",
+        packing=Packing(),
+        z_loss=0.0,
+    )
+
+
+def test_a_step_for_eight_of_them(compiler):
+    """Bytes, products and collectives are in XLA's program for GPUs, too; cycles are not."""
+    topology = Topology(
+        chip="h100", slice="1x8", data=2, fsdp=4, kernel="blockwise", remat="save_attention"
+    )
+    report, _ = compiled_report(step(), topology, mesh_of(topology))
+    assert report["hlo_flops"] == report["hardware_flops"]
+    sizes = report["bytes_per_chip"]
+    parameters = report["parameters"] * 4
+    assert parameters / 4 < sizes["parameters"] < parameters / 3
+    assert sizes["usable"] == USABLE_BYTES["h100"]
+    assert report["fits"]
+    kinds = {(each["kind"], each["axis"]) for each in report["traffic"]}
+    assert ("all-gather", "fsdp") in kinds
+    assert report["estimates"] == {}
+    text = compiled_text(report)
+    assert "no seconds: XLA writes no cycles of h100" in text
+    assert "costliest" not in text
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "save_attention", "save_dots"])
+def test_a_step_with_attention_by_cudnn(remat, compiler):
+    """It goes forward once more wherever anything is made again, which the account knows."""
+    topology = Topology(chip="h100", slice="1x8", fsdp=8, kernel="cudnn", remat=remat)
+    report, _ = compiled_report(step(), topology, mesh_of(topology))
+    forward, backward = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
+    layers = ARCHITECTURE.layers
+    forwards = 1 if remat == "none" else 2
+    assert report["kernel_calls"] == {forward: forwards * layers, backward: layers}
+    assert report["library_calls"] == {}
+    assert report["hlo_flops"] == pytest.approx(report["hardware_flops"], rel=1e-12)
+
+
+def test_cudnn_is_for_gpus():
+    topology = Topology(kernel="cudnn")
+    with pytest.raises(UsageError, match="kernel of NVIDIA's GPUs, and the mesh is of 'cpu'"):
+        compiled_report(step(), topology, mesh_of(topology))

@@ -1,0 +1,47 @@
+"""What the builder says while it builds, read off the files of the parts."""
+
+import pathlib
+
+from t5x_style.data.building.parts import Job
+from t5x_style.data.building.progress import Progress
+from t5x_style.data.sources.records import Part
+
+
+def job(folder, number, size):
+    return Job("", "a", "train", str(folder), number, Part("a", 0, None, size))
+
+
+def lay_down(job, ids):
+    job.file("tokens").write_bytes(bytes(2 * ids))
+    job.file("json").write_text("{}")
+
+
+def test_counts_what_is_whole_what_is_growing_and_nothing_else(tmp_path):
+    jobs = [job(tmp_path, number, 10_000_000) for number in range(4)]
+    progress = Progress(jobs, 2)
+    assert progress.line().startswith("building:   0% of 40 MB, 0 tokens, 0.00 M tokens/s")
+    assert "left" not in progress.line()
+    # Of an earlier start, and no part of this work.
+    lay_down(job(tmp_path, 9, 0), 777)
+    lay_down(jobs[0], 1000)
+    pathlib.Path(tmp_path, ".unfinished.tokens").write_bytes(bytes(2 * 50))
+    progress.begun -= 60
+    progress.look()
+    line = progress.line()
+    assert line.startswith("building:  25% of 40 MB, 1,050 tokens, ")
+    assert line.endswith(", 0 h 03 min left")
+
+
+def test_parts_of_a_store_that_is_in_place_still_count(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    jobs = [job(folder, number, 10) for number in range(2)]
+    progress = Progress(jobs, 2)
+    for each in jobs:
+        lay_down(each, 5)
+    progress.look()
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    progress.look()
+    assert progress.line().startswith("building: 100% of 0 MB, 10 tokens")

@@ -1,0 +1,332 @@
+"""Rows by index, read against the streams that they must be slices of."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from t5x_style.data import BatchReader, Blend, BlendPhase
+from t5x_style.data.rows.reader import permuted
+from t5x_style.errors import UsageError
+from tests.data.store_helpers import counting_stores, write_store
+
+SHARES = {"legal": 0.51, "general": 0.49}
+SIZES = {"legal": 50_003, "general": 7_785}
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    return counting_stores(tmp_path_factory.mktemp("stores"), SIZES)
+
+
+def reader_of(stores, *, sequence_length, seed):
+    """A reader of one blend and one sequence length."""
+    return BatchReader(
+        Blend.constant(SHARES), stores, sequence_lengths=[(0, sequence_length)], seed=seed
+    )
+
+
+def test_a_row_is_a_window_of_its_source(stores):
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    tokens, source, join = reader.rows(np.arange(10_000))
+    assert join is None
+    assert tokens.dtype == np.int32
+    assert tokens.shape == (10_000, 17)
+    assert source.dtype == np.int32
+    assert reader.names == ("legal", "general")
+    np.testing.assert_array_equal(np.diff(tokens), 1)
+    np.testing.assert_array_equal(tokens[:, 0] // 10**7, source)
+
+
+def test_an_epoch_predicts_each_token_once_but_for_the_last_few(stores):
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    windows = (SIZES["general"] - 1) // 16
+    tokens, source, _ = reader.rows(np.arange(10 * windows))
+    rows_of_general = tokens[source == 1]
+    seen = set()
+    orders = []
+    for epoch in range(3):
+        rows = rows_of_general[epoch * windows : (epoch + 1) * windows]
+        predicted = np.sort(rows[:, 1:].ravel())
+        assert len(np.unique(predicted)) == windows * 16
+        seen.update(predicted.tolist())
+        orders.append(tuple(np.argsort(rows[:, 0])))
+    assert len(set(orders)) == 3, "each epoch has an order of its own"
+    assert len(seen) > windows * 16, "the offset changes from epoch to epoch"
+
+
+def test_rows_depend_on_seed_and_index_alone(stores):
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    indices = np.random.default_rng(0).integers(0, 10**9, 300)
+    together, source, _ = reader.rows(indices)
+    for i in range(0, 300, 37):
+        alone, alone_source, _ = reader_of(stores, sequence_length=16, seed=3).rows(
+            indices[i : i + 1]
+        )
+        np.testing.assert_array_equal(alone[0], together[i])
+        assert alone_source[0] == source[i]
+    other = reader_of(stores, sequence_length=16, seed=4).rows(indices)[0]
+    assert (other != together).any()
+    empty, no_source, _ = reader.rows(np.arange(0))
+    assert empty.shape == (0, 17)
+    assert no_source.shape == (0,)
+
+
+def test_the_same_rows_in_another_process(stores, tmp_path):
+    """No hash seed, no address, no count of cores may leak into the order."""
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    expected = reader.rows(np.arange(1000, 1100))[0]
+    folder = stores["legal"].path.parent
+    script = (
+        "import sys, numpy as np\n"
+        "from t5x_style.data import BatchReader, Blend, TokenStore\n"
+        f"train = {{name: TokenStore.open(r'{folder}/' + name) for name in {list(SIZES)}}}\n"
+        f"blend = Blend.constant({SHARES})\n"
+        "reader = BatchReader(blend, train, sequence_lengths=[(0, 16)], seed=3)\n"
+        f"np.save(r'{tmp_path}/rows.npy', reader.rows(np.arange(1000, 1100))[0])\n"
+        "heavy = {'tensorflow', 'seqio', 'tensorflow_datasets', 'jax'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), expected)
+
+
+def test_counts_of_tokens_and_epochs(stores):
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    source = reader.rows(np.arange(5000)).source
+    np.testing.assert_array_equal(reader.tokens_by_source(5000), np.bincount(source) * 16)
+    assert reader.epochs(5000)[1] == pytest.approx(2450 / ((7785 - 1) // 16))
+
+
+def test_horizon(stores):
+    reader = reader_of(stores, sequence_length=16, seed=3)
+    caps = {"legal": 40, "general": 40}
+    assert reader.check_horizon(1000, caps) == []
+    warnings = reader.check_horizon(8000, caps)
+    assert len(warnings) == 1
+    assert "'general' will be read 8.1 times" in warnings[0]
+    with pytest.raises(UsageError, match=r"'general' would be read 50.4 times .*cap is 40 epochs"):
+        reader.check_horizon(50_000, caps)
+    with pytest.raises(UsageError, match="'legal' would be read"):
+        reader.check_horizon(8000, {"legal": 1, "general": 40})
+    assert "read 50.4 times" in reader.check_horizon(50_000, None)[1]
+
+
+def test_sequence_length_by_phase_reads_no_token_twice_in_an_epoch(stores):
+    """Three lengths within the first epochs of both sources, counted token by token."""
+    blend = Blend([BlendPhase(700, SHARES, SHARES), BlendPhase(None, SHARES, SHARES)])
+    lengths = [(0, 16), (301, 64), (403, 7), (900, 32)]
+    reader = BatchReader(blend, stores, sequence_lengths=lengths, seed=5)
+    ends = [301, 403, 900, 1500]
+    seen = {name: [] for name in SIZES}
+    predicted = np.zeros(2, np.int64)
+    for (first, length), end in zip(lengths, ends, strict=True):
+        tokens, source, _ = reader.rows(np.arange(first, end))
+        assert tokens.shape == (end - first, length + 1)
+        np.testing.assert_array_equal(np.diff(tokens), 1)
+        predicted += np.bincount(source, minlength=2) * length
+        np.testing.assert_array_equal(reader.tokens_by_source(end), predicted)
+        for i, name in enumerate(SIZES):
+            seen[name] += tokens[source == i][:, 1:].ravel().tolist()
+    # The smaller source has gone round: its first epoch ends where its windows do.
+    epochs = reader.epochs(1500)
+    assert epochs[0] < 1 < epochs[1]
+    assert len(set(seen["legal"])) == len(seen["legal"])
+    # What general predicts before its first token comes a second time is all of an epoch but for
+    # less than a window at each change of length, and at the end.
+    again = next(k for k, token in enumerate(seen["general"]) if token in seen["general"][:k])
+    assert again > SIZES["general"] - 4 * 64
+    with pytest.raises(ValueError, match="several sequence lengths"):
+        reader.rows(np.arange(300, 302))
+
+
+def test_a_stretch_may_end_anywhere(stores):
+    """Random lengths and borders, several epochs: each token as often as epochs say, to one."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        borders = np.cumsum(rng.integers(1, 1500, 4))
+        lengths = [(0, 5), *zip(borders.tolist(), rng.integers(3, 90, 4).tolist(), strict=True)]
+        reader = BatchReader(Blend.constant(SHARES), stores, sequence_lengths=lengths, seed=1)
+        end = int(borders[-1]) + 300
+        times = np.zeros(SIZES["general"] + 1, np.int64)
+        for (first, _), stop in zip(lengths, [*borders.tolist(), end], strict=True):
+            tokens, source, _ = reader.rows(np.arange(first, stop))
+            np.add.at(times, tokens[source == 1][:, 1:].ravel() - 10**7, 1)
+        epochs = reader.epochs(end)[1]
+        # Nearly all tokens: at each border fewer than a window are left out.
+        usual = (times >= np.floor(epochs) - 1) & (times <= np.ceil(epochs) + 1)
+        assert usual.mean() > 0.97, (lengths, np.bincount(times), epochs)
+
+
+def rows_of_all(reader, end):
+    """{row: its source and tokens}, of any sequence lengths."""
+    borders = [*(first for first, _ in reader.sequence_lengths), end]
+    found = []
+    for first, stop in itertools.pairwise(borders):
+        rows = reader.rows(np.arange(first, stop))
+        found += zip(rows.source.tolist(), rows.tokens.tolist(), strict=True)
+    return found
+
+
+def test_a_change_of_the_blend_inside_of_a_sequence_length(stores):
+    """Rows before it stay, and none of their windows comes again in the first epoch."""
+    lengths = [(0, 16), (600, 32)]
+    change = (
+        300,
+        [BlendPhase(None, {"legal": 0.9, "general": 0.1}, {"legal": 0.9, "general": 0.1})],
+    )
+    constant = [BlendPhase(None, SHARES, SHARES)]
+    old, new = (
+        BatchReader(Blend(constant, changes), stores, sequence_lengths=lengths, seed=1)
+        for changes in ([], [change])
+    )
+    rows = rows_of_all(new, 900)
+    assert rows[:300] == rows_of_all(old, 900)[:300]
+    predicted = [token for _, tokens in rows for token in tokens[1:]]
+    assert len(set(predicted)) == len(predicted)
+    tokens_of = np.bincount([source for source, _ in rows], [len(each) - 1 for _, each in rows])
+    np.testing.assert_array_equal(new.tokens_by_source(900), tokens_of)
+    # One call may have rows on both sides of the change.
+    together = new.rows(np.arange(599, 250, -1))
+    assert together.tokens.tolist() == [tokens for _, tokens in rows[599:250:-1]]
+
+
+def test_any_changes_of_the_blend_among_any_sequence_lengths(stores):
+    """Changed several times, with sources that come, over several epochs."""
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        borders = np.cumsum(rng.integers(1, 1500, 3)).tolist()
+        lengths = [(0, 5), *zip(borders, rng.integers(3, 90, 3).tolist(), strict=True)]
+        end = borders[-1] + 300
+        at = sorted(rng.choice(np.arange(1, end), 4, replace=False).tolist())
+        blends = [{"general": share, "legal": 1 - share} for share in rng.uniform(0.01, 1, 5)]
+        blends[0] = {"general": 1.0}
+        phases = [[BlendPhase(None, blend, blend)] for blend in blends]
+        changes = list(zip(at, phases[1:], strict=True))
+        readers = [
+            BatchReader(Blend(phases[0], changes[:n]), stores, sequence_lengths=lengths, seed=1)
+            for n in range(5)
+        ]
+        rows = rows_of_all(readers[-1], end)
+        # What was read before each change is what is read after it.
+        for row, reader in zip(at, readers[:-1], strict=True):
+            assert rows_of_all(reader, end)[:row] == rows[:row]
+        times = np.zeros(SIZES["general"] + 1, np.int64)
+        for source, tokens in rows:
+            if readers[-1].names[source] == "general":
+                times[np.array(tokens[1:]) - 10**7] += 1
+        epochs = readers[-1].epochs(end)[readers[-1].names.index("general")]
+        usual = (times >= np.floor(epochs) - 2) & (times <= np.ceil(epochs) + 1)
+        assert usual.mean() > 0.97, (lengths, changes, np.bincount(times), epochs)
+
+
+def test_within_an_epoch_no_change_of_blend_or_length_brings_a_token_again(stores):
+    """Short rows, so that the first epoch of the larger source lasts for all changes."""
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        borders = np.cumsum(rng.integers(20, 400, 4)).tolist()
+        lengths = [(0, 5), *zip(borders, rng.integers(3, 24, 4).tolist(), strict=True)]
+        end = borders[-1] + 100
+        at = sorted(rng.choice(np.arange(1, end), 6, replace=False).tolist())
+        blends = [{"legal": share, "general": 1 - share} for share in rng.uniform(0.1, 1, 7)]
+        first, *changed = [[BlendPhase(None, blend, blend)] for blend in blends]
+        blend = Blend(first, list(zip(at, changed, strict=True)))
+        reader = BatchReader(blend, stores, sequence_lengths=lengths, seed=1)
+        predicted = [
+            token
+            for source, tokens in rows_of_all(reader, end)
+            for token in tokens[1:]
+            if reader.names[source] == "legal"
+        ]
+        assert len(set(predicted)) == len(predicted), (lengths, at, blends)
+
+
+def test_windows_that_begin_where_a_document_does(tmp_path):
+    rng = np.random.default_rng(0)
+    eos = 1
+    documents = [[*rng.integers(2, 99, n), eos] for n in rng.integers(1, 120, 400)]
+    store = write_store(tmp_path / "only", documents)
+    reader = BatchReader(
+        Blend.constant({"only": 1.0}),
+        {"only": store},
+        sequence_lengths=[(0, 32)],
+        seed=0,
+        document_starts=True,
+    )
+    plain = BatchReader(
+        Blend.constant({"only": 1.0}), {"only": store}, sequence_lengths=[(0, 32)], seed=0
+    )
+    tokens, _, join = reader.rows(np.arange(1000))
+    windows = plain.rows(np.arange(1000)).tokens
+    assert tokens.shape == (1000, 34)
+    assert ((join > 0) & (join <= 32)).all()
+    turned = 0
+    begins = {0, *store.document_ends.tolist()}
+    places = {store.tokens[a : a + 33].tobytes(): a for a in range(len(store.tokens) - 32)}
+    for z, j, window in zip(tokens, join, windows, strict=True):
+        position = np.arange(32)
+        inputs = np.where(position < j, z[:32], z[1:33])
+        targets = np.where(position < j, z[1:33], z[2:34])
+        # The same predictions as those of the window, each after what came before it there.
+        pairs = sorted(zip(window[:-1].tolist(), window[1:].tolist(), strict=True))
+        assert sorted(zip(inputs.tolist(), targets.tolist(), strict=True)) == pairs
+        begins_document = places[window.astype(store.tokens.dtype).tobytes()] in begins
+        if j < 32:
+            turned += 1
+            assert inputs[0] == eos
+            first = int(np.flatnonzero(window == eos)[0])
+            assert first > 0
+            assert not begins_document
+            np.testing.assert_array_equal(inputs, [*window[first:-1], *window[:first]])
+        else:
+            np.testing.assert_array_equal(inputs, window[:-1])
+            assert begins_document or window[0] == eos or eos not in window[1:-1]
+    assert turned > 300
+
+
+def test_a_source_shorter_than_a_row_is_refused(stores):
+    with pytest.raises(UsageError, match=r"'general' has 7785 tokens.* needs 8193"):
+        reader_of(stores, sequence_length=8192, seed=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
+def test_permuted_is_a_permutation(size):
+    seen = set()
+    for key in range(4):
+        order = permuted(np.arange(size), np.full(size, size), np.full(size, key, np.uint64))
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+        seen.add(tuple(order))
+    assert size < 64 or len(seen) == 4
+
+
+def test_permuted_is_even():
+    """Where position 0 goes, over many keys: chi-squared with 99 degrees of freedom."""
+    keys = np.arange(20_000, dtype=np.uint64)
+    places = permuted(np.zeros(20_000, np.int64), np.full(20_000, 100), keys)
+    counts = np.bincount(places, minlength=100)
+    assert ((counts - 200) ** 2 / 200).sum() < 160  # p = 1e-4
+
+
+def test_permuted_reaches_sizes_of_trillions_of_windows():
+    size = 3 * 10**12 + 1
+    positions = np.random.default_rng(0).integers(0, size, 10_000)
+    order = permuted(positions, np.full(10_000, size), np.zeros(10_000, np.uint64))
+    assert order.min() >= 0
+    assert order.max() < size
+    assert len(np.unique(order)) == len(np.unique(positions))
+
+
+def test_a_small_batch_costs_little_and_a_far_one_no_more(stores):
+    """Generous bounds: the figures themselves come from tools/bench_reader."""
+    reader = reader_of(stores, sequence_length=4, seed=0)
+    seconds = []
+    for start in (0, 4 * 10**6):
+        begun = time.perf_counter()
+        for step in range(1000):
+            reader.rows(np.arange(start + 4 * step, start + 4 * step + 4))
+        seconds.append((time.perf_counter() - begun) / 1000)
+    assert max(seconds) < 500e-6
+    assert seconds[1] < 5 * seconds[0]

@@ -1,0 +1,155 @@
+"""Which of how many processes this is, and what they are told by the one that decides."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from jax._src.clusters import cloud_tpu_cluster
+
+from t5x_style.errors import EXIT_FAULT, Fault, UsageError
+from t5x_style.hosts import Hosts, from_writer, hosts, is_writer
+from t5x_style.hosts.lifeline import Place
+from tests.hosts.test_lifeline import free_port, meet_all
+
+NAMES = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR", "KUBERNETES_")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """An environment that names no processes, to be set."""
+    for name in list(os.environ):
+        if name.startswith(NAMES):
+            monkeypatch.delenv(name)
+    return lambda **values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+def test_alone_where_nothing_names_more(environment):
+    assert Hosts().place() is None
+    assert Hosts(processes=1).place() is None
+
+
+def test_by_hand():
+    assert Hosts("[::1]:80", processes=4, index=3).place() == Place("[::1]:80", 4, 3)
+    assert Place("[::1]:80", 4, 3).address == ("::1", 80)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4097",
+    "SLURM_STEP_NODELIST": "node[007-010]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+
+
+def test_under_srun(environment):
+    environment(**SLURM)
+    assert Hosts().place() == Place("node007:61441", 4, 2)
+    assert Hosts(processes=1).place() is None
+
+
+def test_the_second_slice_of_two_on_gke(environment, monkeypatch):
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    environment(
+        TPU_WORKER_HOSTNAMES="a,b,c",
+        TPU_WORKER_ID="2",
+        TPU_SKIP_MDS_QUERY="1",
+        MEGASCALE_COORDINATOR_ADDRESS="localhost",
+        MEGASCALE_NUM_SLICES="2",
+        MEGASCALE_SLICE_ID="1",
+    )
+    assert Hosts().place() == Place("localhost:8482", 6, 5)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"MEGASCALE_NUM_SLICES": "2"},
+        {"JAX_COORDINATOR_ADDRESS": "a:80"},
+    ],
+    ids=lambda named: next(iter(named)),
+)
+def test_never_alone_where_the_environment_names_several(environment, named):
+    environment(**named)
+    name, value = next(iter(named.items()))
+    with pytest.raises(UsageError, match=rf"^{name} = {value} .* names several processes"):
+        Hosts().place()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"index": 1}, "Hosts.index = 1 says nothing without Hosts.processes"),
+        ({"processes": 2, "index": 0}, "Hosts.coordinator is needed, too"),
+        ({"processes": 2, "index": 2, "coordinator": "a:1"}, "Hosts.index = 2 is none of 0 to 1"),
+        ({"processes": 2, "index": 0, "coordinator": "a"}, "'a' is not of the form HOST:PORT"),
+        ({"processes": 0}, "Hosts.processes = 0: must be 1 or more"),
+        ({"timeout_seconds": 0}, "Hosts.timeout_seconds = 0: must be above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Hosts(**fields)
+
+
+def test_a_process_that_does_not_come():
+    alone = Hosts(f"localhost:{free_port()}", processes=2, index=0, timeout_seconds=0.5)
+    with pytest.raises(Fault, match=r"1 of 2 processes came to .* 1 did not"), alone.joined():
+        pass
+    assert is_writer()
+
+
+NEVER_ASKS = """
+import sys, time
+from t5x_style.hosts import Hosts
+with Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2])).joined(listens=False):
+    print("joined", file=sys.stderr, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_sigterm_ends_what_never_asks_for_it():
+    coordinator = f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NEVER_ASKS, coordinator, str(index)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in processes:
+        while "joined" not in (line := process.stderr.readline()):
+            assert line, "ended before it had joined"
+    processes[1].terminate()
+    assert processes[1].wait(timeout=20) == -signal.SIGTERM
+    _, said = processes[0].communicate(timeout=20)
+    assert processes[0].returncode == EXIT_FAULT
+    assert "process 1 of 2" in said.splitlines()[-1]
+
+
+def test_process_0_decides_for_all_and_is_the_only_one_asked(monkeypatch):
+    zero, one = meet_all(f"localhost:{free_port()}", [0, 1])
+
+    def refuse():
+        raise UsageError("another run")
+
+    def at(line, decide):
+        monkeypatch.setattr(hosts, "_line", line)
+        return is_writer(), from_writer(decide)
+
+    try:
+        assert at(zero, lambda: [7, {"loss": 0.5}]) == (True, [7, {"loss": 0.5}])
+        assert at(one, pytest.fail) == (False, [7, {"loss": 0.5}])
+        for line in (zero, one):
+            with pytest.raises(UsageError, match=r"^another run$"):
+                at(line, refuse if line is zero else pytest.fail)
+    finally:
+        zero.close()
+        one.close()

@@ -1,0 +1,127 @@
+"""Processes that meet, or do not: here as threads of one, each with its end of the line."""
+
+import concurrent.futures
+import json
+import socket
+
+import pytest
+
+from t5x_style.errors import Fault, UsageError
+from t5x_style.hosts.lifeline import Place, meet
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def meet_all(coordinator: str, processes: list[int], **options) -> list:
+    """What `meet` gives to each process, or raises in it."""
+    options = {"count": len(processes), "seconds": 20.0, "same": {}, **options}
+
+    def come(index: int):
+        place = Place(coordinator, options["count"], index)
+        try:
+            return meet(place, options["seconds"], options["same"].get(index, "alike"))
+        except (Fault, UsageError) as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+        return list(pool.map(come, processes))
+
+
+@pytest.fixture
+def coordinator() -> str:
+    return f"localhost:{free_port()}"
+
+
+def test_what_process_0_tells_all_hear_in_order(coordinator):
+    lines = meet_all(coordinator, [2, 0, 1])
+    try:
+        assert len({line.service_port for line in lines}) == 1
+        # More than one packet holds, and right after the meeting.
+        told = [{"value": list(range(200_000))}, None, "ß"]
+        for value in told:
+            lines[1].tell(value)
+        for line in (lines[0], lines[2]):
+            assert [line.hear() for _ in told] == told
+    finally:
+        for line in lines:
+            line.close()
+    # Whoever leaves is not lost.
+    assert [line.lost_within(0.2) for line in lines] == [None] * 3
+
+
+def test_what_one_process_failed_of_all_are_told(coordinator):
+    lines = meet_all(coordinator, [0, 1, 2])
+    lines[1].close("the disk is full")
+    told = [lines[index].lost_within(2.0) for index in (0, 2)]
+    # Within their grace: they end by themselves, and the watch does not end the process.
+    for index in (0, 2):
+        lines[index].close()
+    assert told[0] == told[1]
+    assert told[0].startswith("process 1 of 3 (")
+    assert told[0].endswith(") ended: the disk is full")
+
+
+def test_who_is_missing_is_named_to_all_that_came(coordinator):
+    errors = meet_all(coordinator, [0, 2], count=4, seconds=1.0)
+    for error in errors:
+        assert type(error) is Fault
+        assert str(error).startswith(
+            f"2 of 4 processes came to {coordinator} within 1 s: 1, 3 did not; there are "
+            "process 0 of 4 ("
+        )
+        assert socket.gethostname() in str(error)
+
+
+def test_nobody_at_the_coordinators_address(coordinator):
+    (error,) = meet_all(coordinator, [1], count=2, seconds=0.5)
+    assert type(error) is Fault
+    assert f"met nobody at {coordinator} within 0.5 s" in str(error)
+
+
+def test_a_port_that_is_taken(coordinator):
+    with socket.create_server(("", int(coordinator.split(":")[1]))):
+        (error,) = meet_all(coordinator, [0], count=2)
+    assert type(error) is Fault
+    assert "cannot listen" in str(error)
+
+
+def test_two_of_one_index_are_refused(coordinator):
+    errors = meet_all(coordinator, [0, 1, 1], count=3)
+    assert all(type(error) is UsageError for error in errors)
+    assert "there is one of this index" in str(errors[0])
+
+
+def test_processes_that_were_started_with_something_else_are_refused(coordinator):
+    same = {0: "a = 1\nb = 2", 1: "a = 1\nb = 3"}
+    errors = meet_all(coordinator, [0, 1], same=same)
+    for error in errors:
+        assert type(error) is UsageError
+        assert str(error).endswith("\n  - b = 2\n  + b = 3")
+
+
+def test_strangers_and_the_dead_do_not_count(coordinator):
+    """A port scanner, and a process that died while it waited and was started again."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        zero = pool.submit(meet_all, coordinator, [0], count=3)
+        hello = {"index": 1, "processes": 3, "who": "the first one", "same": "alike"}
+        request = b"GET / HTTP/1.0\r\n\r\n\n"
+        for words in (request, b"{}\n", b"", json.dumps(hello).encode() + b"\n"):
+            stranger = connect(coordinator)
+            stranger.sendall(words)
+            stranger.close()
+        lines = [*meet_all(coordinator, [1, 2], count=3), *zero.result()]
+    assert not [line for line in lines if isinstance(line, Exception)]
+    for line in lines:
+        line.close()
+
+
+def connect(coordinator: str) -> socket.socket:
+    host, port = coordinator.split(":")
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=10)
+        except OSError:
+            continue

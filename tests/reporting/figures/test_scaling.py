@@ -1,0 +1,262 @@
+"""The figure of a plan, looked at by its boxes, its curves and the bytes it leaves."""
+
+import itertools
+import math
+import os
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from t5x_style.accounting.laws import LAWS
+from t5x_style.errors import UsageError
+from t5x_style.reporting.figures import known_models
+from t5x_style.reporting.figures import scaling as scaling_figure
+
+BUDGETS = (1e13, 1e20, 3e22, 3.51e23, 3e25, 1e26)
+BLOOMBERGGPT = {"flops": 3.51e23, "plan_params": 50_558_868_480, "plan_tokens": 568_747_622_400}
+
+# C -> (N, D) in billions of Chinchilla-1, -2 and -3: regressions of Hoffmann et al. 2022, tables 3
+# and A3, as figure 1 of Wu et al. 2023 draws them.
+LINES = {
+    1e22: ((9.01, 186.3), (8.70, 191.5), (6.58, 251.4)),
+    1e23: ((28.35, 591.7), (26.89, 619.7), (18.93, 873.8)),
+    3.51e23: ((52.99, 1111.1), (49.75, 1175.8), (33.67, 1723.5)),
+    5.76e23: ((67.82, 1424.7), (63.42, 1513.7), (42.26, 2253.1)),
+    1e24: ((89.27, 1879.1), (83.10, 2005.5), (54.43, 3036.5)),
+    3.2e24: ((159.3, 3368.7), (146.9, 3629.6), (92.79, 5697.1)),
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, in order."""
+    figures = []
+    save = Figure.savefig
+
+    def remember(figure, *arguments, **options):
+        figures.append(figure)
+        return save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return figures
+
+
+def plan_of(flops, share=1.0):
+    """The optimum of a law, or with that share of its tokens."""
+    params, tokens = LAWS["besiroglu"].optimal(flops)
+    return {"flops": flops, "plan_params": params, "plan_tokens": tokens * share}
+
+
+def line_named(axes, name):
+    (line,) = (line for line in axes.lines if line.get_label() == name)
+    return line
+
+
+def markers_of(axes, marker):
+    (line,) = (line for line in axes.lines if line.get_marker() == marker)
+    return list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+
+
+def texts_of(figure):
+    """Every text that is drawn, ticks beyond the axes left out."""
+    texts = list(figure.texts)
+    for axes in figure.axes:
+        texts += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+            texts += [label for place, label in ticks if low <= place <= high]
+    return [text for text in texts if text.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("flops", "share"),
+    [
+        *((flops, 1.0) for flops in BUDGETS),
+        # Short of tokens the plan stays below its budget: wide axes, and most of the models.
+        (6.31e22, 0.15),
+        (3.51e23, 0.01),
+    ],
+)
+def test_labels_collide_with_nothing_and_are_all_there(drawn, tmp_path, flops, share):
+    scaling_figure(tmp_path / "plan.png", **plan_of(flops, share))
+    (figure,) = drawn
+    # The resolution of the file, and rendered by another way than the one that placed the labels.
+    figure.set_dpi(160)
+    FigureCanvasAgg(figure).draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts_of(figure)]
+    for (first, a), (second, b) in itertools.combinations(boxes, 2):
+        overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(overlap) < 1, f"{first!r} lies on {second!r}"
+    for text, box in boxes:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.x1, text
+        assert box.y1 <= figure.bbox.y1, text
+    for axes in figure.axes:
+        points = [(point, 2.5) for point in markers_of(axes, "o")]
+        points += [(point, 7.5) for point in markers_of(axes, "*")]
+        for (point, radius), (text, box) in itertools.product(points, boxes):
+            x, y = axes.transData.transform(point)
+            reach = radius * 160 / 72
+            clear = (
+                box.x0 >= x + reach - 1
+                or box.x1 <= x - reach + 1
+                or box.y0 >= y + reach - 1
+                or box.y1 <= y - reach + 1
+            )
+            assert clear, f"{text!r} lies on a marker"
+        low, high = axes.get_xlim()
+        expected = {model.name for model in known_models() if low < model.flops < high}
+        expected |= {"Kaplan", "Chinchilla-1", "Chinchilla-2", "Chinchilla-3"}
+        assert expected <= {text.get_text() for text in axes.texts}
+        assert any(text.get_text().startswith("this plan: ") for text in axes.texts)
+        assert any(text.get_text().startswith("budget: ") for text in axes.texts)
+
+
+def test_curves_pass_through_the_published_table(drawn, tmp_path):
+    scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT)
+    for place, axes in enumerate(drawn[0].axes):
+        for law in range(3):
+            line = line_named(axes, f"Chinchilla-{law + 1}")
+            for flops, table in LINES.items():
+                # A power law is straight between two of its points on log axes.
+                at = 10 ** np.interp(
+                    math.log10(flops), np.log10(line.get_xdata()), np.log10(line.get_ydata())
+                )
+                assert at == pytest.approx(table[law][place] * 1e9, rel=1e-3)
+        kaplan = line_named(axes, "Kaplan")
+        slope = np.diff(np.log(kaplan.get_ydata())) / np.diff(np.log(kaplan.get_xdata()))
+        # Kaplan et al. 2020: N goes as C^0.73 and D as the rest.
+        assert slope == pytest.approx((0.73, 0.27)[place])
+
+
+def test_band_budget_star_and_points_stand_where_they_should(drawn, tmp_path):
+    scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name="ours")
+    spent = 6.0 * 50_558_868_480 * 568_747_622_400
+    for place, axes in enumerate(drawn[0].axes):
+        value = (BLOOMBERGGPT["plan_params"], BLOOMBERGGPT["plan_tokens"])[place]
+        assert markers_of(axes, "*") == [(spent, value)]
+        assert any(list(line.get_xdata()) == [3.51e23, 3.51e23] for line in axes.lines)
+        points = markers_of(axes, "o")
+        chinchilla = (6 * 70e9 * 1.4e12, (70e9, 1.4e12)[place])
+        assert any(point == pytest.approx(chinchilla) for point in points)
+        # The well-known models of the paper's own figure, and nothing beyond the axes.
+        assert len(points) > 15
+        low, high = axes.get_xlim()
+        assert all(low < flops < high for flops, _ in points)
+        (band,) = axes.collections
+        corners = band.get_paths()[0].vertices
+        at_low = [y for x, y in corners if x == pytest.approx(low)]
+        names = [line_named(axes, f"Chinchilla-{law}") for law in (1, 2, 3)]
+        starts = [line.get_ydata()[0] for line in names]
+        assert min(at_low) == pytest.approx(min(starts))
+        assert max(at_low) == pytest.approx(max(starts))
+
+
+def test_lines_differ_without_colour(drawn, tmp_path):
+    scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT)
+    for axes in drawn[0].axes:
+        named = [line for line in axes.lines if not line.get_label().startswith("_")]
+        assert len(named) == 4
+        assert len({line.get_linestyle() for line in named}) == 4
+
+
+def test_a_known_model_is_not_drawn_under_its_own_plan(drawn, tmp_path):
+    scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name="BloombergGPT")
+    for axes in drawn[0].axes:
+        labels = [text.get_text() for text in axes.texts if "BloombergGPT" in text.get_text()]
+        assert len(labels) == 1
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "html"])
+def test_the_same_plan_is_the_same_file(tmp_path, suffix):
+    one = scaling_figure(tmp_path / f"one.{suffix}", **BLOOMBERGGPT)
+    other = scaling_figure(tmp_path / f"other.{suffix}", **BLOOMBERGGPT)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_same_plan_is_the_same_file_in_another_process(tmp_path):
+    here = scaling_figure(tmp_path / "here.html", **BLOOMBERGGPT)
+    there = tmp_path / "there.html"
+    code = (
+        "from t5x_style.reporting import scaling_figure; "
+        f"scaling_figure({str(there)!r}, **{BLOOMBERGGPT!r})"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
+    assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_a_file_stands_alone(tmp_path, suffix):
+    text = scaling_figure(tmp_path / f"plan.{suffix}", **BLOOMBERGGPT).read_text()
+    assert not re.search(r"<script|<link|<image|<img|@import|\bsrc=", text)
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', text))
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    # What names are left are those of XML's own vocabularies, which nothing fetches.
+    for address in re.findall(r'"(https?:[^"]*)"', text):
+        assert address.startswith("http://www.w3.org/"), address
+
+
+def test_the_svg_is_well_formed(tmp_path):
+    path = scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT)
+    assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_the_page_has_both_graphs_and_the_numbers(tmp_path):
+    page = scaling_figure(
+        tmp_path / "new" / "plan.html", **BLOOMBERGGPT, plan_name="law & <order>"
+    ).read_text()
+    assert page.count("<svg") == 2
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert "law &amp; &lt;order&gt;" in page
+    assert "<order>" not in page
+    # The laws at the budget (Wu et al. 2023, section 3.2), a model with its source.
+    for number in ("53.0B", "1.11T", "49.8B", "1.18T", "3.51e23"):
+        assert number in page
+    assert "Gopher 280B" in page
+    assert "arXiv 2203.15556" in page
+
+
+def test_a_budget_beyond_all_models_has_a_page_without_them(tmp_path):
+    page = scaling_figure(tmp_path / "plan.html", **plan_of(1e13)).read_text()
+    assert "Models drawn" not in page
+
+
+def test_a_dollar_in_a_name_is_no_formula(drawn, tmp_path):
+    scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name=r"$\frac$ 5M run")
+    assert drawn[0].axes[0].texts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flops": 0}, "flops = 0: must be a finite number above 0"),
+        ({"flops": math.inf}, "flops = inf"),
+        ({"plan_params": -1}, "plan_params = -1"),
+        ({"plan_tokens": math.nan}, "plan_tokens = nan"),
+        ({"plan_name": " "}, "plan_name = ' ': must have 1 to 32 characters"),
+        ({"plan_name": "x" * 33}, "must have 1 to 32 characters"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, change, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        scaling_figure(tmp_path / "plan.svg", **(BLOOMBERGGPT | change))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("plan.pdf", ""), ("plan", ""), ("plan.htm", "; did you mean '.html'?")]
+)
+def test_another_suffix_is_refused(tmp_path, name, hint):
+    with pytest.raises(UsageError, match=re.escape(f"must end in .svg, .png, .html{hint}")):
+        scaling_figure(tmp_path / name, **BLOOMBERGGPT)

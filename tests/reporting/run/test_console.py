@@ -1,0 +1,119 @@
+import io
+
+import pytest
+
+from t5x_style.reporting import Progress
+from t5x_style.reporting.run import console as progress
+
+LINE = {
+    "step": 120,
+    "tokens": 1_966_080,
+    "loss": 5.12345,
+    "share/legal": 0.5101,
+    "share/general": 0.4899,
+    "tokens_per_second": 81_920.0,
+    "mfu_full": None,
+    "mfu_causal": None,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    moved = Clock()
+    monkeypatch.setattr(progress, "time", moved)
+    return moved
+
+
+def test_a_line_in_a_log():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show(LINE)
+    assert stream.getvalue() == (
+        "step 120 | 1.97M of 19.7M tokens (10.0%) | loss 5.1235 | legal 51.01% general 48.99% | "
+        "81.9K tokens/s | 3 min 36 s left\n"
+    )
+
+
+def test_mfu_comes_with_its_convention():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**LINE, "mfu_full": 0.412, "mfu_causal": 0.371})
+    assert "MFU full 41.2% | MFU causal 37.1%" in stream.getvalue()
+
+
+def test_the_time_left_counts_what_evaluations_cost(clock):
+    stream = io.StringIO()
+    show = Progress(1_000, stream).show
+    show({**LINE, "tokens": 100, "tokens_per_second": 50.0})
+    clock.now = 10.0
+    # 100 tokens in 10 seconds by the clock, whatever the speed within the steps.
+    show({**LINE, "tokens": 200, "tokens_per_second": 50.0})
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("18 s left")
+    assert second.endswith("1 min 20 s left")
+
+
+def test_a_terminal_gets_one_line_that_is_overwritten(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    shown = Progress(19_660_800, stream)
+    shown.show(LINE)
+    shown.show(LINE)
+    shown.note("saved at step 120")
+    shown.close()
+    lines = stream.getvalue().split("\n")
+    assert len(lines) == 3
+    assert lines[1] == "saved at step 120"
+    drawn = lines[0].split("\r")[1:]
+    assert len(drawn) == 2
+    assert all(len(text.removesuffix("\x1b[K")) <= 59 for text in drawn)
+
+
+def test_a_loss_that_is_no_number():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**LINE, "loss": None})
+    assert "loss not finite" in stream.getvalue()
+
+
+AUDITED = {
+    **LINE,
+    "tokens_per_param": 4.9,
+    "remaining_tokens": 17_694_720,
+    "chinchilla/besiroglu/compute_efficiency": 0.72,
+    "chinchilla/besiroglu/remaining_gain": 0.01134,
+    "chinchilla/mine/expected_loss": 5.2,
+    "chinchilla/mine/compute_efficiency": 0.81,
+    "chinchilla/mine/remaining_gain": 0.2,
+}
+
+
+def test_the_audit_and_what_the_remaining_tokens_buy():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show(AUDITED)
+    assert (
+        "| 4.9 a parameter, efficiency 72%, the remaining 90.0% buys 0.0113 nats (besiroglu) |"
+    ) in stream.getvalue()
+    assert "loss 5.1235 |" in stream.getvalue()
+
+
+def test_at_the_end_nothing_is_left_to_buy():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**AUDITED, "tokens": 19_660_800, "remaining_tokens": 0})
+    assert "| 4.9 a parameter, efficiency 72% (besiroglu) |" in stream.getvalue()
+
+
+def test_a_law_of_ones_own_speaks_instead():
+    stream = io.StringIO()
+    Progress(19_660_800, stream, own_law="mine").show(AUDITED)
+    assert "| loss 5.1235 (mine expects 5.2000) |" in stream.getvalue()
+    assert "efficiency 81%, the remaining 90.0% buys 0.2 nats (mine)" in stream.getvalue()
+    assert "besiroglu" not in stream.getvalue()

@@ -1,0 +1,163 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from t5x_style.data import Rows
+from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
+from t5x_style.step.step import make_evaluation_step, make_train_step, packed_batch
+from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
+
+ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48, logit_softcap=5.0)
+BATCH = 8
+# Rows of source 1 alone in one quarter, none of source 2.
+SOURCE = np.array([0, 1, 0, 0, 1, 1, 1, 0], np.int32)
+RATE = 0.5
+Z_LOSS = 1e-2
+
+
+@functools.cache
+def tokens() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return rng.integers(0, VOCABULARY, (BATCH, SEQUENCE + 1)).astype(np.int32)
+
+
+@functools.cache
+def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
+    """(first parameters, state, metrics) of one step of plain gradient descent on a mesh."""
+    topology = Topology(fsdp=fsdp, tensor=tensor)
+    mesh = topology.mesh()
+    optimizer = optax.sgd(RATE)
+    with topology.in_force(mesh):
+        model = bind_model(ARCH, topology, mesh, "float32")
+        state = fresh_state(model, optimizer, abstract_state(model, optimizer, mesh), 0)
+        step = make_train_step(
+            model,
+            optimizer,
+            lambda at: 0.25 * (at + 1),
+            sources=3,
+            microbatches=microbatches,
+            z_loss=Z_LOSS,
+            loss_chunk_tokens=24,
+            eos_id=EOS,
+        )
+        batch = packed_batch(Rows(tokens(), SOURCE, None))
+        new, metrics = jax.jit(step)(state, jax.device_put(batch, batch_sharding(mesh)))
+    return jax.device_get((state["parameters"], new, metrics))
+
+
+@functools.cache
+def expected():
+    """Row losses [B], z terms [B] and gradients, from the logits as a whole and by optax."""
+    topology = Topology()
+    mesh = topology.mesh()
+    with topology.in_force(mesh):
+        model = bind_model(ARCH, topology, mesh, "float32")
+
+        def loss(parameters):
+            decoder = model(parameters)
+            logits = decoder.logits(decoder(tokens()[:, :-1])[0])
+            nll = optax.softmax_cross_entropy_with_integer_labels(logits, tokens()[:, 1:])
+            z = Z_LOSS * jax.nn.logsumexp(logits, -1) ** 2
+            return (nll + z).mean(), (nll.mean(1), z.mean(1))
+
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, rows), gradients = gradient(after_a_step()[0])
+    return *jax.device_get(rows), jax.device_get(gradients)
+
+
+def assert_trees_close(got, right, tolerance):
+    """Leaf by leaf, within the tolerance of the leaf's largest entry."""
+    paths = jax.tree_util.tree_flatten_with_path(right)[0]
+    for one, (path, other) in zip(jax.tree.leaves(got), paths, strict=True):
+        limit = tolerance * np.abs(other).max()
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def gradients_of(outcome):
+    return jax.tree.map(lambda new, old: (old - new) / RATE, outcome[1]["parameters"], outcome[0])
+
+
+def test_loss_and_gradients_are_those_of_the_mean_over_all_tokens():
+    nll, z, gradients = expected()
+    metrics = after_a_step()[2]
+    assert metrics["loss"] == pytest.approx(nll.mean(), rel=1e-6)
+    assert metrics["z_loss"] == pytest.approx(z.mean(), rel=1e-5)
+    assert_trees_close(gradients_of(after_a_step()), gradients, 1e-4)
+    norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients)))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_loss_of_each_source_is_the_mean_over_its_own_rows():
+    nll, _, _ = expected()
+    metrics = after_a_step()[2]
+    by_source = [nll[SOURCE == 0].mean(), nll[SOURCE == 1].mean(), 0.0]
+    assert abs(by_source[0] - by_source[1]) > 1e-3
+    np.testing.assert_allclose(metrics["source_loss"], by_source, rtol=1e-5)
+
+
+def test_the_rest_of_the_metrics_and_of_the_state():
+    _, new, metrics = after_a_step()
+    squares = sum(
+        (leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(new["parameters"])
+    )
+    assert metrics["param_norm"] == pytest.approx(np.sqrt(squares), rel=1e-5)
+    assert metrics["learning_rate"] == 0.25  # of the step taken, which was step 0
+    assert new["step"] == 1
+    assert new["step"].dtype == np.int32
+    dtypes = {name: leaf.dtype for name, leaf in metrics.items()}
+    assert set(dtypes.values()) == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("microbatches", "sizes"),
+    [(4, {}), (2, {"fsdp": 4, "tensor": 2})],
+    ids=["4x2", "2x4 on a mesh"],
+)
+def test_microbatches_change_neither_loss_nor_gradients(microbatches, sizes):
+    whole, cut = after_a_step(), after_a_step(microbatches, **sizes)
+    assert_trees_close(cut[2], whole[2], 1e-5)
+    assert_trees_close(gradients_of(cut), gradients_of(whole), 1e-4)
+    assert_trees_close(cut[1]["parameters"], whole[1]["parameters"], 1e-5)
+
+
+def test_evaluation_gives_the_training_loss():
+    topology = Topology()
+    mesh = topology.mesh()
+    with topology.in_force(mesh):
+        model = bind_model(ARCH, topology, mesh, "float32")
+        evaluate = jax.jit(make_evaluation_step(model, loss_chunk_tokens=24, eos_id=EOS))
+        weights = np.ones((BATCH, SEQUENCE), np.float32)
+        total = evaluate(after_a_step()[0], tokens(), weights)
+        assert total / weights.size == pytest.approx(after_a_step()[2]["loss"], rel=1e-6)
+        # Rows without weight do not count, whatever is in them.
+        weights[3:] = 0
+        part = evaluate(after_a_step()[0], tokens(), weights)
+    assert part / (3 * SEQUENCE) == pytest.approx(expected()[0][:3].mean(), rel=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
+    topology = Topology()
+    mesh = topology.mesh()
+    optimizer = optax.adam(1e-3)
+    with topology.in_force(mesh):
+        model = bind_model(ARCH, topology, mesh, "bfloat16")
+        state = abstract_state(model, optimizer, mesh)
+        step = make_train_step(
+            model, optimizer, lambda _: 0.0, sources=3, microbatches=2, z_loss=0.0,
+            loss_chunk_tokens=24, eos_id=EOS,
+        )  # fmt: skip
+        batch = jnp.asarray(packed_batch(Rows(tokens(), SOURCE, None)))
+        new, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(new["parameters"])} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {np.dtype(np.float32)}

@@ -1,0 +1,47 @@
+import pytest
+
+from t5x_style.quantities import bits_per_byte, count, duration, scientific
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (812, "812"),
+        (0.25, "0.25"),
+        (13_107, "13.1K"),
+        (1_852_416, "1.85M"),
+        (999_950, "1.00M"),
+        (99_960_000, "100M"),
+        (50_558_868_480, "50.6B"),
+        (568_747_622_400, "569B"),
+        (1.4e12, "1.40T"),
+    ],
+)
+def test_count(value, text):
+    assert count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.214, "0.21 s"),
+        (45, "45 s"),
+        (59.7, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7_500, "2 h 05 min"),
+        (3_599.9, "1 h 00 min"),
+        (139_200 * 32.5, "52.4 d"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_scientific():
+    assert scientific(1.72531e23) == "1.73e23"
+
+
+def test_bpb():
+    """2.10 nats a token at 4.895 ASCII characters a token."""
+    assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)
