@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["step"] = (*GROUND, "accounting", "kernels", "models", "partitioning", "data", "optim")
 MAY_IMPORT["training"] = (*MAY_IMPORT["step"], "hosts", "reporting", "step")
-MAY_IMPORT["compiling"] = (*MAY_IMPORT["step"], "step")
+MAY_IMPORT["compiling"] = (*MAY_IMPORT["step"], "reporting", "step")
 MAY_IMPORT["inference"] = (*MAY_IMPORT["training"], "training")
 MAY_IMPORT["sweeps"] = (*GROUND, "accounting", "reporting")
 MAY_IMPORT["config"] = (*GROUND, "accounting", "partitioning")

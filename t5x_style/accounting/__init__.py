@@ -8,7 +8,6 @@ from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
-    REMAT_RECOMPUTES,
     forward_flops_per_token,
     training_flops_per_token,
 )
@@ -30,13 +29,16 @@ from t5x_style.accounting.planner import (
     recommending_law,
     sources_of,
 )
+from t5x_style.accounting.step_shape import StepShape
+from t5x_style.accounting.topology import MESH_AXES, ONE_DEVICE, Topology, mesh_text
 
 __all__ = [
     "CHIPS",
     "CONVENTIONS",
     "FREE_EPOCHS",
     "LAWS",
-    "REMAT_RECOMPUTES",
+    "MESH_AXES",
+    "ONE_DEVICE",
     "Allocation",
     "Architecture",
     "Auditor",
@@ -48,6 +50,8 @@ __all__ = [
     "ParametricLaw",
     "Plan",
     "Sources",
+    "StepShape",
+    "Topology",
     "audit",
     "bloomberggpt",
     "budget_of",
@@ -56,6 +60,7 @@ __all__ = [
     "forward_flops_per_token",
     "laws_of_audit",
     "make_plan",
+    "mesh_text",
     "non_embedding_parameters",
     "parameters",
     "read_law",

@@ -8,7 +8,6 @@ convention, because the conventions in use lie up to 38 % apart for one and the 
 paper).
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from t5x_style.accounting.architecture import Architecture
@@ -22,10 +21,17 @@ from t5x_style.accounting.parameter_count import (
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.accounting.recompute import (
+    ATTENTION_TERMS,
+    KEEP_ATTENTION,
+    KERNEL_RECOMPUTES,
+    REMAT_RECOMPUTES,
+    RESULT_IS_NOT_ENOUGH,
+)
+from t5x_style.accounting.topology import ONE_DEVICE, Topology
+from t5x_style.errors import one_of
 
 MATRICES = ("qkv", "output", "feed_forward_in", "feed_forward_out")
-ATTENTION_TERMS = ("attention_logits", "attention_values")
 LAYERS = ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in", "feed_forward_out")
 PRODUCTS = (*LAYERS, "head")
 # Twice the parameters: what 2 N stands for.
@@ -98,43 +104,6 @@ CONVENTIONS = {
         "full, plus what the remat policy, the attention kernel and the loss compute again",
         _passes(3, *PRODUCTS),
     ),
-}
-
-# The forward products of a layer that the backward pass computes again under each remat policy.
-# The last feed-forward matrix is never among them: its gradient needs its input, not its output,
-# so the compiler drops it (and in a parallel block the attention's output matrix likewise). The
-# head is outside the layers, and its gradient is made while its logits are at hand; but a loss by
-# words (models/loss.py) makes them twice.
-_AGAIN_BUT_ATTENTION = ("qkv", "feed_forward_in")
-REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "save_dots": (),
-    "full": ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in"),
-    "save_attention": _AGAIN_BUT_ATTENTION,
-    "save_qkv": ("output", "feed_forward_in"),
-    "save_qkv_out": ("feed_forward_in",),
-    "offload": _AGAIN_BUT_ATTENTION,
-}
-
-# What an attention kernel computes again in its own backward pass, under every remat policy. Plain
-# holds all of its weights; blockwise makes the logits again. Flash goes back in two passes, one for
-# the queries' gradient and one for the keys' and values': each makes the logits again, and the
-# second the gradient of the weights, a product of the size of attention_values, once more. cuDNN
-# makes the logits again, in one pass.
-KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "blockwise": ("attention_logits",),
-    "flash": ("attention_logits", "attention_logits", "attention_values"),
-    "cudnn": ("attention_logits",),
-}
-
-# The policies that keep the kernel's result, and what it must compute again all the same because
-# it needs more than that: the plain one its weights; cuDNN a statistic of each query, which has no
-# name by which to keep it, so that it goes forward once more.
-KEEP_ATTENTION = ("save_dots", "save_attention", "save_qkv", "save_qkv_out", "offload")
-_RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {
-    "plain": ("attention_logits",),
-    "cudnn": ATTENTION_TERMS,
 }
 
 
@@ -210,85 +179,58 @@ def training_flops_per_token(
     arch: Architecture,
     sequence_length: int,
     convention: str,
-    remat: str = "none",
-    kernel: str = "plain",
-    *,
-    attention_block: int = 512,
-    sequence_shards: int = 1,
-    loss_vocab_chunks: int = 1,
+    topology: Topology = ONE_DEVICE,
 ) -> float:
     """FLOPs of one token's forward and backward pass, by a named convention.
 
     Args:
       sequence_length: S, tokens.
       convention: one of CONVENTIONS.
-      remat: one of REMAT_RECOMPUTES.
-      kernel: one of KERNEL_RECOMPUTES. Both change 'hardware' alone, which counts what the compiled
-        step executes.
-      loss_vocab_chunks: as in `partitioning.Topology`; above 1, 'hardware' has the logits twice.
-      attention_block: as in `partitioning.Topology`; not read with kernel 'plain'.
-      sequence_shards: devices that share a sequence: `Topology.sequence`; read with kernel 'flash'
-        alone.
+      topology: changes 'hardware' alone, which counts what the compiled step executes.
 
     Raises:
-      UsageError: for a convention, remat policy or kernel that does not exist.
+      UsageError: no such convention.
     """
-    _check("FLOP convention", convention, CONVENTIONS)
-    _check("remat policy", remat, REMAT_RECOMPUTES)
-    _check("attention kernel", kernel, KERNEL_RECOMPUTES)
+    one_of("FLOP convention", convention, CONVENTIONS)
     terms = forward_terms(arch, sequence_length)
     if convention == "hardware":
-        terms |= executed_attention(arch, sequence_length, kernel, attention_block, sequence_shards)
+        terms |= executed_attention(arch, sequence_length, topology)
     flops = sum(passes * terms[term] for term, passes in CONVENTIONS[convention].passes.items())
     if convention == "hardware":
-        flops += sum(terms[term] for term in recomputed(arch, remat, kernel))
-        if loss_vocab_chunks > 1:
+        flops += sum(terms[term] for term in recomputed(arch, topology))
+        if topology.loss_vocab_chunks > 1:
             flops += terms["head"]
     return flops
 
 
 def executed_attention(
-    arch: Architecture,
-    sequence_length: int,
-    kernel: str,
-    attention_block: int = 512,
-    sequence_shards: int = 1,
+    arch: Architecture, sequence_length: int, topology: Topology
 ) -> dict[str, float]:
     """Forward FLOPs per token of attention's two products as the kernel multiplies them.
 
-    All S keys per query with 'plain', and with the others those of the blocks that they touch: the
-    mask leaves half of them and the diagonal, of which they multiply whole blocks ('blockwise' all
-    of them where the sequence is split over devices). The tiles of 'cudnn' are its own affair: for
-    it the keys count that the mask admits, as a floor. The six features for ALiBi of 'flash' are
-    not counted (6 of 198 in the logits of a head of 192).
-
-    Args:
-      attention_block: as in `partitioning.Topology`.
-      sequence_shards: devices that share a sequence; a tile then has to fit into their pieces.
+    'plain' multiplies all S keys per query. The others multiply whole blocks, those that the mask
+    touches: half of them and the diagonal. ('blockwise' takes all of them where devices share a
+    sequence.) The tiles of 'cudnn' are not known: the keys that the mask admits are a lower bound.
+    The six features for ALiBi of 'flash' are not counted (6 of 198 in the logits of a head of 192).
     """
-    keys: float = sequence_length
-    if kernel == "flash":
-        block = flash_block(sequence_length, attention_block, sequence_shards)
-    elif kernel == "blockwise":
-        block = even_block(sequence_length, attention_block)
-    if kernel == "cudnn":
-        keys = keys_per_query(sequence_length, arch.window)
-    elif kernel != "plain":
-        keys = touched_keys_per_query(sequence_length, arch.window, block)
+    kernel, window = topology.kernel, arch.window
+    if kernel == "plain":
+        keys: float = sequence_length
+    elif kernel == "cudnn":
+        keys = keys_per_query(sequence_length, window)
+    elif kernel == "flash":
+        block = flash_block(sequence_length, topology.attention_block, topology.sequence)
+        keys = touched_keys_per_query(sequence_length, window, block)
+    else:
+        block = even_block(sequence_length, topology.attention_block)
+        keys = touched_keys_per_query(sequence_length, window, block)
     queries, _ = attention_widths(arch)
     return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)
 
 
-def recomputed(arch: Architecture, remat: str, kernel: str) -> tuple[str, ...]:
+def recomputed(arch: Architecture, topology: Topology) -> tuple[str, ...]:
     """The forward terms that a step computes again, each as often as it does."""
-    again = (*REMAT_RECOMPUTES[remat], *KERNEL_RECOMPUTES[kernel])
-    if remat in KEEP_ATTENTION:
-        again += _RESULT_IS_NOT_ENOUGH.get(kernel, ())
+    again = (*REMAT_RECOMPUTES[topology.remat], *KERNEL_RECOMPUTES[topology.kernel])
+    if topology.remat in KEEP_ATTENTION:
+        again += RESULT_IS_NOT_ENOUGH.get(topology.kernel, ())
     return tuple(term for term in again if not (arch.parallel_block and term == "output"))
-
-
-def _check(kind: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise UsageError(
-            f"no {kind} {value!r}: one of {', '.join(known)}{did_you_mean(str(value), known)}"
-        )

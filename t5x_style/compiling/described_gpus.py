@@ -1,33 +1,16 @@
 """GPUs that are not there: a description of each, which is all that XLA's GPU compiler asks for."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 from jax.experimental import topologies
 
-from t5x_style.accounting import chip
+from t5x_style.accounting import Chip
 from t5x_style.errors import UsageError
 
 # GPUs of a node, which NVLink joins.
 _MOST_OF_A_NODE = 8
 
-
-@dataclasses.dataclass(frozen=True)
-class _Memory:
-    """What an SXM card reports of its memory: bytes, and bytes/s."""
-
-    size: int
-    bandwidth: int
-
-
-_MEMORIES = {
-    "h100": _Memory(84_942_979_072, 3_352_320_000_000),
-    "h200": _Memory(151_397_597_184, 4_800_000_000_000),
-}
-# JAX takes three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise;
-# the compiler itself refuses nothing.
-USABLE_BYTES_OF_GPUS = {name: memory.size * 3 // 4 for name, memory in _MEMORIES.items()}
 
 # XLA's `GpuTargetConfigProto` of a Hopper card as SXM module, after its own specifications
 # (openxla/xla, xla/backends/gpu/target_config/specs).
@@ -59,11 +42,11 @@ device_description_str: "{kind}"
 """
 
 
-def described_gpus(name: str, shape: str) -> Sequence[jax.Device]:
+def described_gpus(row: Chip, shape: str) -> Sequence[jax.Device]:
     """The GPUs of so many nodes. Call before anything else of this process has used a device.
 
     Args:
-      name: of the chip, one of USABLE_BYTES_OF_GPUS. shape: nodes x GPUs of each, as '1x8'.
+      row: of a chip with reported memory. shape: nodes x GPUs of each, as '1x8'.
 
     Raises:
       UsageError: no such shape, or XLA's GPU compiler is not installed.
@@ -75,24 +58,23 @@ def described_gpus(name: str, shape: str) -> Sequence[jax.Device]:
         or int(sides[1]) > _MOST_OF_A_NODE
     ):
         raise UsageError(
-            f"Topology.slice = {shape!r} of {name} GPUs: nodes x GPUs of a node, at most "
+            f"Topology.slice = {shape!r} of {row.name} GPUs: nodes x GPUs of a node, at most "
             f"{_MOST_OF_A_NODE}, as in '1x8' or '4x8'"
         )
     jax.config.update("jax_platforms", "cpu")
-    memory = _MEMORIES[name]
-    description = _HOPPER.format(
-        size=memory.size, bandwidth=memory.bandwidth, kind=chip(name).device_kinds[0]
-    )
+    assert row.reported_memory is not None
+    size, bandwidth = row.reported_memory
+    description = _HOPPER.format(size=size, bandwidth=bandwidth, kind=row.device_kinds[0])
     try:
         return topologies.get_topology_desc(
             platform="cuda",
-            topology_name=name,
+            topology_name=row.name,
             topology=f"1x{sides[0]}x{sides[1]}",
             target_config=description,
         ).devices
     except NotImplementedError as error:
         raise UsageError(
-            f"Topology.slice = {shape!r} of {name} GPUs needs XLA's GPU compiler, which is not "
+            f"Topology.slice = {shape!r} of {row.name} GPUs needs XLA's GPU compiler, which is not "
             "installed here: run tools/setup gpu. It needs no GPU to say what a step holds, "
             "multiplies and sends; how long it takes only a GPU can tell"
         ) from error

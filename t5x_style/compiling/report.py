@@ -1,17 +1,16 @@
-"""What a compiled step holds and does: bytes, FLOPs, traffic; and that its state goes round."""
+"""The report on a compiled step: bytes, FLOPs, traffic, seconds."""
 
 import dataclasses
-import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
-from jax.stages import Compiled
 
 from t5x_style.accounting import (
-    Architecture,
     Chip,
+    StepShape,
+    Topology,
     chip_of_device_kind,
     total_parameters,
     training_flops_per_token,
@@ -22,154 +21,207 @@ from t5x_style.accounting.attention_blocks import (
     touched_keys_per_query,
 )
 from t5x_style.accounting.flops import keys_per_query
-from t5x_style.accounting.layouts import memory
-from t5x_style.compiling import USABLE_BYTES, described_devices
+from t5x_style.accounting.layouts.divisibility import check_divisible
+from t5x_style.accounting.layouts.memory import step_memory
+from t5x_style.compiling.described_tpus import described_devices
 from t5x_style.compiling.estimates import ASSUMPTIONS, StepEstimate, estimate
-from t5x_style.compiling.estimates.assumptions import CLOCKS
-from t5x_style.compiling.hlo import AttentionWork, Program, kernel_flops, read_program
-from t5x_style.data import BatchPlan, Packing
-from t5x_style.errors import Fault, UsageError
-from t5x_style.optim import AdamW
-from t5x_style.partitioning import Topology, check_divisible, check_sharded
-from t5x_style.partitioning.sharding import leaf_name
+from t5x_style.compiling.hlo import (
+    AttentionWork,
+    Buffer,
+    Collective,
+    Operation,
+    Program,
+    kernel_flops,
+    read_program,
+)
+from t5x_style.compiling.memory_use import ChipMemory, check_state_is_donated, chip_memory
+from t5x_style.partitioning import check_sharded, in_force, make_mesh
 from t5x_style.step.memory_advice import too_much, what_would_fit
-from t5x_style.step.program import StepProgram, step_program
+from t5x_style.step.program import step_program
+from t5x_style.step.spec import StepSpec
+
+_EXPENSIVE = 10
+_BUFFERS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class RunStep:
-    """A run's step apart from where it lies.
+class Traffic:
+    """The collectives of one kind along one axis.
 
     Attributes:
-      plan: of the whole run.
-      sequences, sequence_length: of the step.
-      microbatches, compute_dtype, packing, z_loss: as in `Run`.
-      sources, eos_id: of the run's blend and vocabulary. They change constants of the program and
-        a product of [B] by [B, sources], nothing that is counted here.
+      count: runs in a step.
+      wire_bytes: that a chip sends in a step.
+      overlapped: share of those bytes that is scheduled over work; None where the program's text
+        does not show it.
     """
 
-    architecture: Architecture
-    optimizer: AdamW
-    plan: BatchPlan
-    sequences: int
-    sequence_length: int
-    microbatches: int
-    compute_dtype: str
-    packing: Packing
-    z_loss: float
-    sources: int = 1
-    eos_id: int = 1
+    kind: str
+    axis: str
+    group_size: int
+    count: int
+    wire_bytes: int
+    overlapped: float | None
 
-    def __post_init__(self):
-        if self.microbatches < 1 or self.sequences % self.microbatches:
-            raise UsageError(
-                f"BATCH_SIZE = {self.sequences} is not a multiple of MICROBATCHES = "
-                f"{self.microbatches}"
-            )
-        self.architecture.check_length(self.sequence_length)
 
-    def program(self, topology: Topology, mesh: Mesh) -> StepProgram:
-        """The step on a mesh that is in force. Raises UsageError as `step_program`."""
-        return step_program(
-            self.architecture,
-            topology,
-            mesh,
-            self.optimizer,
-            self.plan,
-            compute_dtype=self.compute_dtype,
-            packing=self.packing,
-            microbatches=self.microbatches,
-            z_loss=self.z_loss,
-            sources=self.sources,
-            eos_id=self.eos_id,
+@dataclasses.dataclass(frozen=True)
+class ProgramAccounts:
+    """What the text of a compiled program shows.
+
+    Attributes:
+      hlo_flops: of the matrix products of all devices, counted in the text, and of the kernels that
+        it calls.
+      hlo_flops_error: how far from the formula, as a share.
+      kernel_calls: calls of attention kernels by name.
+      library_calls: whose products hlo_flops lacks (on GPUs and CPUs alone).
+      unknown_loops: loops whose trips the text does not show; all figures are then lower bounds.
+      estimated_cycles: by kind of operation.
+      collectives: by place.
+      traffic: the most bytes on the wire first.
+      expensive: the costliest operations.
+      largest_buffers: of the arrays in main memory.
+    """
+
+    hlo_flops: float
+    hlo_flops_error: float
+    kernel_calls: dict[str, int]
+    library_calls: dict[str, int]
+    unknown_loops: list[str]
+    estimated_cycles: dict[str, int]
+    collectives: list[Collective]
+    traffic: list[Traffic]
+    expensive: list[Operation]
+    largest_buffers: list[Buffer]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileReport:
+    """What is known of a step: before it is compiled, and, from `unsharded` on, after.
+
+    Attributes:
+      shape, topology: of the step.
+      parameters: of the model.
+      devices, chips: that the mesh takes.
+      run_tokens: of the whole run.
+      model_flops: of a step, by the conventions '6nd', 'full' and 'causal'.
+      hardware_flops: of a step, by the formula.
+      planned_bytes_per_chip: what the planner expects.
+      dollars_per_chip_hour: for the cost of the run; None without a price.
+      unsharded: share of the parameters' bytes that lies whole where the mesh could split it.
+      compile_seconds, memory, accounts: of the compiled step; None before.
+      estimates: seconds by the name of their assumptions; empty for chips without a clock.
+    """
+
+    shape: StepShape
+    topology: Topology
+    parameters: int
+    devices: int
+    chips: int
+    run_tokens: int
+    model_flops: dict[str, float]
+    hardware_flops: float
+    planned_bytes_per_chip: int
+    dollars_per_chip_hour: float | None = None
+    unsharded: float = 0.0
+    compile_seconds: float | None = None
+    memory: ChipMemory | None = None
+    accounts: ProgramAccounts | None = None
+    estimates: Mapping[str, StepEstimate] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `t5x-style compile --json` prints, flat."""
+        topology, architecture = self.topology, self.shape.architecture
+        found: dict[str, Any] = {
+            "parameters": self.parameters,
+            "chip": topology.chip,
+            "slice": topology.slice,
+            "slices": topology.slices,
+            "devices": self.devices,
+            "chips": self.chips,
+            "mesh": topology.mesh_shape,
+            "kernel": topology.kernel,
+            "remat": topology.remat,
+            "microbatches": topology.microbatches,
+            "compute_dtype": self.shape.compute_dtype,
+            "matmul_dtype": architecture.matmul_dtype,
+            "sequences": self.shape.sequences,
+            "sequence_length": self.shape.sequence_length,
+            "tokens": self.shape.tokens,
+            "run_tokens": self.run_tokens,
+            "model_flops": self.model_flops,
+            "hardware_flops": self.hardware_flops,
+            "planned_bytes_per_chip": self.planned_bytes_per_chip,
+            "unsharded": self.unsharded,
+        }
+        if self.memory is None or self.accounts is None:
+            return found
+        return (
+            found
+            | {
+                "compile_seconds": self.compile_seconds,
+                "bytes_per_chip": self.memory.to_json(),
+                "fits": self.memory.fits,
+                "estimates": {
+                    name: _estimate_json(each, self.run_tokens, self.dollars_per_chip_hour)
+                    for name, each in self.estimates.items()
+                },
+            }
+            | dataclasses.asdict(self.accounts)
         )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the step, all devices together."""
-        return self.sequences * self.sequence_length
 
 
 def mesh_of(topology: Topology) -> Mesh:
     """The mesh over the slice that the topology describes, or over this process's devices."""
-    return topology.mesh(None if topology.slice is None else described_devices(topology))
+    return make_mesh(topology, None if topology.slice is None else described_devices(topology))
 
 
-def planned_report(step: RunStep, topology: Topology, mesh: Mesh) -> dict[str, Any]:
+def planned_report(
+    spec: StepSpec,
+    shape: StepShape,
+    topology: Topology,
+    mesh: Mesh,
+    dollars_per_chip_hour: float | None = None,
+) -> CompileReport:
     """What is known of a step before it is compiled.
 
     Raises:
       UsageError: the mesh does not divide the batch or the model.
     """
-    check_divisible(
-        step.architecture,
-        topology,
-        step.sequences // step.microbatches,
-        step.sequence_length,
-    )
+    check_divisible(shape, topology)
 
     def flops(convention: str) -> float:
-        return step.tokens * training_flops_per_token(
-            step.architecture,
-            step.sequence_length,
-            convention,
-            topology.remat,
-            topology.kernel,
-            attention_block=topology.attention_block,
-            sequence_shards=topology.sequence,
-            loss_vocab_chunks=topology.loss_vocab_chunks,
+        return shape.tokens * training_flops_per_token(
+            shape.architecture, shape.sequence_length, convention, topology
         )
 
-    planned = memory.step_memory(
-        step.architecture,
-        memory.Mesh(**topology.mesh_shape),
-        batch_sequences=step.sequences,
-        sequence_length=step.sequence_length,
-        remat=topology.remat,
-        kernel=topology.kernel,
-        attention_block=topology.attention_block,
-        microbatches=step.microbatches,
-        loss_chunk_tokens=topology.loss_chunk_tokens,
-        loss_vocab_chunks=topology.loss_vocab_chunks,
-        shard_optimizer_over_data=topology.shard_optimizer_over_data,
-        compute_dtype=step.compute_dtype,
+    chip = _chip_of(mesh)
+    devices_per_chip = 1 if chip is None else chip.devices_per_chip
+    return CompileReport(
+        shape=shape,
+        topology=topology,
+        parameters=total_parameters(shape.architecture),
+        devices=mesh.size,
+        chips=mesh.size // devices_per_chip,
+        run_tokens=spec.plan.tokens,
+        model_flops={convention: flops(convention) for convention in ("6nd", "full", "causal")},
+        hardware_flops=flops("hardware"),
+        planned_bytes_per_chip=step_memory(shape, topology).total * devices_per_chip,
+        dollars_per_chip_hour=dollars_per_chip_hour,
     )
-    of = _chip_of(mesh)
-    devices_per_chip = 1 if of is None else of.devices_per_chip
-    return {
-        "parameters": total_parameters(step.architecture),
-        "chip": topology.chip,
-        "slice": topology.slice,
-        "slices": topology.slices,
-        "devices": mesh.size,
-        "chips": mesh.size // devices_per_chip,
-        "mesh": topology.mesh_shape,
-        "kernel": topology.kernel,
-        "remat": topology.remat,
-        "microbatches": step.microbatches,
-        "compute_dtype": step.compute_dtype,
-        "matmul_dtype": step.architecture.matmul_dtype,
-        "sequences": step.sequences,
-        "sequence_length": step.sequence_length,
-        "tokens": step.tokens,
-        "run_tokens": step.plan.tokens,
-        "model_flops": {each: flops(each) for each in ("6nd", "full", "causal")},
-        "hardware_flops": flops("hardware"),
-        "planned_bytes_per_chip": planned.total * devices_per_chip,
-    }
 
 
 def compiled_report(
-    step: RunStep,
+    spec: StepSpec,
+    shape: StepShape,
     topology: Topology,
     mesh: Mesh,
     *,
     dollars_per_chip_hour: float | None = None,
     compiles: bool = True,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[CompileReport, str]:
     """Compiles a step and reads the result.
 
     Args:
+      shape: of the step, one of the run's.
       compiles: False stops before the compiler, after all checks.
 
     Returns:
@@ -177,178 +229,78 @@ def compiled_report(
 
     Raises:
       UsageError: as `planned_report`, `step_program` and `StepProgram.compile`.
-      Fault: as `check_state_goes_round`.
+      Fault: as `check_state_is_donated`.
     """
-    report = planned_report(step, topology, mesh)
-    with topology.in_force(mesh):
-        program = step.program(topology, mesh)
-        report["unsharded"] = check_sharded(program.model.abstract, topology)
+    report = planned_report(spec, shape, topology, mesh, dollars_per_chip_hour)
+    with in_force(topology, mesh):
+        program = step_program(spec, topology, mesh)
+        report = dataclasses.replace(
+            report, unsharded=check_sharded(program.model.abstract, topology)
+        )
         if not compiles:
             return report, ""
         started = time.perf_counter()
-        compiled = program.compile(step.sequences, step.sequence_length)
-        report["compile_seconds"] = time.perf_counter() - started
-    check_state_goes_round(program, compiled)
-    batch = program.batch(step.sequences, step.sequence_length)
-    of = _chip_of(mesh)
-    sizes = bytes_per_chip(program, compiled, batch, of)
-    report["bytes_per_chip"] = sizes
-    report["fits"] = sizes["peak"] <= sizes["usable"] if "usable" in sizes else None
+        compiled = program.compile(shape.sequences, shape.sequence_length)
+        compile_seconds = time.perf_counter() - started
+    check_state_is_donated(program, compiled)
+    chip = _chip_of(mesh)
+    batch = program.batch(shape.sequences, shape.sequence_length)
     text = compiled.as_text()
     read = read_program(text, topology.mesh_shape, topology.chip)
-    attention = attention_work(step, topology)
-    report |= text_accounts(read, attention, report["hardware_flops"], mesh.size)
-    report["estimates"] = {
-        name: estimate_accounts(
-            estimate(
-                read,
-                of,
-                [
-                    tuple(device.coords)
-                    for device in mesh.devices.flat[: mesh.size // topology.slices]
-                ],
-                tokens=step.tokens,
-                model_flops=report["model_flops"]["causal"],
-                attention=attention,
-                slices=topology.slices,
-                assumptions=name,
-            ),
-            step.plan.tokens,
-            dollars_per_chip_hour,
+    attention = attention_work(shape, topology)
+    report = dataclasses.replace(
+        report,
+        compile_seconds=compile_seconds,
+        memory=chip_memory(program, compiled, batch, chip),
+        accounts=program_accounts(read, attention, report.hardware_flops, mesh.size),
+    )
+    if chip is None or chip.clock is None:
+        return report, text
+    one_slice = mesh.devices.flat[: mesh.size // topology.slices]
+    estimates = {
+        name: estimate(
+            read,
+            chip,
+            [tuple(device.coords) for device in one_slice],
+            tokens=shape.tokens,
+            model_flops=report.model_flops["causal"],
+            attention=attention,
+            slices=topology.slices,
+            assumptions=name,
         )
-        for name in (ASSUMPTIONS if of is not None and of.name in CLOCKS else ())
+        for name in ASSUMPTIONS
     }
-    return report, text
+    return dataclasses.replace(report, estimates=estimates), text
 
 
-def refusal_of(report: dict[str, Any], step: RunStep, topology: Topology) -> str | None:
-    """What the compiler would say of a step whose peak is above what a chip has, and did not: how
-    much is wanting and what would make it fit. None of a step that fits or has no known limit."""
-    if report.get("fits") is not False:
+def refusal_of(report: CompileReport) -> str | None:
+    """Why a compiled step would not run: its peak is above what a chip grants.
+
+    Returns:
+      How much is missing and what would make it fit; None if the step fits, or if the chip's limit
+      is not known.
+    """
+    memory = report.memory
+    if memory is None or memory.usable is None or memory.fits:
         return None
-    devices_per_chip = report["devices"] // report["chips"]
-    peak, usable = (
-        report["bytes_per_chip"][name] // devices_per_chip for name in ("peak", "usable")
-    )
-    advice = what_would_fit(
-        step.architecture,
-        topology,
-        peak - usable,
-        sequences=step.sequences,
-        sequence_length=step.sequence_length,
-        microbatches=step.microbatches,
-        compute_dtype=step.compute_dtype,
-    )
+    devices_per_chip = report.devices // report.chips
+    peak, usable = memory.peak // devices_per_chip, memory.usable // devices_per_chip
+    advice = what_would_fit(report.shape, report.topology, peak - usable)
     return "\n".join([too_much(peak, usable), *advice])
 
 
-def _chip_of(mesh: Mesh) -> Chip | None:
-    """The chip whose devices the mesh is made of; None for a CPU and what is not in the table."""
-    return chip_of_device_kind(mesh.devices.flat[0].device_kind)
-
-
-def estimate_accounts(
-    of: StepEstimate, run_tokens: int, dollars_per_chip_hour: float | None
-) -> dict[str, Any]:
-    """An estimate for the report.
-
-    Returns:
-      assumes; compute_seconds, kernel_seconds; wire_seconds by axis; and with all collectives
-      hidden behind work, and with none (`_hidden`, `_exposed`): seconds of a step, mfu (causal),
-      hfu, tokens_per_second, days of the run, dollars of the run (if a price is given).
-    """
-    accounts: dict[str, Any] = {
-        "assumes": ASSUMPTIONS[of.assumptions].meaning,
-        "compute_seconds": of.compute_seconds,
-        "kernel_seconds": of.kernel_seconds,
-        "wire_seconds": of.wire_seconds,
-    }
-    for way, seconds in (("hidden", of.hidden_seconds), ("exposed", of.exposed_seconds)):
-        accounts |= {
-            f"seconds_{way}": seconds,
-            f"mfu_{way}": of.mfu(seconds),
-            f"hfu_{way}": of.hfu(seconds),
-            f"tokens_per_second_{way}": of.tokens / seconds,
-            f"days_{way}": of.days(run_tokens, seconds),
-        }
-        if dollars_per_chip_hour is not None:
-            accounts[f"dollars_{way}"] = of.cost(run_tokens, seconds, dollars_per_chip_hour)
-    return accounts
-
-
-def bytes_per_chip(
-    program: StepProgram, compiled: Compiled, batch: jax.ShapeDtypeStruct, of: Chip | None
-) -> dict[str, int]:
-    """What the step takes of each chip's memory, by the compiler's own account.
-
-    Args:
-      batch: for which it was compiled.
-      of: the chip whose devices they are; None: a device is a chip.
-
-    Returns:
-      parameters, optimizer, batch: what lies there between two steps, from shapes alone; padding:
-      what the compiler's layouts add to them; gradients: float32, from shapes; activations: all
-      else that comes and goes; temporary: the two together; peak: at the fullest moment; usable:
-      what a program is granted (of the chips in USABLE_BYTES alone).
-    """
-    said = compiled.memory_analysis()
-    state = program.state
-    parts = {
-        "parameters": _bytes_on_device(state["parameters"]),
-        "optimizer": _bytes_on_device((state["optimizer"], state["step"])),
-        "batch": _bytes_on_device(batch),
-    }
-    gradients = _bytes_on_device(program.model.updates)
-    sizes = parts | {
-        "padding": said.argument_size_in_bytes - sum(parts.values()),
-        "gradients": gradients,
-        "activations": said.temp_size_in_bytes - gradients,
-        "temporary": said.temp_size_in_bytes,
-        "peak": said.peak_memory_in_bytes,
-    }
-    if of is not None and of.name in USABLE_BYTES:
-        sizes["usable"] = USABLE_BYTES[of.name]
-    devices = 1 if of is None else of.devices_per_chip
-    return {name: size * devices for name, size in sizes.items()}
-
-
-def check_state_goes_round(program: StepProgram, compiled: Compiled) -> None:
-    """Make sure that the step can be fed its own result, and that it writes it in place.
-
-    Raises:
-      Fault: a part of the state comes back in another sharding, or is not written over the old one.
-    """
-    before = compiled.input_shardings[0][0]
-    after = compiled.output_shardings[0]
-    leaves = jax.tree_util.tree_flatten_with_path(program.state)[0]
-    for (path, leaf), went_in, came_out in zip(
-        leaves, jax.tree.leaves(before), jax.tree.leaves(after), strict=True
-    ):
-        if not went_in.is_equivalent_to(came_out, leaf.ndim):
-            raise Fault(
-                f"the step takes {leaf_name(path)} as {went_in} and gives it back as {came_out}"
-            )
-    said = compiled.memory_analysis()
-    state = _bytes_on_device(program.state)
-    if said.alias_size_in_bytes < state:
-        raise Fault(
-            f"the step writes {said.alias_size_in_bytes:,} bytes of its state in place, and the "
-            f"state has {state:,}: the rest is held twice"
-        )
-
-
-def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
+def attention_work(shape: StepShape, topology: Topology) -> AttentionWork | None:
     """What one call of 'flash' or 'cudnn' works on, on one device; None with another kernel."""
     if topology.kernel not in ("flash", "cudnn"):
         return None
-    architecture, length = step.architecture, step.sequence_length
+    architecture, length = shape.architecture, shape.sequence_length
     seen = keys_per_query(length, architecture.window)
     block, touched = 0, seen
     if topology.kernel == "flash":
         block = flash_block(length, topology.attention_block, topology.sequence)
         touched = touched_keys_per_query(length, architecture.window, block)
     return AttentionWork(
-        rows=step.tokens * architecture.heads / (step.microbatches * topology.devices),
+        rows=shape.tokens * architecture.heads / (topology.microbatches * topology.devices),
         keys_touched=touched,
         keys_seen=seen,
         head_dim=architecture.head_dim,
@@ -358,69 +310,74 @@ def attention_work(step: RunStep, topology: Topology) -> AttentionWork | None:
     )
 
 
-def text_accounts(
+def program_accounts(
     read: Program, attention: AttentionWork | None, hardware_flops: float, devices: int
-) -> dict[str, Any]:
-    """What the compiled text says of a step, for the report.
+) -> ProgramAccounts:
+    """What the compiled text shows of a step.
 
     Args:
       read: the program of one device.
       attention: what one call of its kernels works on.
       hardware_flops: of the whole step, by the formula.
-
-    Returns:
-      hlo_flops: of the matrix products of all devices, counted in the text, and of the kernels
-      that it calls; hlo_flops_error: how far from the formula, as a share; kernel_calls;
-      library_calls, whose products hlo_flops lacks (on GPUs and CPUs alone);
-      unknown_loops: whose trips the text does not tell (figures are then lower bounds);
-      collectives: by place; traffic: by kind and axis; expensive: the ten costliest operations;
-      largest_buffers: three.
     """
     counted: float = read.matmul_flops * devices
     if attention is not None:
         counted += kernel_flops(read.kernel_calls, attention) * devices
-    return {
-        "hlo_flops": counted,
-        "hlo_flops_error": counted / hardware_flops - 1,
-        "kernel_calls": read.kernel_calls,
-        "library_calls": read.library_calls,
-        "unknown_loops": list(read.unknown_loops),
-        "estimated_cycles": read.estimated_cycles,
-        "collectives": [dataclasses.asdict(each) for each in read.collectives],
-        "traffic": _traffic(read),
-        "expensive": [dataclasses.asdict(each) for each in read.operations[:10]],
-        "largest_buffers": [dataclasses.asdict(each) for each in read.largest_buffers[:3]],
-    }
-
-
-def _traffic(read: Program) -> list[dict[str, Any]]:
-    """Collectives of one kind along one axis together, the most bytes on the wire first.
-
-    Returns:
-      kind, axis, group_size, count, wire_bytes of a step and chip, overlapped: the share of those
-      bytes that is scheduled over work, None where the text cannot tell.
-    """
-    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for each in read.collectives:
-        key = (each.kind, each.axis, each.group_size)
-        row = rows.setdefault(
-            key,
-            {"kind": each.kind, "axis": each.axis, "group_size": each.group_size}
-            | {"count": 0, "wire_bytes": 0, "hidden_bytes": 0, "told": True},
-        )
-        row["count"] += each.count
-        row["wire_bytes"] += each.wire_bytes * each.count
-        row["hidden_bytes"] += each.wire_bytes * each.count if each.overlapped else 0
-        row["told"] &= each.overlapped is not None
-    for row in rows.values():
-        hidden, told = row.pop("hidden_bytes"), row.pop("told")
-        row["overlapped"] = hidden / max(1, row["wire_bytes"]) if told or hidden else None
-    return sorted(rows.values(), key=lambda row: -row["wire_bytes"])
-
-
-def _bytes_on_device(tree: Any) -> int:
-    """Bytes of each device's shards, from shapes alone."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
+    return ProgramAccounts(
+        hlo_flops=counted,
+        hlo_flops_error=counted / hardware_flops - 1,
+        kernel_calls=read.kernel_calls,
+        library_calls=read.library_calls,
+        unknown_loops=list(read.unknown_loops),
+        estimated_cycles=read.estimated_cycles,
+        collectives=read.collectives,
+        traffic=_traffic(read.collectives),
+        expensive=read.operations[:_EXPENSIVE],
+        largest_buffers=read.largest_buffers[:_BUFFERS],
     )
+
+
+def _traffic(collectives: list[Collective]) -> list[Traffic]:
+    """Collectives of one kind along one axis together, the most bytes on the wire first."""
+    groups: dict[tuple[str, str, int], list[Collective]] = {}
+    for collective in collectives:
+        key = (collective.kind, collective.axis, collective.group_size)
+        groups.setdefault(key, []).append(collective)
+    rows = []
+    for (kind, axis, group_size), members in groups.items():
+        wire_bytes = sum(member.wire_bytes * member.count for member in members)
+        hidden = sum(member.wire_bytes * member.count for member in members if member.overlapped)
+        known = all(member.overlapped is not None for member in members)
+        overlapped = hidden / max(1, wire_bytes) if known or hidden else None
+        count = sum(member.count for member in members)
+        rows.append(Traffic(kind, axis, group_size, count, wire_bytes, overlapped))
+    return sorted(rows, key=lambda row: -row.wire_bytes)
+
+
+def _chip_of(mesh: Mesh) -> Chip | None:
+    """The chip whose devices the mesh is made of; None for a CPU and what is not in the table."""
+    return chip_of_device_kind(mesh.devices.flat[0].device_kind)
+
+
+def _estimate_json(
+    step: StepEstimate, run_tokens: int, dollars_per_chip_hour: float | None
+) -> dict[str, Any]:
+    """An estimate with all collectives hidden behind work (`_hidden`), and with none (`_exposed`):
+    seconds of a step, mfu (causal), hfu, tokens_per_second, days and dollars of the run."""
+    found: dict[str, Any] = {
+        "assumes": ASSUMPTIONS[step.assumptions].meaning,
+        "compute_seconds": step.compute_seconds,
+        "kernel_seconds": step.kernel_seconds,
+        "wire_seconds": step.wire_seconds,
+    }
+    for way, seconds in (("hidden", step.hidden_seconds), ("exposed", step.exposed_seconds)):
+        found |= {
+            f"seconds_{way}": seconds,
+            f"mfu_{way}": step.mfu(seconds),
+            f"hfu_{way}": step.hfu(seconds),
+            f"tokens_per_second_{way}": step.tokens / seconds,
+            f"days_{way}": step.days(run_tokens, seconds),
+        }
+        if dollars_per_chip_hour is not None:
+            found[f"dollars_{way}"] = step.cost(run_tokens, seconds, dollars_per_chip_hour)
+    return found

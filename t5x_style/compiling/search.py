@@ -1,22 +1,21 @@
-"""The search for a layout: mesh, remat, rows a pass and flags, each compiled and estimated."""
+"""The search for a layout: mesh, remat, microbatches and flags, each compiled and estimated."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
-from t5x_style.accounting import chip
+from t5x_style.accounting import CHIPS, StepShape, Topology, chip
 from t5x_style.accounting.layouts.meshes import fitting_meshes
 from t5x_style.accounting.layouts.roofline import EXPOSED_SHARE
-from t5x_style.compiling import described_devices
-from t5x_style.compiling.estimates.assumptions import CLOCKS
-from t5x_style.compiling.report import RunStep, compiled_report, mesh_of, refusal_of
+from t5x_style.compiling.described_tpus import described_devices
+from t5x_style.compiling.report import CompileReport, compiled_report, mesh_of, refusal_of
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology
+from t5x_style.step.spec import StepSpec
 
-# By which a step's seconds are estimated.
+# The assumptions by which a step's seconds are estimated.
 ASSUMPTIONS = "own"
-# Of the time, for meshes and remat policies; the rest is for flags.
+# Share of the time for meshes and remat policies; the rest is for flags.
 _LAYOUTS_SHARE = 0.75
 
 
@@ -25,108 +24,119 @@ class Trial:
     """A layout that was compiled.
 
     Attributes:
-      change: what is unlike the layout before, for people.
-      report: see `compiled_report`; None where the compiler refused it or what it made does not
-        fit, for `refusal`.
+      change: how it differs from the layout before, for people.
+      report: None where the compiler refused the layout, or its program does not fit.
+      refusal: why, in that case.
     """
 
     topology: Topology
-    microbatches: int
     change: str
-    report: dict[str, Any] | None
+    report: CompileReport | None
     refusal: str | None = None
 
     @property
     def seconds(self) -> float:
-        """Of the step, half of what can hide hidden; infinite where there is none."""
+        """Of the step, with half of what can be hidden hidden; infinite without a report."""
         if self.report is None:
             return float("inf")
-        estimate = self.report["estimates"][ASSUMPTIONS]
-        hidden, exposed = estimate["seconds_hidden"], estimate["seconds_exposed"]
+        estimate = self.report.estimates[ASSUMPTIONS]
+        hidden, exposed = estimate.hidden_seconds, estimate.exposed_seconds
         return hidden + EXPOSED_SHARE * (exposed - hidden)
 
     @property
-    def peak(self) -> int:
-        """Bytes of a chip at the fullest moment."""
+    def mfu(self) -> tuple[float, float]:
+        """Causal, with all collectives hidden and with none. Only of a trial with a report."""
         assert self.report is not None
-        return self.report["bytes_per_chip"]["peak"]
+        estimate = self.report.estimates[ASSUMPTIONS]
+        return estimate.mfu(estimate.hidden_seconds), estimate.mfu(estimate.exposed_seconds)
 
-    def facts(self) -> dict[str, Any]:
-        """What is told of it: mesh, remat, microbatches, compiler_flags, change, refusal; and of
-        a compiled one peak (bytes of a chip), seconds, mfu_hidden and mfu_exposed."""
-        facts: dict[str, Any] = {
+    @property
+    def peak(self) -> int:
+        """Bytes of a chip at the fullest moment. Only of a trial with a report."""
+        assert self.report is not None
+        assert self.report.memory is not None
+        return self.report.memory.peak
+
+    def to_json(self) -> dict[str, Any]:
+        """mesh, remat, microbatches, compiler_flags, change, refusal; and with a report peak
+        (bytes of a chip), seconds, mfu_hidden and mfu_exposed."""
+        found: dict[str, Any] = {
             "mesh": self.topology.mesh_shape,
             "remat": self.topology.remat,
-            "microbatches": self.microbatches,
+            "microbatches": self.topology.microbatches,
             "compiler_flags": dict(self.topology.compiler_flags),
             "change": self.change,
             "refusal": self.refusal,
         }
         if self.report is not None:
-            estimate = self.report["estimates"][ASSUMPTIONS]
-            facts |= {"peak": self.peak, "seconds": self.seconds}
-            facts |= {name: estimate[name] for name in ("mfu_hidden", "mfu_exposed")}
-        return facts
+            hidden, exposed = self.mfu
+            found |= {"peak": self.peak, "seconds": self.seconds}
+            found |= {"mfu_hidden": hidden, "mfu_exposed": exposed}
+        return found
 
 
 def search(
-    step: RunStep, topology: Topology, minutes: float, tell: Callable[[Trial], None]
+    spec: StepSpec,
+    shape: StepShape,
+    topology: Topology,
+    minutes: float,
+    when_compiled: Callable[[Trial], None],
 ) -> list[Trial]:
-    """Compiles layouts until the time is over, one at least: meshes, remat policies and passes in
-    the planner's order, then the fastest of them without its compiler flags, each and all.
+    """Compiles layouts until the time is over, but at least one.
+
+    First meshes, remat policies and microbatches in the planner's order; then the fastest of them
+    without each of its compiler flags, and without all.
 
     Args:
-      topology: what a layout does not change is taken from it.
-      tell: called after each.
+      topology: whatever a layout does not change is taken from it.
+      when_compiled: called after each.
 
     Raises:
       UsageError: no slice is described, no layout fits it, or its chip has no estimate.
     """
-    if topology.chip not in CLOCKS:
+    timed = [name for name, row in CHIPS.items() if row.clock is not None]
+    if topology.chip is None or chip(topology.chip).clock is None:
         raise UsageError(
-            f"Topology.chip = {topology.chip!r}: steps are estimated, and so can be ranked, of "
-            f"{', '.join(CLOCKS)}"
+            f"Topology.chip = {topology.chip!r}: layouts are ranked by estimated seconds, which "
+            f"there are for {', '.join(timed)}"
         )
     begun = time.monotonic()
     trials: list[Trial] = []
-    refused: dict[tuple[int, ...], int] = {}
+    refused: dict[str, int] = {}
 
     def over(share: float) -> bool:
         return bool(trials) and time.monotonic() - begun > 60 * minutes * share
 
-    def attempt(own_step: RunStep, layout: Topology, change: str) -> Trial:
-        trials.append(_compiled(own_step, layout, change))
-        tell(trials[-1])
+    def attempt(layout: Topology, change: str) -> Trial:
+        trials.append(_compiled(spec, shape, layout, change))
+        when_compiled(trials[-1])
         return trials[-1]
 
-    for own_step, layout, planned in candidates(step, topology):
+    for layout, planned in candidates(shape, topology):
         if over(_LAYOUTS_SHARE):
             break
-        mesh = tuple(layout.mesh_shape.values())
-        # The compiler's word on a leaner layout of this mesh.
-        if planned >= refused.get(mesh, planned + 1):
+        # The compiler refused a layout of this mesh that was planned to be leaner.
+        if planned >= refused.get(layout.mesh_text, planned + 1):
             continue
-        if attempt(own_step, layout, "").refusal is not None:
-            refused[mesh] = planned
-    best = fastest(trials)
-    flags = dict(best.topology.compiler_flags)
+        if attempt(layout, "").refusal is not None:
+            refused[layout.mesh_text] = planned
+    best = fastest(trials).topology
+    flags = dict(best.compiler_flags)
     fewer: dict[str, Set[str]] = {f"without {name}": flags.keys() - {name} for name in flags}
     fewer["without flags"] = set()
     for change, kept in fewer.items() if flags else ():
         if over(1.0):
             break
-        layout = dataclasses.replace(
-            best.topology, compiler_flags={name: flags[name] for name in flags if name in kept}
-        )
-        attempt(dataclasses.replace(step, microbatches=best.microbatches), layout, change)
+        rest = {name: flags[name] for name in flags if name in kept}
+        attempt(dataclasses.replace(best, compiler_flags=rest), change)
     return trials
 
 
-def fastest(trials: list[Trial]) -> Trial:
+def fastest(trials: Sequence[Trial]) -> Trial:
     """The one whose step takes the fewest seconds.
 
     Raises:
-      UsageError: the compiler refused them all; with its last word.
+      UsageError: the compiler refused them all; with its last message.
     """
     best = min(trials, key=lambda trial: trial.seconds)
     if best.report is None:
@@ -134,7 +144,7 @@ def fastest(trials: list[Trial]) -> Trial:
     return best
 
 
-def unbeaten(trials: list[Trial]) -> list[Trial]:
+def unbeaten(trials: Sequence[Trial]) -> list[Trial]:
     """The Pareto set: no other trial is as fast in as little memory, and better in one of them."""
     done = [trial for trial in trials if trial.report is not None]
     return [
@@ -149,44 +159,29 @@ def unbeaten(trials: list[Trial]) -> list[Trial]:
     ]
 
 
-def candidates(step: RunStep, topology: Topology) -> Iterator[tuple[RunStep, Topology, int]]:
-    """Meshes of the topology's slice under each remat policy, with the fewest passes that fit: as
-    the planner ranks them, the one that it expects to be fastest first.
+def candidates(shape: StepShape, topology: Topology) -> Iterator[tuple[Topology, int]]:
+    """Meshes of the topology's slice under each remat policy, with the fewest microbatches that
+    fit, in the planner's order: the one that it expects to be fastest first.
 
     Returns:
-      The step with its passes, the layout, and the bytes of a device that the planner expects.
+      The layout, and the bytes of a device that the planner expects.
 
     Raises:
       UsageError: none fits.
     """
-    devices = len(described_devices(topology))
-    of = chip(str(topology.chip))
-    for each in fitting_meshes(
-        step.architecture,
-        of,
-        devices // of.devices_per_chip,
-        step.sequences,
-        step.sequence_length,
-        kernel=topology.kernel,
-        attention_block=topology.attention_block,
-        loss_chunk_tokens=topology.loss_chunk_tokens,
-        loss_vocab_chunks=topology.loss_vocab_chunks,
-        shard_optimizer_over_data=topology.shard_optimizer_over_data,
-        compute_dtype=step.compute_dtype,
-    ):
-        if each.mesh.data % topology.slices == 0:
-            yield (
-                dataclasses.replace(step, microbatches=each.microbatches),
-                dataclasses.replace(topology, remat=each.remat, **dataclasses.asdict(each.mesh)),
-                each.memory.total,
-            )
+    row = chip(str(topology.chip))
+    chips = len(described_devices(topology)) // row.devices_per_chip
+    for candidate in fitting_meshes(shape, topology, row, chips):
+        if candidate.topology.data % topology.slices == 0:
+            layout = dataclasses.replace(candidate.topology, slices=topology.slices)
+            yield layout, candidate.memory.total
 
 
-def _compiled(step: RunStep, topology: Topology, change: str) -> Trial:
+def _compiled(spec: StepSpec, shape: StepShape, topology: Topology, change: str) -> Trial:
     try:
-        report, _ = compiled_report(step, topology, mesh_of(topology))
+        report, _ = compiled_report(spec, shape, topology, mesh_of(topology))
     except UsageError as error:
-        return Trial(topology, step.microbatches, change, None, str(error))
-    if (refusal := refusal_of(report, step, topology)) is not None:
-        return Trial(topology, step.microbatches, change, None, refusal)
-    return Trial(topology, step.microbatches, change, report)
+        return Trial(topology, change, None, str(error))
+    if (refusal := refusal_of(report)) is not None:
+        return Trial(topology, change, None, refusal)
+    return Trial(topology, change, report)

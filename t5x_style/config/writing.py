@@ -7,12 +7,11 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from t5x_style.accounting import Architecture, Plan
-from t5x_style.accounting.planner.plan import KERNEL, LOSS_CHUNK_TOKENS
 from t5x_style.errors import UsageError
 from t5x_style.quantities import count, scientific
 
 if TYPE_CHECKING:
-    from t5x_style.partitioning import Topology
+    from t5x_style.accounting import Topology
 
 # Evaluations are cheaper than checkpoints and tell more: two for each.
 EVALUATIONS_PER_CHECKPOINT = 2
@@ -106,25 +105,23 @@ def _topology(plan: Plan) -> list[str]:
         return ["include 'gin_configs/topologies/cpu.gin'"]
     if not plan.meshes:
         return ["# The plan does not know its chips: give a file of topologies/ as well."]
-    best = plan.meshes[0]
-    sizes = dataclasses.asdict(best.mesh)
+    best = plan.meshes[0].topology
     return [
-        *(f"Topology.{axis} = {size}" for axis, size in sizes.items()),
-        f"Topology.chip = {plan.budget.chip!r}",
-        f"Topology.kernel = {KERNEL!r}",
+        *(f"Topology.{axis} = {size}" for axis, size in best.mesh_shape.items()),
+        f"Topology.chip = {best.chip!r}",
+        f"Topology.kernel = {best.kernel!r}",
         f"Topology.remat = {best.remat!r}",
-        f"Topology.loss_chunk_tokens = {LOSS_CHUNK_TOKENS}",
+        f"Topology.loss_chunk_tokens = {best.loss_chunk_tokens}",
         f"MICROBATCHES = {best.microbatches}",
     ]
 
 
-def layout_gin(topology: Topology, microbatches: int, head: str) -> str:
+def layout_gin(topology: Topology, head: str) -> str:
     """The text of a file of gin_configs/topologies/, for `train` and `compile`.
 
     Args:
       topology: what differs from Topology's defaults is written, and what a search settles (mesh,
-        remat, flags) in any case, so that it holds behind files that say otherwise.
-      microbatches: passes per step, which a layout settles too.
+        remat, microbatches, flags) in any case, so that it holds behind files that say otherwise.
       head: what to say of it.
     """
     lines = [f"# {line}" for line in head.splitlines()]
@@ -132,6 +129,10 @@ def layout_gin(topology: Topology, microbatches: int, head: str) -> str:
     for field in dataclasses.fields(topology):
         value = getattr(topology, field.name)
         default = {} if field.default is dataclasses.MISSING else field.default
+        if field.name == "microbatches":
+            # A macro, which may be set again after this file.
+            lines.append(f"MICROBATCHES = {value}")
+            continue
         if value == default and field.name not in settled:
             continue
         if isinstance(value, dict) and value:
@@ -140,5 +141,4 @@ def layout_gin(topology: Topology, microbatches: int, head: str) -> str:
             lines.append("}")
         else:
             lines.append(f"Topology.{field.name} = {value!r}")
-    lines.append(f"MICROBATCHES = {microbatches}")
     return "\n".join(lines) + "\n"

@@ -5,10 +5,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, Topology
 from t5x_style.data import Tokenizer
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import BoundModel, bind_model
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 from t5x_style.training.run import read_plan
@@ -46,8 +46,8 @@ def restore_model(model_dir: str, topology: Topology, *, step: int | None = None
             f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "
             f"is {tokenizer.hash[:12]}, the run's is {plan['tokenizer']['hash'][:12]}"
         )
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         model = bind_model(
             Architecture(**plan["architecture"]),
             topology,

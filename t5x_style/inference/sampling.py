@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_style.errors import UsageError
 from t5x_style.inference.restored import RestoredModel
+from t5x_style.partitioning import in_force
 from t5x_style.step.model_state import BoundModel
 
 
@@ -47,7 +48,7 @@ def sample(
             f"a prompt of {len(ids)} tokens and --max_tokens={max_tokens} go past the model's "
             f"{limit} positions: --max_tokens={max(limit - len(ids), 0)} would do"
         )
-    with restored.topology.in_force(restored.mesh):
+    with in_force(restored.topology, restored.mesh):
         drawn = jax.jit(
             functools.partial(
                 _sample, restored.model, max_tokens=max_tokens, temperature=temperature, top_p=top_p

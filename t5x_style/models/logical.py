@@ -10,36 +10,20 @@ import jax
 from flax.core import spmd
 from jax.sharding import PartitionSpec
 
-# Axes of activations.
-BATCH = "batch"
-SEQUENCE = "sequence"
-# Axes of activations and of the columns of matrices.
-HEADS = "heads"
-KV_HEADS = "kv_heads"
-MLP = "mlp"
-VOCAB = "vocab"
-# Axes of parameters alone. The rows of the two matrices that write to the residual stream carry
-# the sharded feature axis AND the fsdp axis, so that an fsdp gather always runs along rows.
-EMBED = "embed"
-HEADS_ROWS = "heads_rows"
-MLP_ROWS = "mlp_rows"
-NORM = "norm"
-LAYERS = "layers"
-
-# No axis of an array: the mesh axes over which matrices are whole, but their gradients and
-# optimizer state split.
-UPDATES = "updates"
-
-LOGICAL_AXES = (
-    BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
-)  # fmt: skip
-
-# Axes that meet in one activation (the logits among them) or one matrix: no two of them may lie on
-# the same mesh axis.
-MEETING_AXES = tuple(
-    (*others, wide)
-    for wide in (HEADS, KV_HEADS, MLP, VOCAB)
-    for others in ((BATCH, SEQUENCE), (EMBED,))
+from t5x_style.accounting.topology import (  # noqa: F401 - the names by which models say what an axis is
+    BATCH,
+    EMBED,
+    HEADS,
+    HEADS_ROWS,
+    KV_HEADS,
+    LAYERS,
+    MLP,
+    MLP_ROWS,
+    NORM,
+    SEQUENCE,
+    UPDATES,
+    VOCAB,
+    flat,
 )
 
 
@@ -126,10 +110,3 @@ def per_shard(
         out_specs=tuple(mesh_axes(*axes) for axes in out_axes),
         check_vma=False,
     )
-
-
-def flat(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes of one entry of the rules: none, one or several, outermost first."""
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)

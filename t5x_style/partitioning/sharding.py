@@ -8,9 +8,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.topology import HEADS, KV_HEADS, Topology, flat
 from t5x_style.errors import UsageError
-from t5x_style.models import logical
-from t5x_style.partitioning.topology import Topology
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -53,61 +52,6 @@ def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(find, tree)
 
 
-def check_divisible(
-    architecture: Architecture, topology: Topology, batch_size: int, sequence_length: int
-) -> None:
-    """Refuse a mesh that does not divide what it splits, and chunks that do not.
-
-    Raises:
-      UsageError: naming the size, the axes and the next size that would do.
-    """
-    a = architecture
-    rules = dict(topology.logical_rules)
-    rows = (logical.VOCAB, logical.EMBED, logical.MLP_ROWS, logical.HEADS_ROWS)
-    for what, size, axis in (
-        ("the batch", batch_size, logical.BATCH),
-        ("the sequence length", sequence_length, logical.SEQUENCE),
-        ("Architecture.heads", a.heads, logical.HEADS),
-        ("Architecture.kv_heads", a.kv_heads, logical.KV_HEADS),
-        ("Architecture.d_ff", a.d_ff, logical.MLP),
-        ("Architecture.d_ff", a.d_ff, logical.MLP_ROWS),
-        ("Architecture.vocab_size", a.vocab_size, logical.VOCAB),
-        ("Architecture.d_model", a.d_model, logical.EMBED),
-        ("heads x head_dim", a.heads * a.head_dim, logical.HEADS_ROWS),
-    ):
-        axes = logical.flat(rules[axis])
-        if axis in rows:
-            axes += tuple(each for each in logical.flat(rules[logical.UPDATES]) if each not in axes)
-        by = math.prod(topology.mesh_shape[name] for name in axes)
-        named = f"the mesh's {' x '.join(axes)}"
-        if axis == logical.SEQUENCE and by > 1:
-            # The devices trade halves of what they have (see `models.sequence`).
-            by, named = 2 * by, f"twice {named}"
-        if size % by:
-            raise UsageError(
-                f"{what} = {size} is not a multiple of {named} = {by}: the "
-                f"next that is: {-(-size // by) * by}"
-            )
-    replicas = math.prod(topology.mesh_shape[name] for name in logical.flat(rules[logical.UPDATES]))
-    if a.positions == "learned" and a.max_length % replicas:
-        raise UsageError(
-            f"Architecture.max_length = {a.max_length} is not a multiple of the mesh's data = "
-            f"{replicas}, over which Topology.shard_optimizer_over_data splits the positions' "
-            f"state: the next that is: {-(-a.max_length // replicas) * replicas}"
-        )
-    own_words = a.vocab_size // math.prod(
-        topology.mesh_shape[name] for name in logical.flat(rules[logical.VOCAB])
-    )
-    if own_words % topology.loss_vocab_chunks:
-        divisors = [n for n in range(1, own_words + 1) if own_words % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - topology.loss_vocab_chunks))
-        raise UsageError(
-            f"Topology.loss_vocab_chunks = {topology.loss_vocab_chunks} does not divide the "
-            f"{own_words} words that a device holds of the vocabulary: the nearest that does: "
-            f"{nearest}"
-        )
-
-
 def check_heads(architecture: Architecture, topology: Topology) -> None:
     """Refuse rules under which a device would hold heads of queries without their keys.
 
@@ -119,13 +63,12 @@ def check_heads(architecture: Architecture, topology: Topology) -> None:
     """
     rules, sizes = dict(topology.logical_rules), topology.mesh_shape
     queries, keys = (
-        tuple(axis for axis in logical.flat(rules[name]) if sizes[axis] > 1)
-        for name in (logical.HEADS, logical.KV_HEADS)
+        tuple(axis for axis in flat(rules[name]) if sizes[axis] > 1) for name in (HEADS, KV_HEADS)
     )
     if queries != keys and not (architecture.kv_heads == 1 and not keys):
         raise UsageError(
-            f"Topology.rules puts {logical.HEADS!r} on {_listed(queries)} and "
-            f"{logical.KV_HEADS!r} on {_listed(keys)}: with Architecture.kv_heads = "
+            f"Topology.rules puts {HEADS!r} on {_listed(queries)} and "
+            f"{KV_HEADS!r} on {_listed(keys)}: with Architecture.kv_heads = "
             f"{architecture.kv_heads} a device would not hold the keys of its queries. Give both "
             f"the same axes, of a size that divides {architecture.kv_heads}"
         )

@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
+from typing import Any
 
-from t5x_style.accounting import Architecture
-from t5x_style.accounting.flops import REMAT_RECOMPUTES
-from t5x_style.accounting.layouts.memory import Mesh, step_memory
-from t5x_style.partitioning import Topology
+from t5x_style.accounting import StepShape, Topology
+from t5x_style.accounting.layouts.memory import step_memory
+from t5x_style.accounting.recompute import REMAT_RECOMPUTES
 
 _GIB = 2**30
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -31,21 +31,12 @@ def refused_bytes(message: str) -> tuple[int, int] | None:
     return None
 
 
-def memory_refusal(
-    message: str,
-    architecture: Architecture,
-    topology: Topology,
-    *,
-    sequences: int,
-    sequence_length: int,
-    microbatches: int,
-    compute_dtype: str,
-) -> str | None:
-    """A refusal of the TPU compiler for want of memory as a person needs it: how much is wanting,
-    what takes most, and what would make the step fit.
+def memory_refusal(message: str, shape: StepShape, topology: Topology) -> str | None:
+    """A refusal of the TPU compiler for want of memory, in a form that a person can act on.
 
     Returns:
-      The message; None if the compiler's is about something else.
+      How many bytes are missing, what takes most, and what would make the step fit. None if the
+      compiler's message is about something else.
     """
     if (found := refused_bytes(message)) is None:
         return None
@@ -53,15 +44,7 @@ def memory_refusal(
     for size, operation, file, line in _ALLOCATION.findall(message)[:3]:
         where = f" at {file}:{line}" if file else ""
         largest.append(f"  {size}iB: {operation}{where}")
-    advice = what_would_fit(
-        architecture,
-        topology,
-        found[0] - found[1],
-        sequences=sequences,
-        sequence_length=sequence_length,
-        microbatches=microbatches,
-        compute_dtype=compute_dtype,
-    )
+    advice = what_would_fit(shape, topology, found[0] - found[1])
     return "\n".join([too_much(*found), *largest, *advice])
 
 
@@ -72,71 +55,44 @@ def too_much(used: int, room: int) -> str:
     )
 
 
-def what_would_fit(
-    architecture: Architecture,
-    topology: Topology,
-    excess: int,
-    *,
-    sequences: int,
-    sequence_length: int,
-    microbatches: int,
-    compute_dtype: str,
-) -> list[str]:
+def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[str]:
     """Single changes that save memory, those that the planner expects to be enough first.
 
     Args:
-      excess: bytes of a device that are wanting.
+      excess: bytes that are missing on a device.
 
     Returns:
-      A line each: the change as gin has it, and what it is expected to save.
+      A line per change: the change as gin has it, and what it is expected to save.
     """
-    now = Mesh(topology.data, topology.fsdp, topology.tensor, topology.sequence)
 
-    parts = (
-        "attention_block",
-        "loss_chunk_tokens",
-        "loss_vocab_chunks",
-        "shard_optimizer_over_data",
-    )
-    layout = {name: getattr(topology, name) for name in parts}
-
-    def total(mesh=now, remat=topology.remat, passes=microbatches, **change) -> int:
-        return step_memory(
-            architecture,
-            mesh,
-            batch_sequences=sequences,
-            sequence_length=sequence_length,
-            remat=remat,
-            kernel=topology.kernel,
-            microbatches=passes,
-            **(layout | change),
-            compute_dtype=compute_dtype,
-        ).total
+    def total(**change: Any) -> int:
+        return step_memory(shape, dataclasses.replace(topology, **change)).total
 
     changes: list[tuple[str, int]] = [
         (f"Topology.remat = {remat!r}", total(remat=remat))
         for remat in REMAT_RECOMPUTES
         if remat != topology.remat
     ]
-    others: dict[str, int] = {"shard_optimizer_over_data": True}
+    others: dict[str, Any] = {"shard_optimizer_over_data": True}
     # A chunk is never longer than what a device has, so half of a longer one would be the same.
-    tokens = sequences * sequence_length // (topology.devices // topology.tensor) // microbatches
+    devices = topology.devices // topology.tensor
+    tokens = shape.tokens // devices // topology.microbatches
     if (chunk := min(topology.loss_chunk_tokens, tokens) // 2) > 0:
         others["loss_chunk_tokens"] = chunk
     chunks = max(16, 2 * topology.loss_vocab_chunks)
-    if architecture.vocab_size // topology.tensor % chunks == 0:
+    if shape.architecture.vocab_size // topology.tensor % chunks == 0:
         others["loss_vocab_chunks"] = chunks
     for name, value in others.items():
         changes.append((f"Topology.{name} = {value}", total(**{name: value})))
-    rows = sequences // (topology.data * topology.fsdp)
-    passes = next((p for p in range(microbatches + 1, rows + 1) if rows % p == 0), None)
-    if passes is not None:
-        changes.append((f"MICROBATCHES = {passes}", total(passes=passes)))
-    # What lies on the data axis is repeated; on fsdp it is split. A slice stays whole.
+    rows = shape.sequences // (topology.data * topology.fsdp)
+    more = (number for number in range(topology.microbatches + 1, rows + 1) if rows % number == 0)
+    if (microbatches := next(more, None)) is not None:
+        changes.append((f"MICROBATCHES = {microbatches}", total(microbatches=microbatches)))
+    # What is on the data axis is repeated; on fsdp it is split. A slice stays whole.
     if topology.data % (2 * topology.slices) == 0:
-        mesh = dataclasses.replace(now, data=now.data // 2, fsdp=now.fsdp * 2)
-        name = f"Topology.data = {mesh.data}, Topology.fsdp = {mesh.fsdp}"
-        changes.append((name, total(mesh=mesh)))
+        sizes = {"data": topology.data // 2, "fsdp": topology.fsdp * 2}
+        name = ", ".join(f"Topology.{axis} = {size}" for axis, size in sizes.items())
+        changes.append((name, total(**sizes)))
     before = total()
     saving = sorted(
         ((before - after, name) for name, after in changes if after < before), reverse=True

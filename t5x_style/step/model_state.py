@@ -12,12 +12,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, Topology
 from t5x_style.errors import UsageError
 from t5x_style.kernels import attention_kernel
 from t5x_style.models import Decoder
 from t5x_style.models.logical import update_axes
-from t5x_style.partitioning import Topology, shardings_of
+from t5x_style.partitioning import shardings_of
 from t5x_style.partitioning.sharding import check_heads, replicated
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -7,15 +7,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.stages import Compiled
 
-from t5x_style.accounting import Architecture
-from t5x_style.data import BatchPlan, Packing
+from t5x_style.accounting import Topology
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW
-from t5x_style.partitioning import Topology, batch_sharding, check_sharded
+from t5x_style.partitioning import batch_sharding, check_sharded
 from t5x_style.partitioning.sharding import replicated
 from t5x_style.step.batches import abstract_batch
 from t5x_style.step.memory_advice import memory_refusal, unknown_flag
 from t5x_style.step.model_state import BoundModel, State, abstract_state, bind_model
+from t5x_style.step.spec import StepSpec
 from t5x_style.step.step import make_train_step
 
 
@@ -36,30 +35,28 @@ class StepProgram:
     """A run's train step on its mesh, not yet compiled for a batch; see `step_program`.
 
     Attributes:
+      spec, topology: WHAT it computes and WHERE it runs.
       model: the model, abstractly.
       optimizer: its transformation.
       state: the train state as ShapeDtypeStructs that carry their shardings.
       batch_sharding: how a batch is placed.
       step: the jitted step; the state is donated and comes back in the same shardings.
-      packing, microbatches, compute_dtype: of the run.
     """
 
-    model: BoundModel
+    spec: StepSpec
     topology: Topology
+    model: BoundModel
     optimizer: optax.GradientTransformation
     state: State
     batch_sharding: NamedSharding
     step: jax.stages.Wrapped
-    packing: Packing
-    microbatches: int
-    compute_dtype: str
 
     def batch(self, sequences: int, sequence_length: int) -> jax.ShapeDtypeStruct:
         """A batch of that shape, abstractly."""
-        return abstract_batch(sequences, sequence_length, self.batch_sharding, self.packing)
+        return abstract_batch(sequences, sequence_length, self.batch_sharding, self.spec.packing)
 
     def compile(self, sequences: int, sequence_length: int) -> Compiled:
-        """The step for batches of one shape, ready to run. Call inside `topology.in_force`.
+        """The step for batches of one shape, ready to run. Call inside `partitioning.in_force`.
 
         Raises:
           UsageError: it does not fit the memory, and what would; or XLA does not know a flag.
@@ -68,74 +65,38 @@ class StepProgram:
         try:
             return lowered.compile(compiler_options=dict(self.topology.compiler_flags))
         except (jax.errors.JaxRuntimeError, ValueError) as error:
-            said = str(error)
-            refused = unknown_flag(said) or memory_refusal(
-                said,
-                self.model.architecture,
-                self.topology,
-                sequences=sequences,
-                sequence_length=sequence_length,
-                microbatches=self.microbatches,
-                compute_dtype=self.compute_dtype,
-            )
+            shape = self.spec.shape(sequences, sequence_length)
+            refused = unknown_flag(str(error)) or memory_refusal(str(error), shape, self.topology)
             if refused is None:
                 raise
             raise UsageError(refused) from error
 
 
-def step_program(
-    architecture: Architecture,
-    topology: Topology,
-    mesh: Mesh,
-    optimizer: AdamW,
-    plan: BatchPlan,
-    *,
-    compute_dtype: str,
-    packing: Packing,
-    microbatches: int,
-    z_loss: float,
-    sources: int,
-    eos_id: int,
-) -> StepProgram:
-    """The train step of a run. Nothing is allocated. Call inside `topology.in_force(mesh)`.
-
-    Args:
-      plan: by which the learning rate follows the tokens.
-      sources: number of sources in the blend.
-      eos_id: the token that ends a document.
+def step_program(spec: StepSpec, topology: Topology, mesh: Mesh) -> StepProgram:
+    """The train step of a run. Nothing is allocated. Call inside `in_force(topology, mesh)`.
 
     Raises:
-      UsageError: parameters lie unsharded that the mesh could split.
+      UsageError: parameters are unsharded that the mesh could split.
     """
-    model = bind_model(architecture, topology, mesh, compute_dtype)
+    model = bind_model(spec.architecture, topology, mesh, spec.compute_dtype)
     check_sharded(model.abstract, topology)
-    transformation = optimizer.transformation(plan, model.axes)
+    transformation = spec.optimizer.transformation(spec.plan, model.axes)
     state = abstract_state(model, transformation, mesh)
     step = jax.jit(
         make_train_step(
             model,
             transformation,
-            optimizer.learning_rate(plan),
-            sources=sources,
-            microbatches=microbatches,
-            z_loss=z_loss,
+            spec.optimizer.learning_rate(spec.plan),
+            sources=spec.sources,
+            microbatches=topology.microbatches,
+            z_loss=spec.z_loss,
             loss_chunk_tokens=topology.loss_chunk_tokens,
             loss_vocab_chunks=topology.loss_vocab_chunks,
-            eos_id=eos_id,
-            packing=packing,
+            eos_id=spec.eos_id,
+            packing=spec.packing,
         ),
         donate_argnums=0,
         # Of several processes, each reads the metrics.
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
     )
-    return StepProgram(
-        model=model,
-        topology=topology,
-        optimizer=transformation,
-        state=state,
-        batch_sharding=batch_sharding(mesh),
-        step=step,
-        packing=packing,
-        microbatches=microbatches,
-        compute_dtype=compute_dtype,
-    )
+    return StepProgram(spec, topology, model, transformation, state, batch_sharding(mesh), step)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t5x_style.accounting import Topology
 from t5x_style.data import EvaluationSet, Packing
 from t5x_style.partitioning import batch_sharding
 from t5x_style.quantities import bits_per_byte
@@ -24,23 +25,19 @@ class Evaluator:
         model: BoundModel,
         mesh: Mesh,
         sets: Mapping[str, EvaluationSet],
+        topology: Topology,
         *,
         batch_size: int,
-        loss_chunk_tokens: int,
-        loss_vocab_chunks: int = 1,
         eos_id: int,
         packing: Packing = AS_STORED,
-        compiler_flags: Mapping[str, str] | None = None,
     ):
-        """Compiles for `batch_size` rows. Call inside `topology.in_force(mesh)`.
+        """Compiles for `batch_size` rows. Call inside `in_force(topology, mesh)`.
 
         Args:
           sets: by source; may be empty, and then every evaluation is.
           batch_size: rows per call, a multiple of the axes that split the batch.
-          loss_chunk_tokens, loss_vocab_chunks: as in `partitioning.Topology`.
           eos_id: the token that ends a document.
           packing: of the training, which tells what documents of a row see of each other.
-          compiler_flags: options of XLA, as in `Topology`.
         """
         self._sets = dict(sets)
         self._batch_size = batch_size
@@ -56,13 +53,13 @@ class Evaluator:
             ]
             step = make_evaluation_step(
                 model,
-                loss_chunk_tokens=loss_chunk_tokens,
-                loss_vocab_chunks=loss_vocab_chunks,
+                loss_chunk_tokens=topology.loss_chunk_tokens,
+                loss_vocab_chunks=topology.loss_vocab_chunks,
                 eos_id=eos_id,
                 packing=packing,
             )
             lowered = jax.jit(step).lower(model.abstract, *self._abstract)
-            self._compiled = lowered.compile(compiler_options=dict(compiler_flags or {}))
+            self._compiled = lowered.compile(compiler_options=dict(topology.compiler_flags))
 
     def __call__(self, parameters: dict) -> dict[str, float]:
         """The keys of an evaluation line.

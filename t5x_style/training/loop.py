@@ -65,7 +65,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
     step, state = session.step, session.state
 
     def read(at: int) -> Batch:
-        like = abstract_batch(*plan.shape(at), session.batch_sharding, run.packing)
+        like = abstract_batch(*plan.shape(at), session.batch_sharding, run.spec.packing)
         return global_batch(read_rows, plan.rows_before(at), like)
 
     def read_rows(numbers: np.ndarray) -> np.ndarray:

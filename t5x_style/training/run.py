@@ -8,24 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.accounting import (
-    Architecture,
     Auditor,
     Chip,
     ParametricLaw,
+    Topology,
     chip,
     non_embedding_parameters,
     parameters,
 )
-from t5x_style.data import BatchPlan, BatchReader, Packing, Stores
+from t5x_style.accounting.layouts.divisibility import check_divisible
+from t5x_style.data import BatchPlan, BatchReader, Stores
 from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.blend_history import Chapter, asked_blend, chapters_of, reader_of
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.errors import Fault, UsageError, at_least, one_of
 from t5x_style.hosts import from_writer
-from t5x_style.optim import AdamW
-from t5x_style.partitioning import Topology, check_divisible
 from t5x_style.quantities import count
-from t5x_style.step.model_state import COMPUTE_DTYPES
-from t5x_style.step.step import AS_STORED
+from t5x_style.step.spec import StepSpec
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, Standing
 
@@ -37,23 +35,18 @@ CONFIG_FILE = "config.gin"
 class Run:
     """Everything that a training run needs, resolved and checked, before anything is allocated.
 
-    Attributes are the parameters of the `train` verb, with `plan` in place of the batch size and
-    the horizon, `stores` in place of the corpus, `own_law` read, and for the files that the run
-    leaves `config_text`, the consumed configuration, and `config_changes`, how it differs from the
-    one that the run was last started with. Where `plan` ends before what was asked for (see
-    `within_caps`), `shortened` tells why and `asked_plan` is the one asked for: rows are laid out
-    by that one, so that they stay what they were when a later start is given more.
+    Attributes are the parameters of the `train` verb, with `spec` for what a step computes,
+    `topology` for where it runs, `stores` in place of the corpus, and `own_law` read. For the files
+    that the run leaves, `config_text` is the consumed configuration, and `config_changes` is how it
+    differs from the one of the last start. Where the plan of `spec` ends before what was asked for
+    (see `within_caps`), `shortened` is the reason and `asked_plan` the plan asked for: rows are
+    laid out by that one, so that they stay the same when a later start is given more.
     """
 
     model_dir: str
-    architecture: Architecture
+    spec: StepSpec
     topology: Topology
-    optimizer: AdamW
     stores: Stores
-    plan: BatchPlan
-    microbatches: int
-    compute_dtype: str
-    z_loss: float
     seed: int
     max_epochs: float | Mapping[str, float]
     log_period: int
@@ -67,56 +60,39 @@ class Run:
     config_changes: Sequence[Mapping[str, str]] = ()
     early_stopping: EarlyStopping | None = None
     own_law: ParametricLaw | None = None
-    packing: Packing = AS_STORED
     at_cap: str = "refuse"
     allow_blend_change: bool = False
     shortened: str | None = None
     asked_plan: BatchPlan | None = None
 
     def __post_init__(self):
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise UsageError(
-                f"train.compute_dtype = {self.compute_dtype!r} is not one of "
-                f"{', '.join(COMPUTE_DTYPES)}{did_you_mean(self.compute_dtype, COMPUTE_DTYPES)}"
-            )
-        if self.at_cap not in source_accounts.AT_CAP:
-            raise UsageError(
-                f"train.at_cap = {self.at_cap!r} is not one of {', '.join(source_accounts.AT_CAP)}"
-                f"{did_you_mean(self.at_cap, source_accounts.AT_CAP)}"
-            )
-        for name in (
-            "microbatches",
-            "log_period",
-            "eval_period",
-            "checkpoint_period",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise UsageError(f"train.{name} = {getattr(self, name)}: must be 1 or more")
+        one_of("train.at_cap", self.at_cap, source_accounts.AT_CAP)
+        for name in ("log_period", "eval_period", "checkpoint_period", "keep_checkpoints"):
+            at_least(f"train.{name}", getattr(self, name), 1)
         vocabulary = self.stores.tokenizer.vocab_size
-        if self.architecture.vocab_size < vocabulary:
+        if self.spec.architecture.vocab_size < vocabulary:
             raise UsageError(
-                f"Architecture.vocab_size = {self.architecture.vocab_size} is smaller than the "
+                f"Architecture.vocab_size = {self.spec.architecture.vocab_size} is below the "
                 f"vocabulary of {self.stores.tokenizer.path}, which has {vocabulary} pieces"
             )
-        self.architecture.check_length(max(phase.sequence_length for phase in self.plan.phases))
-        for size, sequence_length, _ in self.plan.phases:
-            if size % self.microbatches:
-                raise UsageError(
-                    f"BATCH_SIZE = {size} is not a multiple of train.microbatches = "
-                    f"{self.microbatches}"
-                )
-            check_divisible(
-                self.architecture,
-                self.topology,
-                size // self.microbatches,
-                sequence_length,
-            )
-        self.optimizer.schedule.check(self.plan.tokens)
+        for shape in self.spec.shapes:
+            check_divisible(shape, self.topology)
+        self.spec.optimizer.schedule.check(self.plan.tokens)
         if self.topology.chip is not None:
             chip(self.topology.chip)
         # Both refuse what they cannot be made from.
         _ = self.watched, self.auditor
+
+    @property
+    def plan(self) -> BatchPlan:
+        """Steps, rows and tokens of the run."""
+        return self.spec.plan
+
+    @property
+    def step_spec(self) -> StepSpec:
+        """What a step of the run computes, with the facts of its data."""
+        eos_id = self.stores.tokenizer.eos_id
+        return dataclasses.replace(self.spec, sources=len(self.reader.names), eos_id=eos_id)
 
     @property
     def row_plan(self) -> BatchPlan:
@@ -144,7 +120,7 @@ class Run:
             self.stores,
             self.row_plan,
             self.seed,
-            document_starts=self.packing.document_starts,
+            document_starts=self.spec.packing.document_starts,
         )
 
     @property
@@ -170,13 +146,9 @@ class Run:
     def auditor(self) -> Auditor:
         """The account of this model under this remat policy, attention kernel and loss."""
         return Auditor(
-            self.architecture,
+            self.spec.architecture,
             [(self.plan.tokens_of_rows(row), length) for row, length in self.plan.lengths],
-            self.topology.remat,
-            self.topology.kernel,
-            attention_block=self.topology.attention_block,
-            sequence_shards=self.topology.sequence,
-            loss_vocab_chunks=self.topology.loss_vocab_chunks,
+            self.topology,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
             effective_tokens=lambda tokens: source_accounts.worth(
@@ -232,7 +204,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What may not change between two starts of one run: another model, or other rows."""
         return {
-            "architecture": dataclasses.asdict(self.architecture),
+            "architecture": dataclasses.asdict(self.spec.architecture),
             "tokenizer": self.stores.tokenizer.hash,
             "blend": asked_blend(self.stores, self._renormalised_at),
             "stores": {
@@ -243,7 +215,7 @@ class Run:
             if len(self.row_plan.lengths) == 1
             else [list(each) for each in self.row_plan.lengths],
             "seed": self.seed,
-            "windows": self.packing.windows,
+            "windows": self.spec.packing.windows,
         }
 
     def _sources(self) -> dict[str, dict[str, Any]]:
@@ -292,11 +264,11 @@ class Run:
         audit = self.auditor.at(self.plan.tokens)
         return {
             "identity": self.identity(),
-            "architecture": dataclasses.asdict(self.architecture),
+            "architecture": dataclasses.asdict(self.spec.architecture),
             "parameters": {
                 "total": self.auditor.parameters,
-                "non_embedding": non_embedding_parameters(self.architecture),
-                **parameters(self.architecture),
+                "non_embedding": non_embedding_parameters(self.spec.architecture),
+                **parameters(self.spec.architecture),
             },
             # The mean over the run.
             "flops_per_token": self.auditor.flops_per_token(0, self.plan.tokens),
@@ -308,15 +280,15 @@ class Run:
                 "phases": self._phases(),
                 "tokens_per_param": audit["tokens_per_param"],
             },
-            "optimizer": dataclasses.asdict(self.optimizer),
+            "optimizer": dataclasses.asdict(self.spec.optimizer),
             "mesh": self.topology.mesh_shape,
             "chip": self.topology.chip,
             "remat": self.topology.remat,
             "kernel": self.topology.kernel,
             "loss_chunk_tokens": self.topology.loss_chunk_tokens,
             "loss_vocab_chunks": self.topology.loss_vocab_chunks,
-            "compute_dtype": self.compute_dtype,
-            "packing": dataclasses.asdict(self.packing),
+            "compute_dtype": self.spec.compute_dtype,
+            "packing": dataclasses.asdict(self.spec.packing),
             "blend": [chapter.to_json() for chapter in self.chapters],
             "sources": self._sources(),
             "notices": self._notices(),
@@ -420,7 +392,8 @@ def within_caps(run: Run) -> Run:
     )
     if not plan.phases:
         raise UsageError(f"AT_CAP = 'stop': {reason}")
-    return dataclasses.replace(run, plan=plan, asked_plan=run.row_plan, shortened=reason)
+    spec = dataclasses.replace(run.spec, plan=plan)
+    return dataclasses.replace(run, spec=spec, asked_plan=run.row_plan, shortened=reason)
 
 
 def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -15,6 +15,7 @@ from t5x_style.data import evaluation_set
 from t5x_style.errors import UsageError
 from t5x_style.files import write_whole
 from t5x_style.hosts import from_writer, is_writer
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.reporting import RunWriter, SilentWriter
 from t5x_style.reporting.run.record import is_evaluation
 from t5x_style.reporting.run.writer import EVENTS_FILE, METRICS_FILE, read_lines
@@ -80,22 +81,10 @@ def open_session(run: Run) -> Session:
     # What is there already, and may it be gone on with? One process looks: a shared folder may
     # show another an older state.
     resume_step, before = from_writer(lambda: _what_is_there(run, derived["identity"]))
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         # The step, abstractly: nothing is allocated before the checks have passed.
-        program = step_program(
-            run.architecture,
-            topology,
-            mesh,
-            run.optimizer,
-            plan,
-            compute_dtype=run.compute_dtype,
-            packing=run.packing,
-            microbatches=run.microbatches,
-            z_loss=run.z_loss,
-            sources=len(run.reader.names),
-            eos_id=run.stores.tokenizer.eos_id,
-        )
+        program = step_program(run.step_spec, topology, mesh)
         model = program.model
 
         # The state: of this run, around other weights, or fresh from the seed.
@@ -173,12 +162,10 @@ def open_session(run: Run) -> Session:
                     )
                     for name, store in run.stores.validation.items()
                 },
-                batch_size=plan.phases[-1].sequences // run.microbatches,
-                loss_chunk_tokens=topology.loss_chunk_tokens,
-                loss_vocab_chunks=topology.loss_vocab_chunks,
+                topology,
+                batch_size=plan.phases[-1].sequences // topology.microbatches,
                 eos_id=run.stores.tokenizer.eos_id,
-                packing=run.packing,
-                compiler_flags=topology.compiler_flags,
+                packing=run.spec.packing,
             )
     return Session(
         state,

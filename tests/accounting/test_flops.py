@@ -6,8 +6,8 @@ import pytest
 
 from t5x_style.accounting import (
     CONVENTIONS,
-    REMAT_RECOMPUTES,
     Architecture,
+    Topology,
     bloomberggpt,
     forward_flops_per_token,
     non_embedding_parameters,
@@ -20,6 +20,7 @@ from t5x_style.accounting.attention_blocks import (
     touched_keys_per_query,
 )
 from t5x_style.accounting.flops import LAYERS, forward_terms, keys_per_query
+from t5x_style.accounting.recompute import REMAT_RECOMPUTES
 from t5x_style.errors import UsageError
 from tests.jaxprs import product_flops
 
@@ -205,9 +206,11 @@ def test_tiles_of_a_sequence_that_devices_share_fit_into_their_pieces():
 
     def flops(block, shards):
         return training_flops_per_token(
-            BLOOMBERG, 4096, "hardware", "none", "flash",
-            attention_block=block, sequence_shards=shards,
-        )  # fmt: skip
+            BLOOMBERG,
+            4096,
+            "hardware",
+            Topology(kernel="flash", attention_block=block, sequence=shards),
+        )
 
     assert flops(1024, 4) == flops(512, 1) < flops(1024, 1)
 
@@ -236,7 +239,7 @@ def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'causal'"):
         training_flops_per_token(BLOOMBERG, 2048, "casual")
     with pytest.raises(UsageError, match="did you mean 'save_dots'"):
-        training_flops_per_token(BLOOMBERG, 2048, "hardware", "save_dot")
+        training_flops_per_token(BLOOMBERG, 2048, "hardware", Topology(remat="save_dot"))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,9 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
     tokens = jax.ShapeDtypeStruct((batch, sequence_length), "int32")
     traced = jax.make_jaxpr(jax.grad(loss))(weights, tokens)
     per_token = product_flops(traced.jaxpr) / (batch * sequence_length)
-    assert per_token == training_flops_per_token(arch, sequence_length, "hardware", remat)
+    assert per_token == training_flops_per_token(
+        arch, sequence_length, "hardware", Topology(remat=remat)
+    )
 
 
 def test_causal_attention_of_one_token_is_one_key():

@@ -2,14 +2,13 @@
 
 import pytest
 
-from t5x_style.accounting import CHIPS, chip_of_device_kind
-from t5x_style.compiling import USABLE_BYTES, described_devices
-from t5x_style.compiling.report import RunStep, compiled_report, mesh_of
-from t5x_style.data import BatchPlan, Packing
+from t5x_style.accounting import CHIPS, Topology, chip_of_device_kind
+from t5x_style.compiling import CompileReport, compiled_report, described_devices, mesh_of
+from t5x_style.compiling.report_text import report_text
+from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology
-from t5x_style.reporting.text.compiled import compiled_text
+from t5x_style.step.spec import StepSpec
 from tests.training.runs import ARCHITECTURE
 
 LENGTH, SEQUENCES = 128, 16
@@ -32,7 +31,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
 @pytest.mark.parametrize("chip", ["h100", "h200"])
 def test_jax_takes_three_quarters_of_what_the_card_has(chip):
     # Vendors print round gigabytes, cards report some 6 % more.
-    assert USABLE_BYTES[chip] == pytest.approx(0.75 * CHIPS[chip].hbm_bytes, rel=0.08)
+    assert CHIPS[chip].usable_bytes == pytest.approx(0.75 * CHIPS[chip].hbm_bytes, rel=0.08)
 
 
 @pytest.mark.parametrize("chip", ["h100", "h200"])
@@ -42,18 +41,16 @@ def test_two_nodes(chip, compiler):
     assert chip_of_device_kind(devices[0].device_kind) == CHIPS[chip]
 
 
-def step() -> RunStep:
-    return RunStep(
-        architecture=ARCHITECTURE,
-        optimizer=AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
-        plan=BatchPlan.of(SEQUENCES, LENGTH, train_steps=10),
-        sequences=SEQUENCES,
-        sequence_length=LENGTH,
-        microbatches=1,
-        compute_dtype="bfloat16",
-        packing=Packing(),
-        z_loss=0.0,
-    )
+SPEC = StepSpec(
+    architecture=ARCHITECTURE,
+    optimizer=AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
+    plan=BatchPlan.of(SEQUENCES, LENGTH, train_steps=10),
+)
+
+
+def report_of(topology: Topology) -> CompileReport:
+    shape = SPEC.shape(SEQUENCES, LENGTH)
+    return compiled_report(SPEC, shape, topology, mesh_of(topology))[0]
 
 
 def test_a_step_for_eight_of_them(compiler):
@@ -61,18 +58,19 @@ def test_a_step_for_eight_of_them(compiler):
     topology = Topology(
         chip="h100", slice="1x8", data=2, fsdp=4, kernel="blockwise", remat="save_attention"
     )
-    report, _ = compiled_report(step(), topology, mesh_of(topology))
+    compiled = report_of(topology)
+    report = compiled.to_json()
     assert report["hlo_flops"] == report["hardware_flops"]
     sizes = report["bytes_per_chip"]
     parameters = report["parameters"] * 4
     assert parameters / 4 < sizes["parameters"] < parameters / 3
-    assert sizes["usable"] == USABLE_BYTES["h100"]
+    assert sizes["usable"] == CHIPS["h100"].usable_bytes
     assert report["fits"]
     kinds = {(each["kind"], each["axis"]) for each in report["traffic"]}
     assert ("all-gather", "fsdp") in kinds
     assert report["estimates"] == {}
-    text = compiled_text(report)
-    assert "no seconds: XLA writes no cycles of h100" in text
+    text = report_text(compiled)
+    assert "no seconds: XLA writes no cycles for h100" in text
     assert "costliest" not in text
 
 
@@ -80,7 +78,8 @@ def test_a_step_for_eight_of_them(compiler):
 def test_a_step_with_attention_by_cudnn(remat, compiler):
     """It goes forward once more wherever anything is made again, which the account knows."""
     topology = Topology(chip="h100", slice="1x8", fsdp=8, kernel="cudnn", remat=remat)
-    report, _ = compiled_report(step(), topology, mesh_of(topology))
+    compiled = report_of(topology)
+    report = compiled.to_json()
     forward, backward = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
     layers = ARCHITECTURE.layers
     forwards = 1 if remat == "none" else 2
@@ -92,4 +91,4 @@ def test_a_step_with_attention_by_cudnn(remat, compiler):
 def test_cudnn_is_for_gpus():
     topology = Topology(kernel="cudnn")
     with pytest.raises(UsageError, match="kernel of NVIDIA's GPUs, and the mesh is of 'cpu'"):
-        compiled_report(step(), topology, mesh_of(topology))
+        report_of(topology)

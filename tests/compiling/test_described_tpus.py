@@ -1,15 +1,17 @@
 """Slices that are not there: how many devices, and what the compiler grants a program on each."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_style.accounting import CHIPS
+from t5x_style.accounting import CHIPS, Topology
 from t5x_style.accounting.chips import chip_of_device_kind
-from t5x_style.compiling import USABLE_BYTES, described_devices
+from t5x_style.compiling import described_devices
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import make_mesh
 from t5x_style.step.memory_advice import refused_bytes
 
 HOST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
@@ -32,14 +34,14 @@ def test_usable_memory_is_what_the_compiler_grants(chip):
         jax.jit(lambda x: (x * 2, x.sum())).lower(too_much).compile()
     used, usable = refused_bytes(str(refusal.value))
     # To a hundredth of a GiB, in which libtpu 0.0.42 and 0.0.50 differ by one.
-    assert usable == pytest.approx(USABLE_BYTES[chip], abs=2**24)
+    assert usable == pytest.approx(CHIPS[chip].usable_bytes, abs=2**24)
     assert used > 2**39
-    assert USABLE_BYTES[chip] < CHIPS[chip].hbm_bytes * 1.1 / CHIPS[chip].devices_per_chip
+    assert CHIPS[chip].usable_bytes < CHIPS[chip].hbm_bytes * 1.1 / CHIPS[chip].devices_per_chip
 
 
 def test_slices_are_joined_along_the_data_axis_alone():
     topology = Topology(chip="v5e", slice="2x2", slices=2, data=4, fsdp=2)
-    mesh = topology.mesh(described_devices(topology))
+    mesh = make_mesh(topology, described_devices(topology))
     numbers = np.vectorize(lambda device: device.slice_index)(mesh.devices)
     assert (numbers[:2] == 0).all()
     assert (numbers[2:] == 1).all()
@@ -47,7 +49,7 @@ def test_slices_are_joined_along_the_data_axis_alone():
 
 def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
     topology = Topology(chip="v5p", slice="4x4x4", data=4, fsdp=16)
-    mesh = topology.mesh(described_devices(topology))
+    mesh = make_mesh(topology, described_devices(topology))
     for row in mesh.devices.reshape(4, 16):
         across = np.array([device.coords for device in row])
         # A row of 16 is a whole plane of the cube.
@@ -61,7 +63,7 @@ def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
         ({"chip": "v5p", "slice": "7x8x8"}, "did you mean '8x8x8'"),
         ({"chip": "v5e", "slice": "32x32"}, "8x16, 16x16"),
         ({"chip": "v5e", "slice": "big"}, "some that there are: 1x1, 2x2"),
-        ({"chip": "a100_80gb", "slice": "1x8"}, "slices can be described of h100, h200, v4, v5e"),
+        ({"chip": "a100_80gb", "slice": "1x8"}, "slices can be described of v4, v5e"),
         ({"chip": "h100", "slice": "8"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
         ({"chip": "h100", "slice": "1x16"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
         ({"chip": "h100"}, "nodes x GPUs of a node"),
@@ -74,10 +76,11 @@ def test_slices_that_are_none(fields, told):
 
 
 def test_a_missing_libtpu_is_named(monkeypatch):
-    def missing(**_):
-        raise RuntimeError("JAX TPU support not installed: cannot import libtpu")
-
-    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
+    """The package itself is hidden: JAX's words for its absence change with its versions."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name)
+    )
     with pytest.raises(UsageError, match="tools/setup tpu"):
         described_devices(Topology(chip="v5e", slice="2x2"))
 
@@ -100,9 +103,9 @@ def test_several_slices_are_not_taken_for_one():
     with pytest.raises(
         UsageError, match=r"of kind 'TPU v5 lite' are of 2: set Topology.slices = 2"
     ):
-        Topology(data=2, fsdp=4).mesh(two)
+        make_mesh(Topology(data=2, fsdp=4), two)
 
 
 def test_slices_are_not_made_up_of_one():
     with pytest.raises(UsageError, match="slices = 2, and the 8 devices of kind 'cpu' are of 1"):
-        Topology(data=8, slices=2).mesh()
+        make_mesh(Topology(data=8, slices=2))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from t5x_style.accounting import Topology
 from t5x_style.compiling import described_devices
 from t5x_style.models.layers import Norm, alibi_slopes, product, rope
-from t5x_style.partitioning import Topology
 from tests.models.reference import turned
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from t5x_style.accounting import Topology
 from t5x_style.models import next_token_loss
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from tests.jaxprs import shapes
 
 BATCH, LENGTH, WIDTH, VOCABULARY = 8, 6, 16, 64
@@ -119,8 +120,8 @@ MESHES = {
 @pytest.mark.parametrize("name", MESHES)
 def test_the_same_on_every_mesh(name, chunks):
     topology = MESHES[name]
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         got = ours(*problem(), **chunks, softcap=3.0, z_loss=1e-2)
     assert_close(got, expected(*problem(), softcap=3.0, z_loss=1e-2))
 
@@ -132,7 +133,7 @@ def test_evaluation_computes_the_training_loss(chunks):
     alone = jax.jit(functools.partial(next_token_loss, **options))(*problem())
     assert_close(alone, ours(*problem(), **options)[0], tolerance=1e-7)
     topology = MESHES["data x fsdp x tensor"]
-    with topology.in_force(topology.mesh()):
+    with in_force(topology, make_mesh(topology)):
         on_mesh = jax.jit(functools.partial(next_token_loss, **options))(*problem())
     assert_close(on_mesh, alone)
 
@@ -175,7 +176,7 @@ def test_by_words_no_more_than_a_chunk_of_the_head_is_gathered():
     gradient = jax.grad(
         functools.partial(next_token_loss, chunk_tokens=1, vocab_chunks=8), (0, 1), has_aux=True
     )
-    with topology.in_force(topology.mesh()):
+    with in_force(topology, make_mesh(topology)):
         held = shapes(jax.make_jaxpr(gradient)(*problem()).jaxpr)
     tokens = BATCH * LENGTH // 8
     assert {(8, WIDTH // 4), (8, WIDTH), (tokens, 8)} <= held

@@ -11,11 +11,12 @@ import pytest
 
 from t5x_style.accounting import (
     Architecture,
+    Topology,
     non_embedding_parameters,
     parameters,
     total_parameters,
 )
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import bind_model
 from tests.models.architectures import ARCHITECTURES
 
@@ -25,8 +26,8 @@ MODEL_FILES = sorted((Path(__file__).parents[2] / "gin_configs/models").glob("*.
 def counted(architecture: Architecture) -> dict[str, int]:
     """Parameters by the account's terms, from the shapes of the abstract model."""
     topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         abstract = bind_model(architecture, topology, mesh, "float32").abstract
     terms = dict.fromkeys(parameters(architecture), 0)
     for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]:

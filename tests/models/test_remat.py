@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from t5x_style.accounting import training_flops_per_token
+from t5x_style.accounting import Topology, training_flops_per_token
 from t5x_style.kernels import attention_kernel
 from t5x_style.models import REMAT_POLICIES, Decoder
 from tests.jaxprs import equations, product_flops
@@ -92,6 +92,9 @@ def test_the_account_of_flash_is_what_its_kernels_multiply(policy, window):
     # Splash writes a sum over the head's features, of which it needs one a query, as a product.
     sums = layers * 2 * length * heads * head_dim
     account = training_flops_per_token(
-        architecture, length, "hardware", policy, "flash", attention_block=block
+        architecture,
+        length,
+        "hardware",
+        Topology(remat=policy, kernel="flash", attention_block=block),
     )
     assert flops - sums == account * length

@@ -9,11 +9,12 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
+from t5x_style.accounting import Topology
 from t5x_style.accounting.attention_blocks import piece_owner, pieces_of
 from t5x_style.kernels import blockwise_attention, flash_attention, plain_attention
 from t5x_style.models import Decoder
 from t5x_style.models.sequence import balanced, in_order, whole
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from tests.kernels.formula import random_qkv
 from tests.models.architectures import BLOOMBERG, SLIDING_WINDOW
 
@@ -106,8 +107,8 @@ def test_a_decoder_on_packed_rows(architecture, mesh):
     direction = rng.normal(size=(4, 16, architecture.d_model)).astype(np.float32)
 
     def lesson(topology):
-        devices = topology.mesh()
-        with topology.in_force(devices):
+        devices = make_mesh(topology)
+        with in_force(topology, devices):
             decoder = Decoder(
                 architecture,
                 rngs=nnx.Rngs(0),

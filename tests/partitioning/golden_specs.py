@@ -10,14 +10,14 @@ import pathlib
 
 import jax
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import CHIPS, Architecture, StepShape, Topology
+from t5x_style.accounting.layouts.divisibility import check_divisible
+from t5x_style.accounting.topology import flat
 from t5x_style.commands.main import load_named
 from t5x_style.compiling import described_devices
-from t5x_style.compiling.described_gpus import USABLE_BYTES_OF_GPUS
 from t5x_style.config import checks
 from t5x_style.errors import UsageError
-from t5x_style.models.logical import flat
-from t5x_style.partitioning import Topology, check_divisible
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.partitioning.sharding import leaf_name
 from t5x_style.step.model_state import bind_model
 
@@ -44,13 +44,14 @@ def specs(model: str, topology_name: str) -> str:
     architecture, topology = Architecture(), Topology()
     heading = f"{model} on {topology_name}"
     try:
-        check_divisible(architecture, topology, topology.data * topology.fsdp, topology.sequence)
+        rows = topology.data * topology.fsdp * topology.microbatches
+        check_divisible(StepShape(architecture, rows, topology.sequence), topology)
     except UsageError as error:
         return f"{heading}\n  {error}"
     # A node of GPUs is eight devices like any others here; to describe it takes XLA's GPU compiler.
-    is_there = topology.slice is None or topology.chip in USABLE_BYTES_OF_GPUS
-    mesh = topology.mesh(None if is_there else described_devices(topology))
-    with topology.in_force(mesh):
+    is_there = topology.slice is None or CHIPS[topology.chip].reported_memory is not None
+    mesh = make_mesh(topology, None if is_there else described_devices(topology))
+    with in_force(topology, mesh):
         parameters = bind_model(architecture, topology, mesh, "bfloat16").abstract
     lines = [heading]
     for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:

@@ -7,16 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, StepShape, Topology
+from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.errors import UsageError
 from t5x_style.models.logical import flat
-from t5x_style.partitioning import (
-    Topology,
-    batch_sharding,
-    check_divisible,
-    check_sharded,
-    shardings_of,
-)
+from t5x_style.partitioning import batch_sharding, check_sharded, in_force, make_mesh, shardings_of
 from t5x_style.partitioning.sharding import check_heads, leaf_name
 from t5x_style.step.model_state import bind_model
 
@@ -75,8 +70,8 @@ GOLDEN = {
 @functools.cache
 def model(architecture=EVERYTHING, **rules):
     topology = dataclasses.replace(TOPOLOGY, rules=rules)
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         return bind_model(architecture, topology, mesh, "float32")
 
 
@@ -114,7 +109,7 @@ def test_golden_specs_of_gradients_and_optimizer_state():
     topology = Topology(data=2, fsdp=2, tensor=2)
     for over_data, golden in ((False, GOLDEN), (True, GOLDEN | OVER_DATA)):
         asked = dataclasses.replace(topology, shard_optimizer_over_data=over_data)
-        with asked.in_force(mesh := asked.mesh()):
+        with in_force(asked, mesh := make_mesh(asked)):
             bound = bind_model(EVERYTHING, asked, mesh, "float32")
         specs = {name: leaf.sharding.spec for name, leaf in by_name(bound.updates).items()}
         assert specs == golden
@@ -126,13 +121,13 @@ def test_golden_specs_of_gradients_and_optimizer_state():
 def test_an_axis_that_splits_a_parameter_is_not_asked_twice():
     rules = {"embed": ("fsdp", "data")}
     topology = Topology(data=2, fsdp=4, rules=rules, shard_optimizer_over_data=True)
-    with topology.in_force(mesh := topology.mesh()):
+    with in_force(topology, mesh := make_mesh(topology)):
         bound = bind_model(EVERYTHING, topology, mesh, "float32")
     assert by_name(bound.updates)["head"].sharding.spec == P("tensor", ("fsdp", "data"))
 
 
 def test_parameters_are_born_in_their_shards():
-    with TOPOLOGY.in_force(TOPOLOGY.mesh()):
+    with in_force(TOPOLOGY, make_mesh(TOPOLOGY)):
         parameters = model().fresh_parameters(0)
     split = 0
     for name, leaf in by_name(parameters).items():
@@ -145,7 +140,7 @@ def test_parameters_are_born_in_their_shards():
 
 
 def test_the_optimizers_moments_lie_like_their_parameters():
-    mesh = TOPOLOGY.mesh()
+    mesh = make_mesh(TOPOLOGY)
     abstract = model().abstract
     state = jax.eval_shape(optax.chain(optax.adam(1e-3), optax.ema(0.9)).init, abstract)
     found = by_name(shardings_of(state, abstract, mesh))
@@ -175,7 +170,7 @@ def test_a_batch_lies_on_the_axes_that_split_it():
 @pytest.mark.parametrize(
     ("changes", "sizes", "batch", "message"),
     [
-        ({}, {"data": 2, "fsdp": 4}, 12, "the batch = 12 .* data x fsdp = 8.*: 16"),
+        ({}, {"data": 2, "fsdp": 4}, 12, "the batch = 12 .* data x fsdp = 8.* is 16"),
         (
             {"heads": 4, "kv_heads": 4},
             {"tensor": 8},
@@ -191,42 +186,46 @@ def test_a_batch_lies_on_the_axes_that_split_it():
 )
 def test_sizes_that_the_mesh_does_not_divide_are_refused(changes, sizes, batch, message):
     base = dataclasses.replace(EVERYTHING, kv_heads=8)
-    check_divisible(base, Topology(**sizes), 16, 12)
+    check_divisible(StepShape(base, 16, 12), Topology(**sizes))
     with pytest.raises(UsageError, match=message):
-        check_divisible(dataclasses.replace(base, **changes), Topology(**sizes), batch, 12)
+        check_divisible(
+            StepShape(dataclasses.replace(base, **changes), batch, 12), Topology(**sizes)
+        )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"d_model": 36}, "Architecture.d_model = 36 .* fsdp x data = 8.*: 40"),
-        ({"vocab_size": 66}, "Architecture.vocab_size = 66 .* tensor x data = 4.*: 68"),
-        ({"d_ff": 68}, "Architecture.d_ff = 68 .* fsdp x data = 8.*: 72"),
-        ({"head_dim": 3, "heads": 4}, "heads x head_dim = 12 .* fsdp x data = 8.*: 16"),
-        ({"max_length": 13}, "Architecture.max_length = 13 .* data = 4.*: 16"),
+        ({"d_model": 36}, "Architecture.d_model = 36 .* fsdp x data = 8.* is 40"),
+        ({"vocab_size": 66}, "Architecture.vocab_size = 66 .* tensor x data = 4.* is 68"),
+        ({"d_ff": 68}, "Architecture.d_ff = 68 .* fsdp x data = 8.* is 72"),
+        ({"head_dim": 3, "heads": 4}, "heads x head_dim = 12 .* fsdp x data = 8.* is 16"),
+        ({"max_length": 13}, "Architecture.max_length = 13 .* data = 4.* is 16"),
     ],
 )
 def test_rows_that_data_does_not_divide_are_refused(changes, message):
     odd = dataclasses.replace(EVERYTHING, **{"head_dim": 6, "d_ff": 64} | changes)
-    check_divisible(odd, Topology(data=4, fsdp=2), 8, 12)
+    check_divisible(StepShape(odd, 8, 12), Topology(data=4, fsdp=2))
     with pytest.raises(UsageError, match=message):
-        check_divisible(odd, Topology(data=4, fsdp=2, shard_optimizer_over_data=True), 8, 12)
+        check_divisible(
+            StepShape(odd, 8, 12), Topology(data=4, fsdp=2, shard_optimizer_over_data=True)
+        )
 
 
 def test_chunks_that_do_not_divide_the_vocabulary_are_refused():
-    check_divisible(EVERYTHING, Topology(tensor=2, loss_vocab_chunks=8), 8, 12)
-    message = r"loss_vocab_chunks = 12 .* the 32 words .* does: 8"
+    check_divisible(StepShape(EVERYTHING, 8, 12), Topology(tensor=2, loss_vocab_chunks=8))
+    message = r"loss_vocab_chunks = 12 .* the 32 words .* divisor is 8"
     with pytest.raises(UsageError, match=message):
-        check_divisible(EVERYTHING, Topology(tensor=2, loss_vocab_chunks=12), 8, 12)
+        check_divisible(StepShape(EVERYTHING, 8, 12), Topology(tensor=2, loss_vocab_chunks=12))
     with pytest.raises(UsageError, match="loss_vocab_chunks = 0: must be 1 or more"):
         Topology(loss_vocab_chunks=0)
 
 
 def test_rules_that_keep_an_axis_whole_are_heard():
     odd = dataclasses.replace(EVERYTHING, kv_heads=8, vocab_size=63)
-    with pytest.raises(UsageError, match=r"vocab_size = 63 .* tensor = 2.*: 64"):
-        check_divisible(odd, Topology(tensor=2), 8, 12)
-    check_divisible(odd, Topology(tensor=2, rules={"vocab": None}), 8, 12)
+    with pytest.raises(UsageError, match=r"vocab_size = 63 .* tensor = 2.* is 64"):
+        check_divisible(StepShape(odd, 8, 12), Topology(tensor=2))
+    check_divisible(StepShape(odd, 8, 12), Topology(tensor=2, rules={"vocab": None}))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,7 @@ def test_rules_that_keep_an_axis_whole_are_heard():
 def test_queries_parted_from_their_keys_are_refused(rules, message):
     """A device pairs the heads that it holds by number: the result would be another, silently."""
     topology = Topology(fsdp=4, tensor=2, rules=rules)
-    with topology.in_force(mesh := topology.mesh()), pytest.raises(UsageError, match=message):
+    with in_force(topology, mesh := make_mesh(topology)), pytest.raises(UsageError, match=message):
         bind_model(EVERYTHING, topology, mesh, "float32")
     check_heads(EVERYTHING, dataclasses.replace(topology, fsdp=8, tensor=1))
     alone = dataclasses.replace(EVERYTHING, kv_heads=1)
@@ -247,11 +246,11 @@ def test_queries_parted_from_their_keys_are_refused(rules, message):
 
 
 def test_a_sequence_that_its_axis_does_not_divide_is_refused():
-    check_divisible(EVERYTHING, Topology(sequence=2), 8, 12)
+    check_divisible(StepShape(EVERYTHING, 8, 12), Topology(sequence=2))
     with pytest.raises(
         UsageError, match=r"the sequence length = 13 .* twice the mesh's sequence = 4"
     ):
-        check_divisible(EVERYTHING, Topology(sequence=2), 8, 13)
+        check_divisible(StepShape(EVERYTHING, 8, 13), Topology(sequence=2))
 
 
 def test_the_unsharded_share_counts_what_could_be_split_and_is_not():

@@ -1,18 +1,19 @@
 import jax
 import pytest
 
+from t5x_style.accounting import Topology
 from t5x_style.errors import UsageError
 from t5x_style.models.logical import axis_names, mesh_axes
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 
 P = jax.sharding.PartitionSpec
 
 
 def test_a_mesh_of_all_devices_and_of_one():
-    mesh = Topology(data=2, fsdp=2, tensor=2).mesh()
+    mesh = make_mesh(Topology(data=2, fsdp=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}
     assert {device.id for device in mesh.devices.flat} == {d.id for d in jax.devices()}
-    assert Topology().mesh().size == 1
+    assert make_mesh(Topology()).size == 1
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_a_mesh_of_all_devices_and_of_one():
 )
 def test_too_few_devices_and_idle_devices_are_refused(sizes, asked):
     with pytest.raises(UsageError, match=asked) as refusal:
-        Topology(**sizes).mesh()
+        make_mesh(Topology(**sizes))
     for axis, size in sizes.items():
         assert f"{axis}={size}" in str(refusal.value)
     assert "whose product is 8" in str(refusal.value)
@@ -51,7 +52,7 @@ def test_refusals(fields, message):
 
 def test_rules_are_in_force_inside_and_not_outside():
     topology = Topology(fsdp=8, rules={"mlp": None})
-    with topology.in_force(topology.mesh()):
+    with in_force(topology, make_mesh(topology)):
         assert mesh_axes("batch", None, "mlp") == P(("data", "fsdp"), None, None)
         assert mesh_axes("embed", "vocab") == P("fsdp", "tensor")
         assert axis_names("mlp_rows") == ("tensor", "fsdp")

@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from t5x_style.accounting import Topology
 from t5x_style.data import Rows
-from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
 from t5x_style.step.step import make_evaluation_step, make_train_step, packed_batch
 from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
@@ -31,9 +32,9 @@ def tokens() -> np.ndarray:
 def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
     """(first parameters, state, metrics) of one step of plain gradient descent on a mesh."""
     topology = Topology(fsdp=fsdp, tensor=tensor)
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     optimizer = optax.sgd(RATE)
-    with topology.in_force(mesh):
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
         state = fresh_state(model, optimizer, abstract_state(model, optimizer, mesh), 0)
         step = make_train_step(
@@ -55,8 +56,8 @@ def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
 def expected():
     """Row losses [B], z terms [B] and gradients, from the logits as a whole and by optax."""
     topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
 
         def loss(parameters):
@@ -130,8 +131,8 @@ def test_microbatches_change_neither_loss_nor_gradients(microbatches, sizes):
 
 def test_evaluation_gives_the_training_loss():
     topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
         evaluate = jax.jit(make_evaluation_step(model, loss_chunk_tokens=24, eos_id=EOS))
         weights = np.ones((BATCH, SEQUENCE), np.float32)
@@ -145,9 +146,9 @@ def test_evaluation_gives_the_training_loss():
 
 def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
     topology = Topology()
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     optimizer = optax.adam(1e-3)
-    with topology.in_force(mesh):
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "bfloat16")
         state = abstract_state(model, optimizer, mesh)
         step = make_train_step(

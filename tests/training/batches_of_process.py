@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t5x_style.accounting import MESH_AXES
 from t5x_style.data import BatchPlan
-from t5x_style.partitioning import MESH_AXES, batch_sharding
+from t5x_style.partitioning import batch_sharding
 from t5x_style.step.batches import abstract_batch, global_batch
 from t5x_style.step.step import packed_batch
 from tests.training.runs import make_run

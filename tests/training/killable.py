@@ -6,8 +6,8 @@ python tests/training/killable.py MODEL_DIR STEPS SECONDS_PER_BATCH [AXIS=SIZE]
 import sys
 import time
 
+from t5x_style.accounting import Topology
 from t5x_style.data import BatchReader
-from t5x_style.partitioning import Topology
 from t5x_style.training import train
 from tests.training.runs import make_run
 

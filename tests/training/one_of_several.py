@@ -11,11 +11,11 @@ import json
 import sys
 import time
 
+from t5x_style.accounting import Topology
 from t5x_style.commands import main
 from t5x_style.data import BatchReader
 from t5x_style.hosts import Hosts
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology
 from t5x_style.training import train
 from tests.training.runs import make_run
 

@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, Topology
 from t5x_style.data import BatchPlan, SharePhase, TokenStore
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology
+from t5x_style.step.spec import StepSpec
 from t5x_style.training import Run
 
 VOCABULARY = 128
@@ -71,17 +71,23 @@ def stores() -> FakeStores:
 
 
 def make_run(model_dir, *, steps: int = 20, batch: int = 8, **changes) -> Run:
-    """A run of `steps` steps on 8 rows of 16 tokens, in float32 on one device."""
+    """A run of `steps` steps on 8 rows of 16 tokens, in float32 on one device.
+
+    `changes` are fields of the run, or of its `spec`.
+    """
+    spec = {
+        "architecture": ARCHITECTURE,
+        "optimizer": AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
+        "plan": BatchPlan.of(batch, SEQUENCE, train_steps=steps),
+        "compute_dtype": "float32",
+    }
+    of_the_spec = {field.name for field in dataclasses.fields(StepSpec)}
+    spec |= {name: changes.pop(name) for name in of_the_spec & changes.keys()}
     fields = {
         "model_dir": str(model_dir),
-        "architecture": ARCHITECTURE,
+        "spec": StepSpec(**spec),
         "topology": Topology(loss_chunk_tokens=64),
-        "optimizer": AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
         "stores": stores(),
-        "plan": BatchPlan.of(batch, SEQUENCE, train_steps=steps),
-        "microbatches": 1,
-        "compute_dtype": "float32",
-        "z_loss": 0.0,
         "seed": 0,
         "max_epochs": 40.0,
         "log_period": 1,

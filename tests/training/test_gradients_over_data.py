@@ -6,39 +6,32 @@ import re
 
 import jax
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, Topology
 from t5x_style.compiling.hlo import read_program
-from t5x_style.data import BatchPlan, Packing
+from t5x_style.data import BatchPlan
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.program import step_program
+from t5x_style.step.spec import StepSpec
 
 LAYERS, PASSES, WIDTH, INNER = 2, 2, 64, 192
 ARCHITECTURE = Architecture(
     vocab_size=1024, layers=LAYERS, d_model=WIDTH, d_ff=INNER, heads=4, feed_forward="gelu"
 )
-TOPOLOGY = Topology(data=2, fsdp=4, remat="full", shard_optimizer_over_data=True)
+TOPOLOGY = Topology(
+    data=2, fsdp=4, microbatches=PASSES, remat="full", shard_optimizer_over_data=True
+)
 LENGTH = 32
 
 
 @functools.cache
 def compiled() -> tuple[str, list[tuple[int, ...]]]:
     """The step in two passes as text, and the shapes of the gradients' shards on a device."""
-    mesh = TOPOLOGY.mesh()
-    with TOPOLOGY.in_force(mesh):
-        program = step_program(
-            ARCHITECTURE,
-            TOPOLOGY,
-            mesh,
-            AdamW(Schedule(peak_learning_rate=1e-3)),
-            BatchPlan.of(16, LENGTH, train_steps=10),
-            compute_dtype="float32",
-            packing=Packing(),
-            microbatches=PASSES,
-            z_loss=0.0,
-            sources=1,
-            eos_id=1,
-        )
+    mesh = make_mesh(TOPOLOGY)
+    with in_force(TOPOLOGY, mesh):
+        adamw, plan = AdamW(Schedule(1e-3)), BatchPlan.of(16, LENGTH, train_steps=10)
+        spec = StepSpec(ARCHITECTURE, adamw, plan, compute_dtype="float32")
+        program = step_program(spec, TOPOLOGY, mesh)
         text = program.compile(16, LENGTH).as_text()
     leaves = jax.tree.leaves(program.model.updates)
     return text, [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]

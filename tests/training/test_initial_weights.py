@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_style.accounting import Topology
 from t5x_style.data import Source, Tokenizer, TokenStore, evaluation_set
 from t5x_style.data.sources.records import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import bind_model
 from t5x_style.training import train
 from t5x_style.training.checkpoints import restore_parameters
@@ -116,18 +117,16 @@ def test_a_grown_vocabulary_starts_near_where_the_base_was(base, grown, tmp_path
     train(run)
     before, means = evaluations(folder / "run")[-1], evaluations(tmp_path / "run")[0]
 
-    topology, mesh = run.topology, run.topology.mesh()
-    with topology.in_force(mesh):
-        model = bind_model(run.architecture, topology, mesh, run.compute_dtype)
+    topology, mesh = run.topology, make_mesh(run.topology)
+    with in_force(topology, mesh):
+        model = bind_model(run.spec.architecture, topology, mesh, run.spec.compute_dtype)
         parameters = initial_parameters(str(folder / "run"), grown, model.abstract)
         rows = parameters["embedding"]
         drawn = rows.std() * jax.random.normal(jax.random.key(0), rows.shape)
         parameters["embedding"] = drawn.at[:BASE].set(rows[:BASE])
         validation = run.stores.validation["legal"]
         sets = {"legal": evaluation_set(validation, grown, SEQUENCE)}
-        evaluator = Evaluator(
-            model, mesh, sets, batch_size=8, loss_chunk_tokens=64, eos_id=grown.eos_id
-        )
+        evaluator = Evaluator(model, mesh, sets, topology, batch_size=8, eos_id=grown.eos_id)
         random = evaluator(parameters)[SCORE]
     assert before < means
     assert means - before < 0.6 * (random - before)
@@ -144,13 +143,13 @@ def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
     (tmp_path / "grown.json").write_text(json.dumps(beside))
 
     alone, split = Topology(), Topology(fsdp=2, tensor=4)
-    with alone.in_force(alone.mesh()):
-        model = bind_model(small, alone, alone.mesh(), "float32")
+    with in_force(alone, make_mesh(alone)):
+        model = bind_model(small, alone, make_mesh(alone), "float32")
         checkpoint = tmp_path / "run/checkpoint_5"
         before = jax.device_get(restore_parameters(checkpoint, model.abstract))
-    with split.in_force(split.mesh()):
+    with in_force(split, make_mesh(split)):
         large = dataclasses.replace(small, vocab_size=144)
-        model = bind_model(large, split, split.mesh(), "float32")
+        model = bind_model(large, split, make_mesh(split), "float32")
         parameters = initial_parameters(str(tmp_path / "run"), grown, model.abstract)
     for wanted, leaf in zip(
         jax.tree.leaves(model.abstract), jax.tree.leaves(parameters), strict=True
@@ -175,9 +174,9 @@ def test_logits_of_added_pieces_are_the_means_of_their_sub_pieces():
     tokens = np.arange(2, 34, dtype=np.int32).reshape(2, 16)
     logits = []
     for rows in (128, 130):
-        with topology.in_force(topology.mesh()):
+        with in_force(topology, make_mesh(topology)):
             a = dataclasses.replace(ARCHITECTURE, vocab_size=rows)
-            model = bind_model(a, topology, topology.mesh(), "float32")
+            model = bind_model(a, topology, make_mesh(topology), "float32")
             if rows == 128:
                 parameters = model.fresh_parameters(0)
             else:

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from t5x_style.accounting import training_flops_per_token
+from t5x_style.accounting import Topology, training_flops_per_token
 from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology
 from t5x_style.reporting import derived_rows
 from t5x_style.training import train
 from tests.training.runs import ARCHITECTURE, make_run

@@ -7,15 +7,15 @@ import numpy as np
 
 from t5x_style.step.step import packed_batch
 from t5x_style.training.session import open_session
-from tests.training.runs import make_run
+from tests.training.runs import ARCHITECTURE, make_run
 
 STEPS = 12
 
 
 def losses(folder, matmul_dtype: str | None) -> np.ndarray:
-    run = make_run(folder, steps=STEPS)
-    architecture = dataclasses.replace(run.architecture, layers=1, matmul_dtype=matmul_dtype)
-    session = open_session(dataclasses.replace(run, architecture=architecture))
+    architecture = dataclasses.replace(ARCHITECTURE, layers=1, matmul_dtype=matmul_dtype)
+    run = make_run(folder, steps=STEPS, architecture=architecture)
+    session = open_session(run)
     state, curve = session.state, []
     for at in range(STEPS):
         rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))

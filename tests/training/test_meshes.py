@@ -14,7 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.accounting import Topology
+from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.batches import abstract_batch
 from t5x_style.step.model_state import abstract_state, bind_model
 from t5x_style.step.step import make_train_step, packed_batch
@@ -168,9 +169,9 @@ def test_the_optimizer_state_of_a_matrix_lies_on_every_device(mesh):
 def test_every_gradient_is_pinned_to_its_parameters_sharding():
     """The partitioner may drop a gradient's sharding, and then nothing is reduce-scattered."""
     topology = Topology(**MESHES["2x4"])
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     optimizer = optax.sgd(1e-3)
-    with topology.in_force(mesh):
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
         step = make_train_step(
             model,

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from t5x_style.accounting import Topology
 from t5x_style.data import BatchReader, Blend, EvaluationSet, Packing, Rows, TokenStore
 from t5x_style.errors import UsageError
-from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
 from t5x_style.step.step import (
     batch_width,
@@ -92,8 +93,8 @@ def lessons(packing: Packing) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 @functools.cache
 def first_parameters() -> dict:
     topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         return jax.device_get(bind_model(ARCH, topology, mesh, "float32").fresh_parameters(0))
 
 
@@ -102,8 +103,8 @@ def expected(packing: Packing):
     """(loss, z term, source losses, gradients), from whole logits and by optax."""
     inputs, targets, learnt, source = lessons(packing)
     topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
 
         def loss(parameters):
@@ -125,9 +126,9 @@ def expected(packing: Packing):
 def after_a_step(packing: Packing, microbatches: int = 1, **topology):
     """(metrics, gradients) of a step on the packed rows."""
     topology = Topology(**topology)
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     optimizer = optax.sgd(RATE)
-    with topology.in_force(mesh):
+    with in_force(topology, mesh):
         model = bind_model(ARCH, topology, mesh, "float32")
         target = abstract_state(model, optimizer, mesh)
         state = fresh_state(model, optimizer, target, 0)
@@ -219,15 +220,15 @@ def test_evaluation_keeps_documents_apart_where_training_does(packing):
     as_they_lie = Packing(attend_across_documents=packing.attend_across_documents)
     tokens = rows_of(as_they_lie).tokens
     weights = np.ones((BATCH, SEQUENCE), np.float32)
-    topology = Topology()
-    mesh = topology.mesh()
-    with topology.in_force(mesh):
+    topology = Topology(loss_chunk_tokens=24)
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
         evaluator = Evaluator(
             bind_model(ARCH, topology, mesh, "float32"),
             mesh,
             {"a": EvaluationSet(tokens, weights, 1)},
+            topology,
             batch_size=4,
-            loss_chunk_tokens=24,
             eos_id=EOS,
             packing=packing,
         )

@@ -15,11 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, Topology
 from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import Fault, Preempted, UsageError
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology
 from t5x_style.training import train
 from tests.conftest import WITHOUT_PROGRAM_CACHE
 from tests.training.runs import ARCHITECTURE, make_run

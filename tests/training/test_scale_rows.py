@@ -13,17 +13,19 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from t5x_style import kernels
+from t5x_style import compiling, kernels
+from t5x_style.accounting import MESH_AXES
 from t5x_style.commands.main import main
-from t5x_style.compiling import report as compiled
 from t5x_style.kernels import flash_attention
-from t5x_style.partitioning.topology import MESH_AXES
+from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import fresh_state
+from t5x_style.step.program import step_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 8
@@ -55,17 +57,17 @@ def rows() -> dict[str, list[str]]:
 
 
 def resolved(flags):
-    """What `compile` makes of flags before it asks for devices: (RunStep, Topology)."""
+    """What `compile` makes of flags before it asks for devices: (StepSpec, StepShape, Topology)."""
     found = []
 
-    def capture(step, topology, mesh, **_):
-        found.append((step, topology))
-        return {}, ""
+    def capture(spec, shape, topology, mesh, **_):
+        found.append((spec, shape, topology))
+        return types.SimpleNamespace(memory=None, to_json=dict), ""
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "mesh_of", lambda topology: None)
-        patch.setattr(compiled, "compiled_report", capture)
-        patch.setattr("t5x_style.commands.runs.compile.compiled_text", lambda report: "")
+        patch.setattr(compiling, "mesh_of", lambda topology: None)
+        patch.setattr(compiling, "compiled_report", capture)
+        patch.setattr("t5x_style.compiling.report_text.report_text", lambda report: "")
         with contextlib.redirect_stdout(None):
             assert main(["compile", *flags]) == 0
     return found[0]
@@ -86,14 +88,14 @@ def gin_flags(bound) -> list[str]:
     return [f"--gin.{name}={value}" for name, value in bound.items()]
 
 
-def shrinking(step, topology) -> dict[str, object]:
+def shrinking(spec, shape, topology) -> dict[str, object]:
     """Bindings that leave a row's sizes their ratios: an eighth of the heads and of their size, so
     a 64th of what they make together, and of the other widths."""
-    a, mesh = step.architecture, small_mesh(topology)
+    a, mesh = spec.architecture, small_mesh(topology)
     # The kernel's tiles are of 128 tokens, and each device of a sequence has two pieces of it.
     pieces = mesh.get("sequence", 1)
     length = 128 * (2 * pieces if pieces > 1 else 1)
-    sequences = step.microbatches * mesh.get("data", 1) * mesh.get("fsdp", 1)
+    sequences = topology.microbatches * mesh.get("data", 1) * mesh.get("fsdp", 1)
     sizes = {
         "Architecture.layers": 2,
         "Architecture.d_model": a.d_model // 64,
@@ -132,20 +134,20 @@ ALONE = {
 }
 
 
-def lesson(step, topology) -> dict[str, np.ndarray]:
+def lesson(spec, shape, topology) -> dict[str, np.ndarray]:
     """Metrics [STEPS] of the steps of a run on made-up tokens."""
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     rng = np.random.default_rng(0)
-    words = step.architecture.vocab_size
-    with topology.in_force(mesh):
-        program = step.program(topology, mesh)
+    words = spec.architecture.vocab_size
+    with in_force(topology, mesh):
+        program = step_program(spec, topology, mesh)
         state = fresh_state(program.model, program.optimizer, program.state, 0)
-        run = program.compile(step.sequences, step.sequence_length)
+        run = program.compile(shape.sequences, shape.sequence_length)
         learnt = []
         for _ in range(STEPS):
             # Counting within a twentieth of the words: something to learn. Source 0 leads each row.
-            start = rng.integers(0, words, (step.sequences, 1))
-            batch = (start + np.arange(step.sequence_length + 2)) % (words // 20)
+            start = rng.integers(0, words, (shape.sequences, 1))
+            batch = (start + np.arange(shape.sequence_length + 2)) % (words // 20)
             batch[:, 0] = 0
             rows = jax.device_put(batch.astype(np.int32), program.batch_sharding)
             state, metrics = run(state, rows)
@@ -158,10 +160,10 @@ _alone: dict = {}
 
 def lesson_alone(flags) -> dict[str, np.ndarray]:
     """That of one device, once for rows of one model and shape."""
-    step, topology = resolved([*flags, *gin_flags(ALONE)])
-    key = (step.architecture, step.sequences, step.sequence_length)
+    spec, shape, topology = resolved([*flags, *gin_flags(ALONE)])
+    key = (spec.architecture, shape.sequences, shape.sequence_length)
     if key not in _alone:
-        _alone[key] = lesson(step, topology)
+        _alone[key] = lesson(spec, shape, topology)
     return _alone[key]
 
 
@@ -178,17 +180,17 @@ def interpreted(monkeypatch):
 
 def choices(row) -> dict[str, object]:
     """What a row chooses of all that may change no number."""
-    step, topology = resolved(rows()[row])
+    spec, _, topology = resolved(rows()[row])
     return {
         "kernel": topology.kernel,
         "remat": topology.remat,
         "loss by words": topology.loss_vocab_chunks > 1,
         "over data": topology.shard_optimizer_over_data,
         "axes": tuple(axis for axis in MESH_AXES if getattr(topology, axis) > 1),
-        "several passes": step.microbatches > 1,
-        "positions": step.architecture.positions,
-        "feed-forward": step.architecture.feed_forward,
-        "shared keys": step.architecture.kv_heads < step.architecture.heads,
+        "several microbatches": topology.microbatches > 1,
+        "positions": spec.architecture.positions,
+        "feed-forward": spec.architecture.feed_forward,
+        "shared keys": spec.architecture.kv_heads < spec.architecture.heads,
     }
 
 

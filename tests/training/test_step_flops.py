@@ -8,14 +8,15 @@ import pytest
 
 from t5x_style.accounting import (
     Architecture,
+    Topology,
     forward_flops_per_token,
     training_flops_per_token,
 )
-from t5x_style.accounting.flops import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
+from t5x_style.accounting.recompute import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.compiling.hlo import read_program
 from t5x_style.kernels import ATTENTION_KERNELS
 from t5x_style.models import REMAT_POLICIES
-from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.batches import abstract_batch
 from t5x_style.step.model_state import abstract_state, bind_model
 from t5x_style.step.step import make_train_step
@@ -54,9 +55,9 @@ def train_step(
     topology = Topology(
         remat=remat, kernel=kernel, attention_block=attention_block, loss_chunk_tokens=8
     )
-    mesh = topology.mesh()
+    mesh = make_mesh(topology)
     optimizer = optax.adamw(1e-3)
-    with topology.in_force(mesh):
+    with in_force(topology, mesh):
         model = bind_model(architecture, topology, mesh, "bfloat16")
         step = make_train_step(
             model,
@@ -94,7 +95,9 @@ def compiled_flops(*args, **options) -> int:
 def test_the_account_is_what_the_step_executes(name, remat):
     architecture = ARCHITECTURES[name]
     counted = traced_flops(architecture, remat) / (BATCH * LENGTH)
-    assert counted == training_flops_per_token(architecture, LENGTH, "hardware", remat)
+    assert counted == training_flops_per_token(
+        architecture, LENGTH, "hardware", Topology(remat=remat)
+    )
     if remat == "none":
         full = training_flops_per_token(architecture, LENGTH, "full")
         assert counted == pytest.approx(full, rel=1e-6)
@@ -106,7 +109,8 @@ def test_the_account_of_a_kernel_that_computes_again(name, remat):
     architecture = ARCHITECTURES[name]
     kernel = {"kernel": "blockwise", "attention_block": 4}  # three blocks, of which the last has 2
     counted = traced_flops(architecture, remat, **kernel) / (BATCH * LENGTH)
-    account = training_flops_per_token(architecture, LENGTH, "hardware", remat, **kernel)
+    topology = Topology(remat=remat, **kernel)
+    account = training_flops_per_token(architecture, LENGTH, "hardware", topology)
     assert counted == pytest.approx(account, rel=1e-12)
 
 
@@ -124,7 +128,8 @@ def test_the_account_of_a_kernel_that_computes_again(name, remat):
 def test_the_account_is_what_the_compiled_step_executes(name, remat, kernel, length):
     architecture = ARCHITECTURES[name]
     counted = compiled_flops(architecture, remat, kernel=kernel, length=length) / (BATCH * length)
-    assert counted == training_flops_per_token(architecture, length, "hardware", remat, kernel)
+    topology = Topology(remat=remat, kernel=kernel)
+    assert counted == training_flops_per_token(architecture, length, "hardware", topology)
 
 
 def test_every_kernel_has_its_account():
@@ -136,7 +141,7 @@ def test_every_kernel_has_its_account():
 def test_the_account_of_a_loss_that_makes_its_logits_twice(flops):
     options = {"loss_vocab_chunks": 4}
     counted = flops(SWIGLU, "none", **options) / (BATCH * LENGTH)
-    assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware", **options)
+    assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware", Topology(**options))
     head = forward_flops_per_token(SWIGLU, LENGTH)["head"]
     assert counted == training_flops_per_token(SWIGLU, LENGTH, "hardware") + head
 

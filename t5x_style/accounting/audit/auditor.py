@@ -10,6 +10,7 @@ from t5x_style.accounting.flops import training_flops_per_token
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
 from t5x_style.accounting.laws.own import check_law_name
 from t5x_style.accounting.parameter_count import total_parameters
+from t5x_style.accounting.topology import ONE_DEVICE, Topology
 
 _CUMULATIVE = {
     "model_flops_6nd": "6nd",
@@ -38,12 +39,8 @@ class Auditor:
         self,
         arch: Architecture,
         sequence_length: int | Sequence[tuple[int, int]],
-        remat: str = "none",
-        kernel: str = "plain",
+        topology: Topology = ONE_DEVICE,
         *,
-        attention_block: int = 512,
-        sequence_shards: int = 1,
-        loss_vocab_chunks: int = 1,
         planned_tokens: int | None = None,
         own_law: ParametricLaw | None = None,
         effective_tokens: Callable[[float], float] | None = None,
@@ -53,10 +50,7 @@ class Auditor:
         Args:
           sequence_length: S, tokens; or (first token, S) of each phase in which S is another,
             from token 0 on.
-          remat: the policy in force (see flops.REMAT_RECOMPUTES).
-          kernel: the attention kernel in force (see flops.KERNEL_RECOMPUTES).
-          attention_block, loss_vocab_chunks: as in `partitioning.Topology`.
-          sequence_shards: devices that share a sequence.
+          topology: where it runs: remat policy, kernel and chunks change 'hardware_flops'.
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
@@ -68,17 +62,7 @@ class Auditor:
         self._borders = [*(first for first, _ in phases), math.inf]
         self._flops_per_token = {
             key: [
-                training_flops_per_token(
-                    arch,
-                    length,
-                    convention,
-                    remat,
-                    kernel,
-                    attention_block=attention_block,
-                    sequence_shards=sequence_shards,
-                    loss_vocab_chunks=loss_vocab_chunks,
-                )
-                for _, length in phases
+                training_flops_per_token(arch, length, convention, topology) for _, length in phases
             ]
             for key, convention in _CUMULATIVE.items()
         }
@@ -185,13 +169,13 @@ def audit(
     arch: Architecture,
     sequence_length: int,
     tokens: int,
-    remat: str = "none",
+    topology: Topology = ONE_DEVICE,
     *,
     own_law: ParametricLaw | None = None,
     effective_tokens: Callable[[float], float] | None = None,
 ) -> dict[str, float | None]:
     """`Auditor.at` for a single question."""
     auditor = Auditor(
-        arch, sequence_length, remat, own_law=own_law, effective_tokens=effective_tokens
+        arch, sequence_length, topology, own_law=own_law, effective_tokens=effective_tokens
     )
     return auditor.at(tokens)

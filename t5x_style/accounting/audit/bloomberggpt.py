@@ -11,6 +11,7 @@ from t5x_style.accounting.audit.auditor import Auditor
 from t5x_style.accounting.chips import CHIPS
 from t5x_style.accounting.flops import CONVENTIONS, training_flops_per_token
 from t5x_style.accounting.parameter_count import parameters, total_parameters
+from t5x_style.accounting.topology import Topology
 
 # Table 4 and appendix A.
 ARCHITECTURE = Architecture(
@@ -27,7 +28,7 @@ ARCHITECTURE = Architecture(
     embedding_norm=True,
 )
 SEQUENCE_LENGTH = 2048
-REMAT = "full"
+TOPOLOGY = Topology(remat="full")
 # (batch in sequences, steps): section 3.3, the batch warm-up and the rest up to step 139,200.
 PHASES = ((1024, 7_200), (2048, 132_000))
 # The totals that table 1 prints.
@@ -129,7 +130,7 @@ def accounts() -> dict:
     flops = {
         name: _of_the_run(
             convention.meaning,
-            training_flops_per_token(ARCHITECTURE, SEQUENCE_LENGTH, name, REMAT),
+            training_flops_per_token(ARCHITECTURE, SEQUENCE_LENGTH, name, TOPOLOGY),
             tokens,
         )
         for name, convention in CONVENTIONS.items()
@@ -160,7 +161,7 @@ def accounts() -> dict:
             "gpu_hours": gpu_hours,
             "share_of_budget": gpu_hours / BUDGET_GPU_HOURS,
         },
-        "audit": Auditor(ARCHITECTURE, SEQUENCE_LENGTH, REMAT).at(tokens),
+        "audit": Auditor(ARCHITECTURE, SEQUENCE_LENGTH, TOPOLOGY).at(tokens),
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.audit.auditor import audit, laws_of_audit
 from t5x_style.accounting.laws import Law, ParametricLaw
+from t5x_style.accounting.topology import Topology
 from t5x_style.quantities import count, duration, scientific
 
 _MEANINGS = {
@@ -33,7 +34,7 @@ def verdict(
       loss: training loss at the end, nats per token.
     """
     line: dict[str, float | None] = {"tokens": tokens, "loss": loss}
-    line |= audit(arch, sequence_length, tokens, remat)
+    line |= audit(arch, sequence_length, tokens, Topology(remat=remat))
     line |= {f"seconds/{cause}": value for cause, value in (seconds or {}).items()}
     return verdict_of_line(line)
 

@@ -9,30 +9,13 @@ import dataclasses
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.attention_blocks import LANES
-from t5x_style.accounting.flops import KEEP_ATTENTION, KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.accounting.parameter_count import attention_widths, parameters, total_parameters
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.accounting.recompute import KEEP_ATTENTION
+from t5x_style.accounting.step_shape import ADAMW_BYTES, StepShape
+from t5x_style.accounting.topology import Topology
 
-# float32 parameters; AdamW keeps two float32 moments of each.
+# float32.
 PARAMETER_BYTES = 4
-OPTIMIZER_BYTES = 8
-# Bytes of an activation, and of a weight when it is multiplied.
-COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """Sizes of the mesh axes, as in `partitioning.Topology`; their product is the JAX devices."""
-
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
-
-    @property
-    def devices(self) -> int:
-        """JAX devices that the mesh takes."""
-        return self.data * self.fsdp * self.tensor * self.sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +66,12 @@ class Memory:
         return self.parameters + self.optimizer + self.temporary
 
 
-def checkpoint_bytes(arch: Architecture) -> int:
-    """A checkpoint's size: parameters and optimizer state, 12 bytes a parameter."""
-    return total_parameters(arch) * (PARAMETER_BYTES + OPTIMIZER_BYTES)
+def checkpoint_bytes(arch: Architecture, optimizer_bytes: int = ADAMW_BYTES) -> int:
+    """A checkpoint's size: parameters and optimizer state, 12 bytes a parameter with AdamW."""
+    return total_parameters(arch) * (PARAMETER_BYTES + optimizer_bytes)
 
 
-def parameters_per_device(arch: Architecture, mesh: Mesh, replicas: int = 1) -> int:
+def parameters_per_device(arch: Architecture, topology: Topology, replicas: int = 1) -> int:
     """Parameters that lie on each device under the default rules.
 
     Matrices are split over fsdp x tensor; the biases of columns that tensor splits, over tensor;
@@ -105,22 +88,14 @@ def parameters_per_device(arch: Architecture, mesh: Mesh, replicas: int = 1) -> 
     whole = terms["norms"] + (2 * arch.layers * arch.d_model if arch.biases else 0)
     matrices = sum(terms.values()) - terms["positions"] - split - whole
     return (
-        matrices // (mesh.fsdp * mesh.tensor * replicas)
-        + split // mesh.tensor
-        + terms["positions"] // (mesh.fsdp * replicas)
+        matrices // (topology.fsdp * topology.tensor * replicas)
+        + split // topology.tensor
+        + terms["positions"] // (topology.fsdp * replicas)
         + whole
     )
 
 
-def kept_bytes_per_layer(
-    arch: Architecture,
-    tokens: int,
-    sequence_length: int,
-    remat: str,
-    kernel: str = "plain",
-    tensor: int = 1,
-    compute_dtype: str = "bfloat16",
-) -> int:
+def kept_bytes_per_layer(shape: StepShape, topology: Topology, tokens: int) -> int:
     """What the forward pass keeps of each layer for the backward pass, without weights.
 
     These are the arrays that the scan over the layers stacks:
@@ -138,11 +113,10 @@ def kept_bytes_per_layer(
         feed-forward's first matrices and what its last one reads.
 
     Args:
-      tokens: T, on one device.
-      tensor: the axis that splits heads and F. The residual stream lies whole on it.
+      tokens: T, on one device. `Topology.tensor` splits heads and F; the residual stream is whole.
     """
-    c = COMPUTE_BYTES[compute_dtype]
-    width = arch.d_model
+    arch, c, tensor = shape.architecture, shape.compute_bytes, topology.tensor
+    remat, kernel, width = topology.remat, topology.kernel, arch.d_model
     if remat in ("full", "offload"):
         return tokens * c * width
     columns, keys = attention_widths(arch)
@@ -156,7 +130,7 @@ def kept_bytes_per_layer(
         inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
         split = attended + c * (columns + 2 * keys + inner)
         return tokens * (c * norms * width + split // tensor)
-    split = _attention_bytes(arch, sequence_length, kernel, c)
+    split = _attention_bytes(arch, shape.sequence_length, kernel, c)
     split += c * arch.d_ff * (3 if arch.feed_forward == "swiglu" else 2)
     if arch.qk_norm:
         split += c * (columns + keys)
@@ -189,110 +163,81 @@ def _made_bytes_per_layer(
     return tokens * (norms * (12 * arch.d_model + 8 + c * arch.d_model) + split // tensor)
 
 
-def step_memory(
-    arch: Architecture,
-    mesh: Mesh,
-    *,
-    batch_sequences: int,
-    sequence_length: int,
-    remat: str,
-    kernel: str = "plain",
-    attention_block: int = 512,
-    microbatches: int = 1,
-    loss_chunk_tokens: int = 4096,
-    loss_vocab_chunks: int = 1,
-    shard_optimizer_over_data: bool = False,
-    compute_dtype: str = "bfloat16",
-) -> Memory:
+def step_memory(shape: StepShape, topology: Topology) -> Memory:
     """Bytes per device of a training step under the default rules.
 
     Args:
-      batch_sequences: rows of the global batch; data x fsdp x microbatches divides it.
-      sequence_length: S.
-      remat, kernel, attention_block, loss_chunk_tokens, loss_vocab_chunks,
-        shard_optimizer_over_data: as in `partitioning.Topology`.
-      microbatches: passes per step.
-
-    Raises:
-      UsageError: no such remat policy, kernel or dtype.
+      shape: data x fsdp x microbatches of the topology divides its sequences.
     """
-    for kind, value, known in (
-        ("remat policy", remat, REMAT_RECOMPUTES),
-        ("attention kernel", kernel, KERNEL_RECOMPUTES),
-        ("compute dtype", compute_dtype, COMPUTE_BYTES),
-    ):
-        if value not in known:
-            raise UsageError(
-                f"no {kind} {value!r}: one of {', '.join(known)}{did_you_mean(str(value), known)}"
-            )
-    c = COMPUTE_BYTES[compute_dtype]
-    own = parameters_per_device(arch, mesh)
-    updated = parameters_per_device(arch, mesh, mesh.data if shard_optimizer_over_data else 1)
-    rows = batch_sequences // (mesh.data * mesh.fsdp * microbatches)
-    tokens = rows * sequence_length // mesh.sequence
+    arch, sequence_length, c = shape.architecture, shape.sequence_length, shape.compute_bytes
+    remat, kernel, tensor = topology.remat, topology.kernel, topology.tensor
+    own = parameters_per_device(arch, topology)
+    replicas = topology.data if topology.shard_optimizer_over_data else 1
+    updated = parameters_per_device(arch, topology, replicas)
+    rows = shape.sequences // (topology.data * topology.fsdp * topology.microbatches)
+    tokens = rows * sequence_length // topology.sequence
     matrices = _layer_matrices(arch)
-    kept = kept_bytes_per_layer(
-        arch, tokens, sequence_length, remat, kernel, mesh.tensor, compute_dtype
-    )
+    kept = kept_bytes_per_layer(shape, topology, tokens)
     activations = arch.layers * kept
     if kernel == "flash" and remat not in ("full", "offload"):
         # Its output lies with a head's features along the lanes of a TPU, which are filled up.
         filling = -arch.head_dim % LANES
-        activations += arch.layers * tokens * c * arch.heads * filling // mesh.tensor
+        activations += arch.layers * tokens * c * arch.heads * filling // tensor
     if remat == "none" and c < PARAMETER_BYTES:
         # Without remat the scan also keeps each layer's weights as they were multiplied.
-        activations += arch.layers * matrices * c // (mesh.fsdp * mesh.tensor)
+        activations += arch.layers * matrices * c // (topology.fsdp * tensor)
     # One layer with nothing recomputed, and its scores by themselves: flash keeps none.
     scoreless = "flash" if kernel == "plain" else kernel
-    layer = _made_bytes_per_layer(arch, tokens, sequence_length, scoreless, mesh.tensor, c)
+    layer = _made_bytes_per_layer(arch, tokens, sequence_length, scoreless, tensor, c)
     if remat in KEEP_ATTENTION:
         # What is kept of the layer is there already.
         layer = max(0, layer - kept)
-    if mesh.sequence > 1:
+    if topology.sequence > 1:
         # Keys and values of the whole sequence.
         _, keys = attention_widths(arch)
-        layer += 2 * c * rows * sequence_length * keys // mesh.tensor
+        layer += 2 * c * rows * sequence_length * keys // tensor
     # float32 scores and exponentials, and the weights in the compute dtype.
-    scores = tokens * sequence_length * (arch.heads // mesh.tensor) * (4 + 4 + c)
+    scores = tokens * sequence_length * (arch.heads // tensor) * (4 + 4 + c)
     if kernel == "blockwise":
         # float32 weights and their gradient, in whose place that of the scores is made.
-        pairs = min(tokens, rows * attention_block) * min(sequence_length, attention_block)
-        scores = pairs * (arch.heads // mesh.tensor) * (4 + 4)
+        block = topology.attention_block
+        pairs = min(tokens, rows * block) * min(sequence_length, block)
+        scores = pairs * (arch.heads // tensor) * (4 + 4)
         # Queries, keys and values by blocks, and their gradients added up in float32.
         columns, keys = attention_widths(arch)
-        scores += (4 + c) * tokens * (columns + 2 * keys) // mesh.tensor
+        scores += (4 + c) * tokens * (columns + 2 * keys) // tensor
     if kernel == "cudnn":
         # Those stay on the chip; each query's log-sum-exp comes out.
-        scores = tokens * (arch.heads // mesh.tensor) * 4
+        scores = tokens * (arch.heads // tensor) * 4
     if kernel == "flash":
         # Those stay on the chip; each query's log-sum-exp comes out as a row of float32 lanes.
-        scores = tokens * (arch.heads // mesh.tensor) * LANES * 4
+        scores = tokens * (arch.heads // tensor) * LANES * 4
 
     # Weights are used where they lie if nothing has to be gathered or cast.
-    copied = mesh.fsdp > 1 or c < PARAMETER_BYTES
-    vocabulary = arch.vocab_size // mesh.tensor
+    copied = topology.fsdp > 1 or c < PARAMETER_BYTES
+    vocabulary = arch.vocab_size // tensor
     head = vocabulary * arch.d_model
     # float32 logits and their exponentials; the gradient takes the place of one of them.
-    chunk = min(tokens, loss_chunk_tokens) * vocabulary * (4 + 4)
+    chunk = min(tokens, topology.loss_chunk_tokens) * vocabulary * (4 + 4)
     logits = head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model
-    if loss_vocab_chunks > 1:
+    if topology.loss_vocab_chunks > 1:
         # A chunk of the head and of its gradient; the gradient as it lies, and that of the hidden
         # states, which is summed in float32.
         pieces = (
             head * (4 + c if copied else 4) + tokens * vocabulary * (4 + 4)
-        ) // loss_vocab_chunks
-        logits = pieces + 4 * head // mesh.fsdp + 4 * tokens * arch.d_model
+        ) // topology.loss_vocab_chunks
+        logits = pieces + 4 * head // topology.fsdp + 4 * tokens * arch.d_model
     return Memory(
         parameters=own * PARAMETER_BYTES,
-        optimizer=updated * OPTIMIZER_BYTES,
+        optimizer=updated * shape.optimizer_bytes,
         gradients=updated * PARAMETER_BYTES,
-        summed_gradients=updated * PARAMETER_BYTES if microbatches > 1 else 0,
+        summed_gradients=updated * PARAMETER_BYTES if topology.microbatches > 1 else 0,
         activations=activations,
-        weights=2 * c * matrices // mesh.tensor if copied else 0,
+        weights=2 * c * matrices // tensor if copied else 0,
         layer=layer,
         scores=scores,
         logits=logits,
-        lookup=2 * c * head if mesh.fsdp > 1 else 0,
+        lookup=2 * c * head if topology.fsdp > 1 else 0,
         update=updated * PARAMETER_BYTES,
     )
 

@@ -8,26 +8,20 @@ badly, so a real step takes longer.
 import dataclasses
 import math
 
-from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.chips import Chip
+from t5x_style.accounting.chips import LINK_EFFICIENCY, Chip
 from t5x_style.accounting.flops import (
     executed_attention,
     recomputed,
     training_flops_per_token,
 )
-from t5x_style.accounting.layouts.memory import COMPUTE_BYTES, Mesh, parameters_per_device
+from t5x_style.accounting.layouts.memory import parameters_per_device
 from t5x_style.accounting.parameter_count import attention_widths, parameters
+from t5x_style.accounting.step_shape import StepShape
+from t5x_style.accounting.topology import Topology
 
-# Share of the peak that large matrix products reach. For these three, the cycles that XLA's TPU
-# compiler expects of a bfloat16 product of 8192 x 8192 x 8192.
-MATRIX_EFFICIENCY = {"v5e": 0.88, "v5p": 0.90, "v6e": 0.70}
-# Assumed for all others; about what cuBLAS reaches on an A100 or H100.
-OTHER_MATRIX_EFFICIENCY = 0.75
 # Share of the peak that attention reaches: its products are thin (head size) and the softmax lies
 # between them. Assumed; flash kernels of head size 128 report 35 to 50 % on TPUs.
 ATTENTION_EFFICIENCY = 0.40
-# Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
-LINK_EFFICIENCY = 0.90
 # A torus of 256 chips is 16 x 16: a group of up to 16 chips is a ring along one axis, of up to 256
 # one along two, and so on; each axis has a link in both directions. Slices that are cut smaller and
 # do not wrap around have half of that.
@@ -42,8 +36,6 @@ EXPOSED_SHARE = 0.5
 UPDATE_BYTES = 28
 # Logits: float32, written and read for the softmax, and the same for their gradient.
 LOGIT_BYTES = 16
-
-_COMPUTE = COMPUTE_BYTES["bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,131 +116,101 @@ class Roofline:
         return self.model_flops[convention] / (taken * self.peak_flops)
 
 
-def roofline(
-    arch: Architecture,
-    chip: Chip,
-    mesh: Mesh,
-    *,
-    batch_sequences: int,
-    sequence_length: int,
-    remat: str,
-    kernel: str = "plain",
-    attention_block: int = 512,
-    microbatches: int = 1,
-) -> Roofline:
-    """The step's seconds in bfloat16 under the default rules.
+def roofline(shape: StepShape, topology: Topology, chip: Chip) -> Roofline:
+    """The step's seconds under the default rules, every product at the bfloat16 peak.
 
     Args:
-      batch_sequences: rows of the global batch, which the mesh and `microbatches` divide.
-      sequence_length: S.
-      remat, kernel, attention_block: as in `partitioning.Topology`.
-      microbatches: passes per step; every pass gathers the weights and sums the gradients.
+      shape: the mesh and the microbatches divide its sequences.
+      topology: each of its microbatches gathers the weights and sums the gradients.
     """
-    tokens = batch_sequences * sequence_length
-    own_tokens = tokens / mesh.devices * mesh.tensor
+    arch, tokens, c = shape.architecture, shape.tokens, shape.compute_bytes
+    own_tokens = tokens / topology.devices * topology.tensor
     peak = chip.peak_bf16_flops / chip.devices_per_chip
 
-    hardware = training_flops_per_token(
-        arch, sequence_length, "hardware", remat, kernel, attention_block=attention_block
-    )
-    products = executed_attention(arch, sequence_length, kernel, attention_block)
-    again = recomputed(arch, remat, kernel)
+    hardware = training_flops_per_token(arch, shape.sequence_length, "hardware", topology)
+    products = executed_attention(arch, shape.sequence_length, topology)
+    again = recomputed(arch, topology)
     attention = sum((3 + again.count(term)) * flops for term, flops in products.items())
-    matrix_efficiency = MATRIX_EFFICIENCY.get(chip.name, OTHER_MATRIX_EFFICIENCY)
-    per_device = tokens / mesh.devices / peak
+    per_device = tokens / topology.devices / peak
 
     terms = parameters(arch)
-    blocks = (terms["attention"] + terms["feed_forward"]) / mesh.tensor
-    vocabulary = arch.vocab_size * arch.d_model / mesh.tensor
+    blocks = (terms["attention"] + terms["feed_forward"]) / topology.tensor
+    vocabulary = arch.vocab_size * arch.d_model / topology.tensor
     # Blocks: gathered in the forward and in the backward pass, gradients scattered. Embedding and
     # head: each gathered once and scattered once, the head's gradient in float32.
-    gathered = 2 * _COMPUTE * (blocks + vocabulary)
-    scattered = _COMPUTE * blocks + (_COMPUTE + 4) * vocabulary
-    if mesh.fsdp == mesh.devices and chip.interconnect != "nvlink":
+    gathered = 2 * c * (blocks + vocabulary)
+    scattered = c * blocks + (c + 4) * vocabulary
+    if topology.fsdp == topology.devices and chip.interconnect != "nvlink":
         scattered *= WHOLE_TORUS_SCATTER
+    memory_bytes = _memory_bytes(shape, topology, own_tokens, gathered * topology.microbatches)
 
+    def seconds(size: float, group: int, stride: int) -> float:
+        return _ring_seconds(chip, size, group, stride=stride)
+
+    inner = topology.tensor * topology.sequence
     return Roofline(
-        matrix_products=(hardware - attention) * per_device / matrix_efficiency,
+        matrix_products=(hardware - attention) * per_device / chip.matrix_efficiency,
         attention=attention * per_device / ATTENTION_EFFICIENCY,
-        memory=_memory_bytes(
-            arch, mesh, own_tokens, sequence_length, remat, kernel, gathered * microbatches
-        )
-        / (chip.hbm_bandwidth / chip.devices_per_chip),
-        fsdp=microbatches
-        * _ring_seconds(chip, gathered + scattered, mesh.fsdp, stride=mesh.tensor * mesh.sequence),
+        memory=memory_bytes / (chip.hbm_bandwidth / chip.devices_per_chip),
+        fsdp=topology.microbatches * seconds(gathered + scattered, topology.fsdp, inner),
         # A sum is a scatter and a gather, of the gradients that a device has after fsdp's scatter.
-        # `sequence`, which lies innermost, sums the same ones and is counted with `data`.
-        data=microbatches
-        * 2
-        * _ring_seconds(
-            chip,
-            _COMPUTE * parameters_per_device(arch, mesh),
-            mesh.data * mesh.sequence,
-            stride=mesh.fsdp * mesh.tensor * mesh.sequence,
+        # `sequence`, the innermost axis, sums the same ones and is counted with `data`.
+        data=2
+        * topology.microbatches
+        * seconds(
+            c * parameters_per_device(arch, topology),
+            topology.data * topology.sequence,
+            topology.fsdp * inner,
         ),
-        tensor=_ring_seconds(
-            chip,
-            _tensor_bytes(arch, own_tokens, remat),
-            mesh.tensor,
-            stride=mesh.sequence,
+        tensor=seconds(
+            _tensor_bytes(shape, topology, own_tokens), topology.tensor, topology.sequence
         ),
-        sequence=_ring_seconds(
-            chip,
-            _sequence_bytes(arch, mesh, own_tokens),
-            mesh.sequence,
-            stride=1,
-        ),
+        sequence=seconds(_sequence_bytes(shape, topology, own_tokens), topology.sequence, 1),
         tokens=tokens,
         model_flops={
-            convention: tokens * training_flops_per_token(arch, sequence_length, convention)
+            convention: tokens * training_flops_per_token(arch, shape.sequence_length, convention)
             for convention in ("6nd", "causal")
         },
-        peak_flops=peak * mesh.devices,
+        peak_flops=peak * topology.devices,
     )
 
 
-def _memory_bytes(
-    arch: Architecture,
-    mesh: Mesh,
-    tokens: float,
-    sequence_length: int,
-    remat: str,
-    kernel: str,
-    gathered: float,
-) -> float:
+def _memory_bytes(shape: StepShape, topology: Topology, tokens: float, gathered: float) -> float:
     """Bytes through a device's memory that no matrix product hides."""
+    arch, c = shape.architecture, shape.compute_bytes
     queries, keys = attention_widths(arch)
     # Forward, backward twice as much, and the forward pass again where it is recomputed.
-    passes = 3 if remat == "none" else 4
+    passes = 3 if topology.remat == "none" else 4
     norms = (1 if arch.parallel_block else 2) * 2 * arch.d_model
-    positions = 2 * (queries + keys) / mesh.tensor if arch.positions == "rope" else 0
-    total = passes * tokens * arch.layers * _COMPUTE * (norms + positions)
-    if kernel == "plain":
+    positions = 2 * (queries + keys) / topology.tensor if arch.positions == "rope" else 0
+    total = passes * tokens * arch.layers * c * (norms + positions)
+    if topology.kernel == "plain":
         # float32 scores and the weights, each written and read.
-        heads = arch.heads / mesh.tensor
-        total += passes * tokens * arch.layers * heads * sequence_length * 2 * (4 + _COMPUTE)
-    total += LOGIT_BYTES * tokens * arch.vocab_size / mesh.tensor
-    if mesh.fsdp > 1:
+        heads = arch.heads / topology.tensor
+        total += passes * tokens * arch.layers * heads * shape.sequence_length * 2 * (4 + c)
+    total += LOGIT_BYTES * tokens * arch.vocab_size / topology.tensor
+    if topology.fsdp > 1:
         total += gathered
-    return total + UPDATE_BYTES * parameters_per_device(arch, mesh)
+    return total + UPDATE_BYTES * parameters_per_device(arch, topology)
 
 
-def _tensor_bytes(arch: Architecture, tokens: float, remat: str) -> float:
+def _tensor_bytes(shape: StepShape, topology: Topology, tokens: float) -> float:
     """Bytes of [T, D] that the tensor axis scatters and gathers in a step.
 
     Per layer the results of the attention and of the feed-forward, forward, and the gradients of
     their inputs, backward; and attention's result again where it is recomputed. Once a step: the
     embedding's rows and the gradient of the last hidden state.
     """
-    sums = arch.layers * (5 if remat == "full" else 4) + 2
-    return sums * 2 * _COMPUTE * tokens * arch.d_model
+    arch = shape.architecture
+    sums = arch.layers * (5 if topology.remat == "full" else 4) + 2
+    return sums * 2 * shape.compute_bytes * tokens * arch.d_model
 
 
-def _sequence_bytes(arch: Architecture, mesh: Mesh, tokens: float) -> float:
+def _sequence_bytes(shape: StepShape, topology: Topology, tokens: float) -> float:
     """Keys and values of the whole sequence, gathered forward and backward, gradients scattered."""
-    _, keys = attention_widths(arch)
-    whole = tokens * mesh.sequence * 2 * keys / mesh.tensor
-    return 3 * _COMPUTE * arch.layers * whole
+    _, keys = attention_widths(shape.architecture)
+    whole = tokens * topology.sequence * 2 * keys / topology.tensor
+    return 3 * shape.compute_bytes * shape.architecture.layers * whole
 
 
 def _ring_seconds(chip: Chip, size: float, group: int, *, stride: int) -> float:

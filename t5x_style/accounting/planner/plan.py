@@ -6,7 +6,6 @@ import math
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.audit.auditor import laws_of_audit
 from t5x_style.accounting.chips import chip
-from t5x_style.accounting.flops import REMAT_RECOMPUTES
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
 from t5x_style.accounting.laws.kaplan import critical_batch_tokens
 from t5x_style.accounting.layouts.memory import Memory, checkpoint_bytes, step_memory
@@ -29,14 +28,16 @@ from t5x_style.accounting.planner.service import ServedModel, cheapest_to_serve
 from t5x_style.accounting.planner.shape import buildable_shape
 from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources
 from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
+from t5x_style.accounting.recompute import REMAT_RECOMPUTES
+from t5x_style.accounting.step_shape import StepShape
+from t5x_style.accounting.topology import Topology
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.quantities import count, scientific
 
 DEFAULT_LAW = "besiroglu"
 
-# How the step of a planned run is laid out beside its mesh (see `partitioning.Topology`).
-KERNEL = "blockwise"
-LOSS_CHUNK_TOKENS = 4096
+# Where a planned run runs, its chip, mesh, remat policy and microbatches apart.
+TOPOLOGY = Topology(kernel="blockwise", loss_chunk_tokens=4096)
 
 # A checkpoint for each hundredth of the run: a fault costs half of that on average. In a short run
 # saving would take longer than the steps between, so those are at least a hundred.
@@ -177,13 +178,10 @@ def make_plan(
     meshes = None
     if accelerator is not None:
         meshes = fitting_meshes(
-            architecture,
+            StepShape(architecture, recipe.batch_sequences, sequence_length),
+            dataclasses.replace(TOPOLOGY, chip=accelerator.name),
             accelerator,
             budget.chips,
-            recipe.batch_sequences,
-            sequence_length,
-            kernel=KERNEL,
-            loss_chunk_tokens=LOSS_CHUNK_TOKENS,
         )
     domain = domain or recommended.scarce_source or sources.cap(epochs=1.0)[1]
     return Plan(
@@ -216,17 +214,9 @@ def make_plan(
 
 
 def _memory_by_remat(arch: Architecture, best: Candidate, recipe: Recipe) -> dict[str, Memory]:
+    shape = StepShape(arch, recipe.batch_sequences, recipe.sequence_length)
     return {
-        remat: step_memory(
-            arch,
-            best.mesh,
-            batch_sequences=recipe.batch_sequences,
-            sequence_length=recipe.sequence_length,
-            remat=remat,
-            kernel=KERNEL,
-            microbatches=best.microbatches,
-            loss_chunk_tokens=LOSS_CHUNK_TOKENS,
-        )
+        remat: step_memory(shape, dataclasses.replace(best.topology, remat=remat))
         for remat in REMAT_RECOMPUTES
     }
 

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import gin
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, StepShape, Topology
 from t5x_style.commands.runs.train import CONFIGURABLES, feature_length
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, layout_gin
 from t5x_style.errors import UsageError
-from t5x_style.reporting.text.compiled import compiled_text
-from t5x_style.reporting.text.layouts import layout_line, layouts_text
 
 if TYPE_CHECKING:
-    from t5x_style.compiling.report import RunStep
     from t5x_style.data import Packing
     from t5x_style.optim import AdamW
-    from t5x_style.partitioning import Topology
+    from t5x_style.step.spec import StepSpec
 
 __all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
 
@@ -40,7 +37,6 @@ def compile(
     batch_size: int | Sequence[tuple[int, int | None]],
     train_tokens: int | None = None,
     train_steps: int | None = None,
-    microbatches: int = 1,
     compute_dtype: str = "bfloat16",
     packing: Packing | None = None,
     z_loss: float = 0.0,
@@ -69,7 +65,6 @@ def compile(
       batch_size: sequences per step, or phases.
       train_tokens: length of the run in tokens.
       train_steps: length of the run in steps; one of the two is given.
-      microbatches: passes per step.
       compute_dtype: bfloat16 or float32.
       packing: how documents share a row, @Packing().
       z_loss: coefficient of log(Z)^2.
@@ -88,9 +83,11 @@ def compile(
       dry_run: check that the mesh fits the slice and the model, and compile nothing.
     """
     refuse_unconsumed()
-    from t5x_style.compiling.report import RunStep, compiled_report, mesh_of, refusal_of
+    from t5x_style.compiling import compiled_report, mesh_of, refusal_of
+    from t5x_style.compiling.report_text import report_text
     from t5x_style.data import BatchPlan, Packing
     from t5x_style.step.program import keep_programs_in
+    from t5x_style.step.spec import StepSpec
 
     plan = BatchPlan.of(
         batch_size,
@@ -101,31 +98,30 @@ def compile(
     if phase is not None and not 1 <= phase <= len(plan.phases):
         raise UsageError(f"--phase={phase}: the run has the phases 1 to {len(plan.phases)}: {plan}")
     sequences, length, _ = plan.phases[-1 if phase is None else phase - 1]
-    step = RunStep(
+    spec = StepSpec(
         architecture=architecture,
         optimizer=optimizer,
         plan=plan,
-        sequences=sequences,
-        sequence_length=length,
-        microbatches=microbatches,
         compute_dtype=compute_dtype,
         packing=packing or Packing(),
         z_loss=z_loss,
         sources=sources,
         eos_id=eos_id,
     )
+    shape = spec.shape(sequences, length)
     if search:
         if keep_hlo is not None or keep_program is not None or dry_run:
             raise UsageError(
                 "--search compiles many programs: no --keep_hlo, --keep_program or --dry_run"
             )
-        return _search(step, topology, search_minutes, write)
+        return _search(spec, shape, topology, search_minutes, write)
     if write is not None:
         raise UsageError(f"--write={write} is for the layout that --search finds")
     if keep_program is not None:
         keep_programs_in(keep_program)
     report, text = compiled_report(
-        step,
+        spec,
+        shape,
         topology,
         mesh_of(topology),
         dollars_per_chip_hour=dollars_per_chip_hour,
@@ -133,30 +129,35 @@ def compile(
     )
     if keep_hlo is not None and not dry_run:
         pathlib.Path(keep_hlo).write_text(text)
-    print(compiled_text(report))
-    if (refusal := refusal_of(report, step, topology)) is not None:
+    print(report_text(report))
+    if (refusal := refusal_of(report)) is not None:
         raise UsageError(refusal)
-    return report
+    return report.to_json()
 
 
-def _search(step: RunStep, topology: Topology, minutes: float, write: str | None) -> dict[str, Any]:
+def _search(
+    spec: StepSpec, shape: StepShape, topology: Topology, minutes: float, write: str | None
+) -> dict[str, Any]:
     from t5x_style.compiling.search import fastest, search, unbeaten
+    from t5x_style.compiling.search_text import trial_line, trials_text
 
     target = None if write is None else check_target(write)
     trials = search(
-        step, topology, minutes, lambda trial: print(layout_line(trial.facts()), flush=True)
+        spec, shape, topology, minutes, lambda trial: print(trial_line(trial), flush=True)
     )
     kept, best = unbeaten(trials), fastest(trials)
-    facts = [trial.facts() | {"unbeaten": trial in kept} for trial in trials]
-    print(f"\n{layouts_text(facts)}")
+    print(f"\n{trials_text(trials)}")
     text = layout_gin(
         best.topology,
-        best.microbatches,
-        f"{layout_line(best.facts())}.\nFound by\n  {shlex.join(['t5x-style', *sys.argv[1:]])}",
+        f"{trial_line(best)}.\nFound by\n  {shlex.join(['t5x-style', *sys.argv[1:]])}",
     )
     if target is None:
         print(f"\nThe fastest, as a gin file (--write=FILE.gin):\n\n{text}")
     else:
         target.write_text(text)
         print(f"\nwritten: {target}")
-    return {"trials": facts, "fastest": best.report, "gin": text}
+    return {
+        "trials": [trial.to_json() | {"unbeaten": trial in kept} for trial in trials],
+        "fastest": best.report.to_json() if best.report else None,
+        "gin": text,
+    }

@@ -12,11 +12,11 @@ from t5x_style.errors import UsageError
 from t5x_style.reporting import table
 
 if TYPE_CHECKING:
+    from t5x_style.accounting import Topology
     from t5x_style.data import Corpus
     from t5x_style.hosts import Hosts
-    from t5x_style.partitioning import Topology
 
-CONFIGURABLES = ("t5x_style.data", "t5x_style.hosts", "t5x_style.partitioning")
+CONFIGURABLES = ("t5x_style.data", "t5x_style.hosts", "t5x_style.accounting.topology")
 
 
 @gin.configurable
@@ -47,10 +47,12 @@ def evaluate(
       dry_run: only check that the model and the stores can be loaded.
     """
     refuse_unconsumed()
+    from t5x_style.accounting import StepShape, Topology
+    from t5x_style.accounting.layouts.divisibility import check_divisible
     from t5x_style.data import Packing, TokenStore, evaluation_set
     from t5x_style.hosts import Hosts
     from t5x_style.inference import restore_model
-    from t5x_style.partitioning import Topology, check_divisible
+    from t5x_style.partitioning import in_force
     from t5x_style.training import Evaluator
 
     with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
@@ -73,10 +75,12 @@ def evaluate(
         if not stores:
             raise UsageError(f"{model_dir}: no source has a validation split")
         length = restored.plan["horizon"]["sequence_length"]
-        check_divisible(restored.model.architecture, restored.topology, batch_size, length)
+        check_divisible(
+            StepShape(restored.model.architecture, batch_size, length), restored.topology
+        )
         if dry_run:
             return {"model_dir": model_dir, "step": restored.step, "sources": sorted(stores)}
-        with restored.topology.in_force(restored.mesh):
+        with in_force(restored.topology, restored.mesh):
             evaluator = Evaluator(
                 restored.model,
                 restored.mesh,
@@ -84,12 +88,10 @@ def evaluate(
                     name: evaluation_set(store, restored.tokenizer, length, eval_tokens)
                     for name, store in stores.items()
                 },
+                restored.topology,
                 batch_size=batch_size,
-                loss_chunk_tokens=restored.topology.loss_chunk_tokens,
-                loss_vocab_chunks=restored.topology.loss_vocab_chunks,
                 eos_id=restored.tokenizer.eos_id,
                 packing=Packing(**restored.plan["packing"]),
-                compiler_flags=restored.topology.compiler_flags,
             )
         line = evaluator(restored.parameters)
         measures = ("loss", "perplexity", "bits_per_byte", "tokens")

@@ -9,9 +9,9 @@ import gin
 from t5x_style.config.checks import refuse_unconsumed
 
 if TYPE_CHECKING:
-    from t5x_style.partitioning import Topology
+    from t5x_style.accounting import Topology
 
-CONFIGURABLES = ("t5x_style.partitioning",)
+CONFIGURABLES = ("t5x_style.accounting.topology",)
 
 
 @gin.configurable
@@ -43,8 +43,8 @@ def generate(
       dry_run: only check that the model can be loaded.
     """
     refuse_unconsumed()
+    from t5x_style.accounting import Topology
     from t5x_style.inference import restore_model, sample
-    from t5x_style.partitioning import Topology
 
     restored = restore_model(model_dir, topology or Topology(), step=step)
     if dry_run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gin
 
-from t5x_style.accounting import Architecture, verdict_of_line
+from t5x_style.accounting import Architecture, Topology, verdict_of_line
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError, did_you_mean
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from t5x_style.data import Corpus, Packing, Stores
     from t5x_style.hosts import Hosts
     from t5x_style.optim import AdamW
-    from t5x_style.partitioning import Topology
     from t5x_style.training.early_stopping import EarlyStopping
 
 CONFIGURABLES = (
@@ -37,7 +36,7 @@ CONFIGURABLES = (
     "t5x_style.data",
     "t5x_style.optim",
     "t5x_style.hosts",
-    "t5x_style.partitioning",
+    "t5x_style.accounting.topology",
     "t5x_style.training.early_stopping",
 )
 
@@ -57,7 +56,6 @@ def train(
     batch_size: int | Sequence[tuple[int, int | None]],
     train_tokens: int | None = None,
     train_steps: int | None = None,
-    microbatches: int = 1,
     compute_dtype: str = "bfloat16",
     packing: Packing | None = None,
     z_loss: float = 0.0,
@@ -93,7 +91,6 @@ def train(
       batch_size: sequences per step; or phases [(sequences, tokens), ..., (sequences, None)].
       train_tokens: length of the run in tokens.
       train_steps: length of the run in steps; one of the two is given.
-      microbatches: passes per step; the gradients are those of the whole batch.
       compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
       packing: how documents share a row, @Packing(); windows of the store as it lies there if not
         given.
@@ -122,6 +119,7 @@ def train(
     from t5x_style import training
     from t5x_style.data import BatchPlan, Packing
     from t5x_style.hosts import Hosts
+    from t5x_style.step.spec import StepSpec
 
     # Who takes part in a start is no part of the run.
     config_text = operative_config(without=Hosts)
@@ -132,21 +130,23 @@ def train(
         train_tokens=train_tokens,
         train_steps=train_steps,
     )
+    spec = StepSpec(
+        architecture=architecture,
+        optimizer=optimizer,
+        plan=plan,
+        compute_dtype=compute_dtype,
+        packing=packing or Packing(),
+        z_loss=z_loss,
+    )
     # A dry run waits for nobody.
     together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
     with together:
         stores = shared_stores(corpus, build=not dry_run)
         run = training.Run(
             model_dir=model_dir,
-            architecture=architecture,
+            spec=spec,
             topology=topology,
-            optimizer=optimizer,
             stores=stores,
-            plan=plan,
-            microbatches=microbatches,
-            compute_dtype=compute_dtype,
-            packing=packing or Packing(),
-            z_loss=z_loss,
             seed=seed,
             max_epochs=max_epochs,
             at_cap=at_cap,

@@ -254,9 +254,9 @@ def _layout(candidate: Candidate) -> dict[str, Any]:
         "exposed": roof.exposed_seconds,
     }
     return {
-        "mesh": dataclasses.asdict(candidate.mesh),
-        "remat": candidate.remat,
-        "microbatches": candidate.microbatches,
+        "mesh": candidate.topology.mesh_shape,
+        "remat": candidate.topology.remat,
+        "microbatches": candidate.topology.microbatches,
         "bytes_per_chip": candidate.bytes_per_chip,
         "step_seconds": seconds,
         "bound": roof.bound,

@@ -3,23 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from t5x_style.accounting.chips import Chip
+from t5x_style.accounting.chips import LINK_EFFICIENCY, Chip
 from t5x_style.compiling.estimates.torus import Places, closed_axes, links_of_group, torus_shape
 from t5x_style.compiling.hlo.kernel_calls import PASSES, AttentionWork
 
-# Cycles a second: those at which the published peak comes out, 2 FLOPs x the multipliers of a chip.
-# v5e: 4 arrays of 128 x 128, 197e12 FLOP/s; v5p: 8 in two cores, 459e12; v4: 8 in two cores,
-# 275e12; v6e: 4 times as many as a v5e, 918e12.
-CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-# Cores that share a kernel's rows. (XLA's own estimates are already of the chip.)
-_CORES = {"v4": 2, "v5p": 2}
-
 KERNEL_EFFICIENCY = 0.40
-# Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
-LINK_EFFICIENCY = 0.90
-# Bytes/s of a torus axis, both directions: what that makes of the printed rates.
-_AXIS_BANDWIDTH = {"v4": 90e9, "v5e": 90e9, "v5p": 180e9, "v6e": 180e9}
-
 # Cycles of a core that the compiler schedules for one pass of the splash kernel: (for a block of
 # queries and keys, besides for each row of blocks), by chip, head size, features and block. The
 # schedule of a TPU is static, a bundle of instructions a cycle, so its length is the kernel's time
@@ -73,12 +61,12 @@ def _as_scheduled(chip: Chip, calls: Mapping[str, int], work: AttentionWork) -> 
     taken = sum(
         count * (blocks * cycles[each][0] + rows * cycles[each][1]) for each, count in calls.items()
     )
-    return taken / (CLOCKS[chip.name] * _CORES.get(chip.name, 1))
+    return taken / (chip.clock * chip.cores)
 
 
 def _axes_by_size(chip: Chip, group: Places, _: Places) -> float:
     axes = 1 if len(group) <= 16 else 2 if len(group) <= 256 else 3
-    return _AXIS_BANDWIDTH[chip.name] * min(axes, chip.links // 2)
+    return 2 * chip.link_bandwidth * LINK_EFFICIENCY * min(axes, chip.links // 2)
 
 
 def _links_by_place(chip: Chip, group: Places, everywhere: Places) -> float:

@@ -9,12 +9,12 @@ all of them hidden and with none.
 import dataclasses
 
 from t5x_style.accounting.chips import Chip
-from t5x_style.compiling.estimates.assumptions import ASSUMPTIONS, CLOCKS
+from t5x_style.compiling.estimates.assumptions import ASSUMPTIONS
 from t5x_style.compiling.estimates.torus import Places
 from t5x_style.compiling.hlo.collectives import NETWORK
 from t5x_style.compiling.hlo.kernel_calls import AttentionWork, calls_by_pass, kernel_flops
 from t5x_style.compiling.hlo.program import Program
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.errors import Fault, UsageError, one_of
 
 _DAY = 86400
 
@@ -99,15 +99,10 @@ def estimate(
       UsageError: no such set of assumptions, or one that says nothing of this chip.
       Fault: the program has kernels that are not in the table of kernels, or no work for them.
     """
-    if assumptions not in ASSUMPTIONS:
+    one_of("assumptions", assumptions, ASSUMPTIONS)
+    if chip.clock is None:
         raise UsageError(
-            f"no assumptions {assumptions!r}: one of {', '.join(ASSUMPTIONS)}"
-            f"{did_you_mean(assumptions, ASSUMPTIONS)}"
-        )
-    if chip.name not in CLOCKS:
-        raise UsageError(
-            f"no estimate for a {chip.name}: the clock behind its compiler's cycles is known of "
-            f"{', '.join(CLOCKS)}"
+            f"no estimate for a {chip.name}: the clock behind its compiler's cycles is not known"
         )
     assumed = ASSUMPTIONS[assumptions]
     kernel_seconds = executed = 0.0
@@ -132,7 +127,7 @@ def estimate(
     chips = devices // chip.devices_per_chip
     return StepEstimate(
         assumptions=assumptions,
-        compute_seconds=sum(program.estimated_cycles.values()) / CLOCKS[chip.name],
+        compute_seconds=sum(program.estimated_cycles.values()) / chip.clock,
         kernel_seconds=kernel_seconds,
         wire_seconds=dict(sorted(wire.items(), key=lambda item: -item[1])),
         tokens=tokens,

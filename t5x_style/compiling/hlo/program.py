@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from t5x_style.accounting import CHIPS
 from t5x_style.compiling.hlo.arrays import Buffer, largest_buffers
 from t5x_style.compiling.hlo.collectives import Collective, collectives
 from t5x_style.compiling.hlo.costs import Operation, operations
@@ -12,9 +13,6 @@ from t5x_style.compiling.hlo.products import matmul_flops
 from t5x_style.compiling.hlo.text import parse
 
 _BUFFERS = 10
-# Chips whose compiler overlaps collectives that its text shows as synchronous, or so it is said:
-# nothing in the text of a v5p program tells whether a gather waits.
-_TEXT_IS_SILENT = ("v5p", "v4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +63,16 @@ def read_program(
     Raises:
       ValueError: the text is not that of a compiled program.
     """
+    # The compilers of some chips overlap collectives that their text shows as synchronous: nothing
+    # in the text of a v5p program shows whether a gather waits.
+    silent = chip in CHIPS and not CHIPS[chip].overlap_in_text
     module = parse(hlo_text)
     runs = schedule(module)
     return Program(
         matmul_flops=matmul_flops(module, runs),
         kernel_calls=kernel_calls(module, runs),
         library_calls=library_calls(module, runs),
-        collectives=collectives(module, runs, mesh or {}, chip in _TEXT_IS_SILENT),
+        collectives=collectives(module, runs, mesh or {}, silent),
         operations=operations(module, runs),
         largest_buffers=largest_buffers(module, runs, _BUFFERS),
         unknown_loops=runs.unknown_loops,

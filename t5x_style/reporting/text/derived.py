@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+from t5x_style.accounting import mesh_text
 from t5x_style.quantities import count
 from t5x_style.reporting.text.tables import dtypes_text
 
@@ -48,7 +49,7 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "mesh",
-            " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
+            mesh_text(derived["mesh"]),
             f"compute in {dtypes_text(derived['compute_dtype'], a['matmul_dtype'])}, attention "
             f"{derived['kernel']}",
         ),

@@ -1,6 +1,5 @@
 """A plan as text for people: one section for each decision."""
 
-import dataclasses
 import textwrap
 
 from t5x_style.accounting import (
@@ -11,7 +10,6 @@ from t5x_style.accounting import (
     total_parameters,
 )
 from t5x_style.accounting.laws.data_constrained import C4_LAW
-from t5x_style.accounting.layouts.meshes import Candidate
 from t5x_style.accounting.planner.budget import THIS_CPU
 from t5x_style.quantities import count, duration, scientific
 from t5x_style.reporting.text.tables import table
@@ -239,9 +237,9 @@ def _chips(plan: Plan) -> str:
             cost = f"{days * 24 * plan.budget.chips * plan.budget.price_per_chip_hour:,.0f}"
         rows.append(
             (
-                _mesh_name(layout),
-                layout.remat,
-                str(layout.microbatches),
+                layout.topology.mesh_text,
+                layout.topology.remat,
+                str(layout.topology.microbatches),
                 _bytes(layout.bytes_per_chip["total"]),
                 duration(layout.step_seconds),
                 f"{roof.mfu('6nd'):.0%}",
@@ -285,15 +283,10 @@ def _memory(plan: Plan) -> str:
         )
         for remat, memory in plan.remat_memory.items()
     ]
-    name = f"bytes a chip, {_mesh_name(best)}, {best.microbatches} passes"
+    name = f"bytes a chip, {best.topology.mesh_text}, {best.topology.microbatches} passes"
     return table(
         rows, (name, "parameters", "optimizer", "gradients", "activations", "at the fullest moment")
     )
-
-
-def _mesh_name(layout: Candidate) -> str:
-    sizes = {name: size for name, size in dataclasses.asdict(layout.mesh).items() if size > 1}
-    return " x ".join(f"{name}={size}" for name, size in sizes.items()) or "one device"
 
 
 def _sensitivity(plan: Plan) -> str:

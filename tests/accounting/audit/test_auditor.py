@@ -7,6 +7,7 @@ from t5x_style.accounting import (
     LAWS,
     Architecture,
     Auditor,
+    Topology,
     audit,
     bloomberggpt,
     chip,
@@ -18,6 +19,7 @@ from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
 
 BLOOMBERG = bloomberggpt.ARCHITECTURE
+REMAT = Topology(remat="full")
 TOKENS = 568_747_622_400
 PLANNED = 708_900_000_000
 
@@ -105,7 +107,7 @@ def test_at_the_end_nothing_is_left_and_before_the_first_token_no_law_speaks():
 
 
 def test_the_audit_of_bloomberggpt():
-    line = audit(BLOOMBERG, 2048, TOKENS, "full")
+    line = audit(BLOOMBERG, 2048, TOKENS, REMAT)
     assert line["model_flops_6nd"] == pytest.approx(1.72531e23, rel=1e-5)
     assert line["model_flops_full"] == pytest.approx(1.80022e23, rel=1e-5)
     assert line["tokens_per_param"] == pytest.approx(11.249, abs=1e-3)
@@ -118,19 +120,19 @@ def test_the_audit_of_bloomberggpt():
 
 
 def test_flops_add_up_over_tokens():
-    auditor = Auditor(BLOOMBERG, 2048, "full")
+    auditor = Auditor(BLOOMBERG, 2048, REMAT)
     for key, convention in (("model_flops_causal", "causal"), ("hardware_flops", "hardware")):
-        per_token = training_flops_per_token(BLOOMBERG, 2048, convention, "full")
+        per_token = training_flops_per_token(BLOOMBERG, 2048, convention, REMAT)
         assert auditor.at(1000)[key] == 1000 * per_token
         assert auditor.at(3000)[key] == 3 * auditor.at(1000)[key]
 
 
 def test_lengths_by_phase_are_accounted_each_at_its_own():
     """By hand: 1,000 tokens at 512, 2,000 at 2,048 and the rest at 8,192."""
-    auditor = Auditor(BLOOMBERG, [(0, 512), (1000, 2048), (3000, 8192)], "full")
+    auditor = Auditor(BLOOMBERG, [(0, 512), (1000, 2048), (3000, 8192)], REMAT)
     for key, convention in (("model_flops_causal", "causal"), ("hardware_flops", "hardware")):
         short, middle, long = (
-            training_flops_per_token(BLOOMBERG, length, convention, "full")
+            training_flops_per_token(BLOOMBERG, length, convention, REMAT)
             for length in (512, 2048, 8192)
         )
         assert len({short, middle, long}) == 3
@@ -195,7 +197,7 @@ def test_an_unknown_chip_has_no_utilisation():
 
 
 def test_an_audit_costs_a_log_line_next_to_nothing():
-    auditor = Auditor(BLOOMBERG, 2048, "full", planned_tokens=PLANNED, own_law=OWN)
+    auditor = Auditor(BLOOMBERG, 2048, REMAT, planned_tokens=PLANNED, own_law=OWN)
     times = []
     for tokens in range(1, 2000):
         start = time.perf_counter()

@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from t5x_style.accounting import Architecture
+from t5x_style.accounting import Architecture, StepShape, Topology
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
-from t5x_style.accounting.flops import REMAT_RECOMPUTES
 from t5x_style.accounting.layouts.memory import (
-    Mesh,
     checkpoint_bytes,
     kept_bytes_per_layer,
     step_memory,
 )
+from t5x_style.accounting.recompute import REMAT_RECOMPUTES
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.partitioning import Topology, batch_sharding
+from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model
 from t5x_style.step.step import make_train_step
 from tests.jaxprs import equations
@@ -69,31 +68,35 @@ LARGE_VOCABULARY = Architecture(
 WIDE = Architecture(vocab_size=256, layers=8, d_model=512, d_ff=1408, heads=8)
 
 
-def real_step(
+def memory_of(
     arch: Architecture,
-    mesh: Mesh,
+    mesh: Topology,
     *,
     batch_sequences: int,
     sequence_length: int,
-    remat: str,
-    kernel: str = "plain",
-    microbatches: int = 1,
-    loss_chunk_tokens: int = 4096,
-    loss_vocab_chunks: int = 1,
-    shard_optimizer_over_data: bool = False,
     compute_dtype: str = "bfloat16",
+    **layout,
+):
+    """The account of a step on `mesh`, with `layout` for the other fields of its topology."""
+    shape = StepShape(arch, batch_sequences, sequence_length, compute_dtype)
+    return step_memory(shape, dataclasses.replace(mesh, **layout))
+
+
+def real_step(
+    arch: Architecture,
+    mesh: Topology,
+    *,
+    batch_sequences: int,
+    sequence_length: int,
+    compute_dtype: str = "bfloat16",
+    **layout,
 ):
     """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
-    topology = Topology(
-        **dataclasses.asdict(mesh),
-        remat=remat,
-        kernel=kernel,
-        shard_optimizer_over_data=shard_optimizer_over_data,
-    )
-    devices = topology.mesh()
+    topology = dataclasses.replace(mesh, **layout)
+    devices = make_mesh(topology)
     plan = BatchPlan.of(batch_sequences, sequence_length, train_steps=10)
     adamw = AdamW(Schedule(peak_learning_rate=1e-3))
-    with topology.in_force(devices):
+    with in_force(topology, devices):
         model = bind_model(arch, topology, devices, compute_dtype)
         optimizer = adamw.transformation(plan, model.axes)
         state = abstract_state(model, optimizer, devices)
@@ -102,16 +105,16 @@ def real_step(
         optimizer,
         adamw.learning_rate(plan),
         sources=1,
-        microbatches=microbatches,
+        microbatches=topology.microbatches,
         z_loss=0.0,
-        loss_chunk_tokens=loss_chunk_tokens,
-        loss_vocab_chunks=loss_vocab_chunks,
+        loss_chunk_tokens=topology.loss_chunk_tokens,
+        loss_vocab_chunks=topology.loss_vocab_chunks,
         eos_id=1,
     )
     batch = jax.ShapeDtypeStruct(
         (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
     )
-    return step, state, batch, functools.partial(topology.in_force, devices)
+    return step, state, batch, functools.partial(in_force, topology, devices)
 
 
 def on_each_device(tree) -> int:
@@ -125,12 +128,19 @@ def on_each_device(tree) -> int:
 
 @pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, DEEP, LARGE_VOCABULARY])
 @pytest.mark.parametrize(
-    "mesh", [Mesh(), Mesh(fsdp=8), Mesh(2, 2, 2), Mesh(tensor=4, sequence=2), Mesh(data=8)]
+    "mesh",
+    [
+        Topology(),
+        Topology(fsdp=8),
+        Topology(2, 2, 2),
+        Topology(tensor=4, sequence=2),
+        Topology(data=8),
+    ],
 )
 def test_the_state_is_what_the_real_shardings_hold_to_the_byte(arch, mesh):
     layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
     _, state, _, _ = real_step(arch, mesh, **layout)
-    memory = step_memory(arch, mesh, **layout)
+    memory = memory_of(arch, mesh, **layout)
     assert memory.parameters == on_each_device(state["parameters"])
     assert memory.optimizer == on_each_device(state["optimizer"])
     # Gradients are constrained to their parameters' shardings, and float32 as they are.
@@ -138,11 +148,11 @@ def test_the_state_is_what_the_real_shardings_hold_to_the_byte(arch, mesh):
 
 
 @pytest.mark.parametrize("arch", [LLAMA, BLOOMBERG, LARGE_VOCABULARY])
-@pytest.mark.parametrize("mesh", [Mesh(2, 2, 2), Mesh(data=8), Mesh(data=2, fsdp=4)])
+@pytest.mark.parametrize("mesh", [Topology(2, 2, 2), Topology(data=8), Topology(data=2, fsdp=4)])
 def test_the_optimizer_state_split_over_data_to_the_byte(arch, mesh):
     layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none"}
     _, state, _, _ = real_step(arch, mesh, **layout, shard_optimizer_over_data=True)
-    memory = step_memory(arch, mesh, **layout, shard_optimizer_over_data=True)
+    memory = memory_of(arch, mesh, **layout, shard_optimizer_over_data=True)
     assert memory.parameters == on_each_device(state["parameters"])
     assert memory.optimizer == on_each_device(state["optimizer"])
     assert memory.gradients == memory.optimizer // 2
@@ -157,7 +167,7 @@ ROWS = 5
 @pytest.mark.parametrize("kernel", ["plain", "blockwise"])
 def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
     layout = {"sequence_length": 32, "remat": remat, "kernel": kernel}
-    step, state, batch, in_force = real_step(arch, Mesh(), batch_sequences=ROWS, **layout)
+    step, state, batch, in_force = real_step(arch, Topology(), batch_sequences=ROWS, **layout)
     with in_force():
         traced = jax.make_jaxpr(step)(state, batch)
     forward = next(
@@ -178,9 +188,11 @@ def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
         for each in stacked
         if ROWS not in each.shape and each.dtype == jnp.bfloat16
     )
-    kept = arch.layers * kept_bytes_per_layer(arch, ROWS * 32, **layout)
+    kept = arch.layers * kept_bytes_per_layer(
+        StepShape(arch, ROWS, 32), Topology(remat=remat, kernel=kernel), ROWS * 32
+    )
     assert of_tokens == kept
-    memory = step_memory(arch, Mesh(), batch_sequences=ROWS, **layout)
+    memory = memory_of(arch, Topology(), batch_sequences=ROWS, **layout)
     assert memory.activations == kept + weights
     assert bool(weights) == (remat == "none")
 
@@ -188,23 +200,23 @@ def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
 @pytest.mark.parametrize(
     ("arch", "mesh", "layout"),
     [
-        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "none"}),
-        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
-        (LLAMA, Mesh(), {"batch_sequences": 8, "remat": "full", "kernel": "blockwise"}),
-        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "none"}),
-        (BLOOMBERG, Mesh(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "full"}),
-        (DEEP, Mesh(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (LLAMA, Topology(), {"batch_sequences": 8, "remat": "none"}),
+        (LLAMA, Topology(), {"batch_sequences": 8, "remat": "save_dots"}),
+        (LLAMA, Topology(), {"batch_sequences": 8, "remat": "full", "kernel": "blockwise"}),
+        (BLOOMBERG, Topology(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "none"}),
+        (BLOOMBERG, Topology(fsdp=4, tensor=2), {"batch_sequences": 32, "remat": "full"}),
+        (DEEP, Topology(), {"batch_sequences": 8, "remat": "save_dots"}),
         (
             LARGE_VOCABULARY,
-            Mesh(),
+            Topology(),
             {"batch_sequences": 16, "remat": "full", "microbatches": 2, "loss_chunk_tokens": 256},
         ),
         (
             LARGE_VOCABULARY,
-            Mesh(data=2, fsdp=4),
+            Topology(data=2, fsdp=4),
             {"batch_sequences": 16, "remat": "full", "loss_vocab_chunks": 16},
         ),
-        (WIDE, Mesh(fsdp=8), {"batch_sequences": 8, "sequence_length": 32, "remat": "full"}),
+        (WIDE, Topology(fsdp=8), {"batch_sequences": 8, "sequence_length": 32, "remat": "full"}),
     ],
 )
 def test_temporary_memory_is_within_a_fifth_of_the_compiled_steps(arch, mesh, layout):
@@ -214,15 +226,15 @@ def test_temporary_memory_is_within_a_fifth_of_the_compiled_steps(arch, mesh, la
     with in_force():
         compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     measured = compiled.memory_analysis().temp_size_in_bytes
-    assert step_memory(arch, mesh, **layout).temporary == pytest.approx(measured, rel=0.2)
+    assert memory_of(arch, mesh, **layout).temporary == pytest.approx(measured, rel=0.2)
 
 
 def test_a_compiled_tpu_step_of_bloomberggpt():
     """A like decoder and step compiled ahead of time for v6e:16x16 by libtpu 0.0.52, data 2 x fsdp
     128, 512 sequences, full remat, flash attention: 4.51 GiB of arguments, 12.7 GiB temporary."""
-    memory = step_memory(
+    memory = memory_of(
         BLOOMBERGGPT,
-        Mesh(data=2, fsdp=128),
+        Topology(data=2, fsdp=128),
         batch_sequences=512,
         sequence_length=2048,
         remat="full",
@@ -235,7 +247,7 @@ def test_a_compiled_tpu_step_of_bloomberggpt():
 def kept_by(kernel: str, remat: str, heads: int, head_dim: int) -> int:
     arch = dataclasses.replace(BLOOMBERGGPT, heads=heads, kv_heads=heads, head_dim=head_dim)
     layout = {"batch_sequences": 2048, "sequence_length": 2048, "remat": remat}
-    return step_memory(arch, Mesh(data=8, fsdp=64), kernel=kernel, **layout).activations
+    return memory_of(arch, Topology(data=8, fsdp=64), kernel=kernel, **layout).activations
 
 
 @pytest.mark.parametrize("remat", ["save_attention", "save_qkv", "save_qkv_out", "save_dots"])
@@ -256,15 +268,15 @@ def test_what_is_not_kept_fills_no_lanes(remat):
 
 def test_more_devices_never_hold_more_on_each():
     layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "full"}
-    whole = step_memory(BLOOMBERGGPT, Mesh(), **layout)
-    for mesh in (Mesh(fsdp=8), Mesh(tensor=8), Mesh(data=8)):
-        assert step_memory(BLOOMBERGGPT, mesh, **layout).total < whole.total
+    whole = memory_of(BLOOMBERGGPT, Topology(), **layout)
+    for mesh in (Topology(fsdp=8), Topology(tensor=8), Topology(data=8)):
+        assert memory_of(BLOOMBERGGPT, mesh, **layout).total < whole.total
 
 
 def test_remat_keeps_less_and_microbatches_hold_less_at_once():
     def total(**change):
         layout = {"batch_sequences": 64, "sequence_length": 2048, "remat": "none", **change}
-        return step_memory(LLAMA, Mesh(), **layout).total
+        return memory_of(LLAMA, Topology(), **layout).total
 
     assert total(remat="full") < total(remat="save_dots") < total()
     assert total(microbatches=4) < total()
@@ -273,8 +285,8 @@ def test_remat_keeps_less_and_microbatches_hold_less_at_once():
 def test_a_block_of_scores_grows_with_the_tile():
     def scores(block):
         layout = {"batch_sequences": 8, "sequence_length": 4096, "remat": "full"}
-        return step_memory(
-            LLAMA, Mesh(), kernel="blockwise", attention_block=block, **layout
+        return memory_of(
+            LLAMA, Topology(), kernel="blockwise", attention_block=block, **layout
         ).scores
 
     # 8 rows and 8 heads, two float32 arrays of block x block.
@@ -296,4 +308,4 @@ def test_a_checkpoint_is_twelve_bytes_a_parameter():
 def test_what_does_not_exist_is_refused_with_the_nearest(change, message):
     layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none", **change}
     with pytest.raises(UsageError, match=message):
-        step_memory(LLAMA, Mesh(), **layout)
+        memory_of(LLAMA, Topology(), **layout)

@@ -2,14 +2,12 @@ import dataclasses
 
 import pytest
 
-from t5x_style.accounting import CHIPS, Architecture, chip, total_parameters
+from t5x_style.accounting import CHIPS, Architecture, StepShape, Topology, chip, total_parameters
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.chips import LINK_EFFICIENCY
 from t5x_style.accounting.flops import training_flops_per_token
-from t5x_style.accounting.layouts.memory import Mesh
 from t5x_style.accounting.layouts.roofline import (
     ATTENTION_EFFICIENCY,
-    LINK_EFFICIENCY,
-    MATRIX_EFFICIENCY,
     roofline,
 )
 
@@ -25,13 +23,19 @@ LLAMA_8B = Architecture(
 LAYOUT = {"batch_sequences": 64, "sequence_length": 2048, "remat": "full"}
 
 
+def expected(arch, row, mesh, *, batch_sequences, sequence_length, **layout):
+    """The roofline of a step on `mesh`, with `layout` for the other fields of its topology."""
+    shape = StepShape(arch, batch_sequences, sequence_length)
+    return roofline(shape, dataclasses.replace(mesh, **layout), row)
+
+
 @pytest.mark.parametrize("remat", ["none", "save_dots", "full"])
 @pytest.mark.parametrize(("kernel", "block"), [("plain", 512), ("blockwise", 512), ("flash", 1024)])
 def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
-    found = roofline(
+    found = expected(
         LLAMA_8B,
         chip("v5p"),
-        Mesh(2, 16, 2),
+        Topology(2, 16, 2),
         batch_sequences=64,
         sequence_length=2048,
         remat=remat,
@@ -41,9 +45,11 @@ def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
     flops = (
         64
         * 2048
-        * training_flops_per_token(LLAMA_8B, 2048, "hardware", remat, kernel, attention_block=block)
+        * training_flops_per_token(
+            LLAMA_8B, 2048, "hardware", Topology(remat=remat, kernel=kernel, attention_block=block)
+        )
     )
-    at_peak = found.matrix_products * MATRIX_EFFICIENCY["v5p"]
+    at_peak = found.matrix_products * chip("v5p").matrix_efficiency
     at_peak += found.attention * ATTENTION_EFFICIENCY
     assert at_peak == pytest.approx(flops / (64 * 459e12))
 
@@ -55,13 +61,13 @@ def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
 @pytest.mark.parametrize(
     ("name", "mesh", "batch_sequences", "on_chip", "wire_bytes", "rate"),
     [
-        ("v5p", Mesh(data=8, fsdp=64), 2048, 7.93, 302e9, 360e9),
-        ("v6e", Mesh(data=2, fsdp=128), 512, 2.94, 306e9, 360e9),
-        ("v5e", Mesh(data=2, fsdp=128), 256, 5.04, 309e9, 180e9),
+        ("v5p", Topology(data=8, fsdp=64), 2048, 7.93, 302e9, 360e9),
+        ("v6e", Topology(data=2, fsdp=128), 512, 2.94, 306e9, 360e9),
+        ("v5e", Topology(data=2, fsdp=128), 256, 5.04, 309e9, 180e9),
     ],
 )
 def test_compiled_tpu_steps_of_bloomberggpt(name, mesh, batch_sequences, on_chip, wire_bytes, rate):
-    found = roofline(
+    found = expected(
         BLOOMBERGGPT,
         chip(name),
         mesh,
@@ -77,10 +83,10 @@ def test_compiled_tpu_steps_of_bloomberggpt(name, mesh, batch_sequences, on_chip
 
 def test_bloomberggpts_real_step_took_longer_than_the_model_of_costs():
     """32.5 s on 512 A100 (section 3.3); a cost model that says more than that would be wrong."""
-    found = roofline(
+    found = expected(
         BLOOMBERGGPT,
         chip("a100_40gb"),
-        Mesh(data=4, fsdp=128),
+        Topology(data=4, fsdp=128),
         batch_sequences=2048,
         sequence_length=2048,
         remat="full",
@@ -93,7 +99,7 @@ def test_bloomberggpts_real_step_took_longer_than_the_model_of_costs():
 def test_the_gathers_of_eight_gpus_by_hand():
     """Blocks in bfloat16 twice gathered and once scattered, embedding and head once each (its
     gradient float32), 7/8 of it from the others, over 18 links of 25 GB/s."""
-    found = roofline(LLAMA_8B, chip("h100"), Mesh(fsdp=8), **LAYOUT)
+    found = expected(LLAMA_8B, chip("h100"), Topology(fsdp=8), **LAYOUT)
     table = 128_256 * 4096
     norms = (2 * 32 + 1) * 4096
     blocks = total_parameters(LLAMA_8B) - 2 * table - norms
@@ -104,8 +110,8 @@ def test_the_gathers_of_eight_gpus_by_hand():
 
 def test_past_the_links_the_network_is_what_takes_time():
     """Two nodes of eight: each GPU brings in an eighth of the other node's half."""
-    inside = roofline(LLAMA_8B, chip("h100"), Mesh(data=2, fsdp=8), **LAYOUT)
-    across = roofline(LLAMA_8B, chip("h100"), Mesh(fsdp=16), **LAYOUT)
+    inside = expected(LLAMA_8B, chip("h100"), Topology(data=2, fsdp=8), **LAYOUT)
+    across = expected(LLAMA_8B, chip("h100"), Topology(fsdp=16), **LAYOUT)
     table = 128_256 * 4096
     blocks = total_parameters(LLAMA_8B) - 2 * table - (2 * 32 + 1) * 4096
     size = 6 * blocks + 10 * table
@@ -118,21 +124,21 @@ def test_past_the_links_the_network_is_what_takes_time():
 def test_tensor_parallel_sums_by_hand():
     """Per layer four sums of [T, D] and one recomputed, two more a step; a sum is a scatter and a
     gather. Four chips share one axis of the torus, both directions."""
-    found = roofline(LLAMA_8B, chip("v5p"), Mesh(data=8, tensor=4), **LAYOUT)
+    found = expected(LLAMA_8B, chip("v5p"), Topology(data=8, tensor=4), **LAYOUT)
     tokens = 64 * 2048 / 8
     size = (5 * 32 + 2) * 2 * 2 * tokens * 4096
     assert found.tensor == pytest.approx(size * 3 / 4 / (2 * 100e9 * LINK_EFFICIENCY))
 
 
 def test_a_gather_over_every_chip_of_a_torus_is_dearer_than_over_half_of_them():
-    whole = roofline(LLAMA_8B, chip("v5p"), Mesh(fsdp=64), **LAYOUT)
-    half = roofline(LLAMA_8B, chip("v5p"), Mesh(data=2, fsdp=32), **LAYOUT)
+    whole = expected(LLAMA_8B, chip("v5p"), Topology(fsdp=64), **LAYOUT)
+    half = expected(LLAMA_8B, chip("v5p"), Topology(data=2, fsdp=32), **LAYOUT)
     assert whole.collectives > 1.2 * half.collectives
 
 
 def test_the_step_lies_between_hidden_and_exposed():
     for name, one in CHIPS.items():
-        found = roofline(LLAMA_8B, one, Mesh(data=2, fsdp=8, tensor=2), **LAYOUT)
+        found = expected(LLAMA_8B, one, Topology(data=2, fsdp=8, tensor=2), **LAYOUT)
         assert found.hidden_seconds <= found.seconds <= found.exposed_seconds, name
         assert found.mfu("6nd", found.exposed_seconds) <= found.mfu("6nd") < 1
         assert found.tokens_per_second == pytest.approx(64 * 2048 / found.seconds)
@@ -143,7 +149,7 @@ def test_the_step_lies_between_hidden_and_exposed():
 
 def test_recomputing_and_more_passes_cost_time():
     def seconds(**change):
-        return roofline(LLAMA_8B, chip("v5p"), Mesh(fsdp=16), **{**LAYOUT, **change}).seconds
+        return expected(LLAMA_8B, chip("v5p"), Topology(fsdp=16), **{**LAYOUT, **change}).seconds
 
     assert seconds(remat="none") < seconds(remat="save_dots") < seconds(remat="full")
     assert seconds(microbatches=4) > seconds()
@@ -152,7 +158,7 @@ def test_recomputing_and_more_passes_cost_time():
 def test_half_a_chip_has_half_of_everything():
     """Ironwood shows two devices: the same chips as one device each take as long."""
     one = dataclasses.replace(chip("tpu7x"), devices_per_chip=1)
-    two = roofline(LLAMA_8B, chip("tpu7x"), Mesh(data=16), **LAYOUT)
-    whole = roofline(LLAMA_8B, one, Mesh(data=8), **LAYOUT)
+    two = expected(LLAMA_8B, chip("tpu7x"), Topology(data=16), **LAYOUT)
+    whole = expected(LLAMA_8B, one, Topology(data=8), **LAYOUT)
     assert two.on_chip - two.memory == pytest.approx(whole.on_chip - whole.memory)
     assert two.peak_flops == whole.peak_flops == 8 * 2307e12

@@ -1,12 +1,18 @@
 """`compile`: the train step for slices that are not there, by XLA's own TPU compiler."""
 
+import dataclasses
 import json
 
 import pytest
 
-from t5x_style.accounting import Architecture, total_parameters, training_flops_per_token
+from t5x_style.accounting import (
+    CHIPS,
+    Architecture,
+    Topology,
+    total_parameters,
+    training_flops_per_token,
+)
 from t5x_style.commands.main import main
-from t5x_style.compiling import report as compiled_step
 
 TOY = """
 include 'gin_configs/runs/pretrain.gin'
@@ -68,7 +74,7 @@ def test_a_step_for_each_chip(chip, shape, data, compiled):
     # The compiler neither adds a product nor drops one: equal to the last digit.
     tokens = 16 * 128
     assert report["hardware_flops"] == tokens * training_flops_per_token(
-        ARCHITECTURE, 128, "hardware", remat="full"
+        ARCHITECTURE, 128, "hardware", Topology(remat="full")
     )
     assert report["hlo_flops"] == report["hardware_flops"]
     assert report["unknown_loops"] == []
@@ -113,7 +119,10 @@ def test_a_step_with_flash_kernels(chip, shape, remat, forward, compiled):
     }
     assert report["hlo_flops"] == report["hardware_flops"]
     assert report["hardware_flops"] == 16 * 256 * training_flops_per_token(
-        ARCHITECTURE, 256, "hardware", remat, "flash", attention_block=128
+        ARCHITECTURE,
+        256,
+        "hardware",
+        Topology(remat=remat, kernel="flash", attention_block=128),
     )
 
 
@@ -134,7 +143,7 @@ def test_what_is_for_train_alone_may_stand_there(compiled):
         (["--gin.BATCHSIZE=4"], "did you mean 'BATCH_SIZE'"),
         (["--phase=2"], "--phase=2: the run has the phases 1 to 1"),
         (flags_of("v5e", "4x4"), "whose product is 16"),
-        ([*flags_of("v5e", "2x2", fsdp=1, data=4), "--microbatches=8"], "the batch = 2"),
+        ([*flags_of("v5e", "2x2", fsdp=1, data=4), "--gin.MICROBATCHES=8"], "the batch = 2"),
         (flags_of("v5e", "2x3"), "no such slice of a v5e"),
     ],
 )
@@ -154,7 +163,8 @@ def test_a_flag_that_xla_does_not_have(compiled):
 def test_a_peak_above_what_a_chip_has_is_an_error_though_the_compiler_said_nothing(
     compiled, monkeypatch
 ):
-    monkeypatch.setitem(compiled_step.USABLE_BYTES, "v5e", 2**20)
+    lean = dataclasses.replace(CHIPS["v5e"], usable_bytes=2**20)
+    monkeypatch.setitem(CHIPS, "v5e", lean)
     status, _, said = compiled(*flags_of("v5e", "2x2"))
     assert status == 2
     assert "0.00 GiB are there" in said

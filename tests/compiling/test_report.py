@@ -11,12 +11,14 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5x_style.compiling.report import RunStep, check_state_goes_round, compiled_report, mesh_of
+from t5x_style.accounting import Topology
+from t5x_style.compiling import compiled_report, mesh_of
+from t5x_style.compiling.memory_use import check_state_is_donated
+from t5x_style.compiling.report_text import report_text
 from t5x_style.errors import Fault
-from t5x_style.partitioning import Topology
-from t5x_style.reporting.text.compiled import compiled_text
+from t5x_style.partitioning import make_mesh
 from t5x_style.training.session import open_session
-from tests.training.runs import EOS, make_run
+from tests.training.runs import ARCHITECTURE, EOS, make_run
 
 
 def kept_steps() -> set[str]:
@@ -26,26 +28,15 @@ def kept_steps() -> set[str]:
 
 
 def test_a_run_finds_the_step_that_compile_kept(tmp_path):
-    run = make_run(tmp_path, topology=Topology(data=2, fsdp=4, remat="full"))
     # Of a shape that no other test compiles.
-    architecture = dataclasses.replace(run.architecture, d_ff=208)
-    run = dataclasses.replace(run, architecture=architecture)
-    ((sequences, length),) = run.plan.shapes_from(0)
-    step = RunStep(
-        architecture=architecture,
-        optimizer=run.optimizer,
-        plan=run.plan,
-        sequences=sequences,
-        sequence_length=length,
-        microbatches=run.microbatches,
-        compute_dtype=run.compute_dtype,
-        packing=run.packing,
-        z_loss=run.z_loss,
-        sources=len(run.reader.names),
-        eos_id=EOS,
-    )
+    architecture = dataclasses.replace(ARCHITECTURE, d_ff=208)
+    topology = Topology(data=2, fsdp=4, remat="full")
+    run = make_run(tmp_path, topology=topology, architecture=architecture)
+    spec = dataclasses.replace(run.spec, sources=len(run.reader.names), eos_id=EOS)
+    (shape,) = spec.shapes
     before = kept_steps()
-    report, text = compiled_report(step, run.topology, mesh_of(run.topology))
+    compiled, text = compiled_report(spec, shape, topology, mesh_of(topology))
+    report = compiled.to_json()
     kept = kept_steps()
     assert len(kept - before) == 1
     open_session(run).close()
@@ -56,16 +47,22 @@ def test_a_run_finds_the_step_that_compile_kept(tmp_path):
     assert report["fits"] is None
     # What a library multiplies is in no sum, and that is said.
     assert report["library_calls"] == {}
-    called = compiled_text(report | {"library_calls": {"__cublas$gemm": 2}})
+    called = report_text(
+        dataclasses.replace(
+            compiled,
+            accounts=dataclasses.replace(compiled.accounts, library_calls={"__cublas$gemm": 2}),
+        )
+    )
     assert "NOT in that sum: __cublas$gemm x 2" in called
     assert text.startswith("HloModule jit_step")
     # The numbers that only a kept program needs are in it.
-    compiled_report(dataclasses.replace(step, sources=5), run.topology, mesh_of(run.topology))
+    other = dataclasses.replace(spec, sources=5)
+    compiled_report(other, shape, topology, mesh_of(topology))
     assert len(kept_steps() - kept) == 1
 
 
-def test_a_state_that_does_not_go_round_is_a_fault():
-    mesh = Topology(fsdp=8).mesh()
+def test_a_state_that_is_not_donated_is_a_fault():
+    mesh = make_mesh(Topology(fsdp=8))
     split, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
     state = {"w": jax.ShapeDtypeStruct((64,), np.float32, sharding=split)}
     program = types.SimpleNamespace(state=state)
@@ -78,8 +75,8 @@ def test_a_state_that_does_not_go_round_is_a_fault():
         )
         return step.lower(state).compile()
 
-    check_state_goes_round(program, compiled(split, donate_argnums=0))
-    with pytest.raises(Fault, match=r"the step takes w as .* and gives it back as "):
-        check_state_goes_round(program, compiled(whole))
+    check_state_is_donated(program, compiled(split, donate_argnums=0))
+    with pytest.raises(Fault, match=r"the step takes w as .* and returns it as "):
+        check_state_is_donated(program, compiled(whole))
     with pytest.raises(Fault, match="writes 0 bytes of its state in place, and the state has 32"):
-        check_state_goes_round(program, compiled(split))
+        check_state_is_donated(program, compiled(split))

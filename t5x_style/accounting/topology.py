@@ -1,27 +1,57 @@
-"""A topology: the named mesh, the rules, and the choices that fit a chip but change no numbers."""
+"""WHERE a step runs, as plain numbers: what may change and never changes what is learnt.
 
-import contextlib
+The other value, WHAT a step computes, is `StepShape` for the accounts and `step.StepSpec` for a
+program. Memory, roofline, FLOPs, planner, compiler report and training take these two.
+"""
+
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import gin
-import jax
-from flax import nnx
-from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
 
 from t5x_style.accounting.attention_blocks import LANES
-from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.kernels import ATTENTION_KERNELS
-from t5x_style.models import REMAT_POLICIES
-from t5x_style.models.logical import LOGICAL_AXES, MEETING_AXES, UPDATES, flat
+from t5x_style.accounting.recompute import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
+from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
+
+# The names of what an axis of an array IS, which the rules place on a mesh.
+# Axes of activations.
+BATCH = "batch"
+SEQUENCE = "sequence"
+# Axes of activations and of the columns of matrices.
+HEADS = "heads"
+KV_HEADS = "kv_heads"
+MLP = "mlp"
+VOCAB = "vocab"
+# Axes of parameters alone. The rows of the two matrices that write to the residual stream carry
+# the sharded feature axis AND the fsdp axis, so that an fsdp gather always runs along rows.
+EMBED = "embed"
+HEADS_ROWS = "heads_rows"
+MLP_ROWS = "mlp_rows"
+NORM = "norm"
+LAYERS = "layers"
+
+# No axis of an array: the mesh axes over which matrices are whole, but their gradients and
+# optimizer state split.
+UPDATES = "updates"
+
+LOGICAL_AXES = (
+    BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
+)  # fmt: skip
+
+# Axes that meet in one activation (the logits among them) or one matrix: no two of them may lie on
+# the same mesh axis.
+MEETING_AXES = tuple(
+    (*others, wide)
+    for wide in (HEADS, KV_HEADS, MLP, VOCAB)
+    for others in ((BATCH, SEQUENCE), (EMBED,))
+)
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
-# One table from what an axis is to where it lies. The rows of residual matrices take both axes so
-# that every fsdp gather runs along the leading dimension (gathers along the minor one are copied
-# again by the TPU compiler).
+# One table from what an axis is to where it is placed. The rows of residual matrices take both
+# axes, so that every fsdp gather runs along the leading dimension. (The TPU compiler copies the
+# result of a gather along the minor one again.)
 DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "sequence": "sequence",
@@ -37,11 +67,22 @@ DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
 }
 
 
+def flat(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of the rules: none, one or several, outermost first."""
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def mesh_text(sizes: Mapping[str, int]) -> str:
+    """A mesh for people: `data=8 x fsdp=64`; 'one device' for a mesh of one."""
+    return " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "one device"
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Where a run lies and how its step is laid out. None of these changes a number that is
-    learnt beyond rounding.
+    """The mesh of a run and the layout of its step. No field changes what is learnt, but rounding.
 
     Attributes:
       data: size of the axis over which only the batch is split (replicas of the parameters).
@@ -54,11 +95,13 @@ class Topology:
         devices that it finds.
       slices: slices of that shape, joined by the data-centre network. The data axis is split over
         them first, so that only sums of gradients leave a slice.
+      microbatches: passes per step. A pass takes sequences / microbatches rows, and the gradients
+        of all passes are added in float32.
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
       kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
         same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
       attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
-      remat: one of REMAT_POLICIES (see models.remat).
+      remat: one of flops.REMAT_RECOMPUTES.
       loss_chunk_tokens: tokens per device whose logits live at once.
       loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens meet one
         piece of the head after the other, and never is more of it gathered, at the cost of making
@@ -78,6 +121,7 @@ class Topology:
     chip: str | None = None
     slice: str | None = None
     slices: int = 1
+    microbatches: int = 1
     compiler_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kernel: str = "plain"
     attention_block: int = 512
@@ -89,13 +133,8 @@ class Topology:
     unsharded_tolerance: float = 0.02
 
     def __post_init__(self):
-        for axis in MESH_AXES:
-            if getattr(self, axis) < 1:
-                raise UsageError(f"Topology.{axis} = {getattr(self, axis)}: must be 1 or more")
-        if self.loss_vocab_chunks < 1:
-            raise UsageError(
-                f"Topology.loss_vocab_chunks = {self.loss_vocab_chunks}: must be 1 or more"
-            )
+        for name in (*MESH_AXES, "microbatches", "loss_chunk_tokens", "loss_vocab_chunks"):
+            at_least(f"Topology.{name}", getattr(self, name), 1)
         if self.slices < 1 or self.data % self.slices:
             raise UsageError(
                 f"Topology.slices = {self.slices}: the data axis (Topology.data = {self.data}) is "
@@ -110,15 +149,8 @@ class Topology:
                 f"Topology.attention_block = {self.attention_block}: must be 1 or more, and with "
                 f"kernel = 'flash' a multiple of {LANES}"
             )
-        for name, value, allowed in (
-            ("kernel", self.kernel, ATTENTION_KERNELS),
-            ("remat", self.remat, REMAT_POLICIES),
-        ):
-            if value not in allowed:
-                raise UsageError(
-                    f"Topology.{name} = {value!r} is not one of {', '.join(allowed)}"
-                    f"{did_you_mean(value, allowed)}"
-                )
+        one_of("Topology.kernel", self.kernel, KERNEL_RECOMPUTES)
+        one_of("Topology.remat", self.remat, REMAT_RECOMPUTES)
         for logical, entry in self.rules.items():
             if logical not in LOGICAL_AXES:
                 raise UsageError(
@@ -149,8 +181,18 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """Devices that the mesh needs."""
+        """JAX devices that the mesh needs."""
         return math.prod(self.mesh_shape.values())
+
+    @property
+    def mesh_text(self) -> str:
+        """The mesh for people."""
+        return mesh_text(self.mesh_shape)
+
+    def axes_size(self, logical_axis: str) -> int:
+        """Devices over which a logical axis is split under the rules in force."""
+        axes = flat(dict(self.logical_rules)[logical_axis])
+        return math.prod(self.mesh_shape[axis] for axis in axes)
 
     @property
     def logical_rules(self) -> tuple[tuple[str, str | tuple[str, ...] | None], ...]:
@@ -158,49 +200,6 @@ class Topology:
         updates = {UPDATES: "data" if self.shard_optimizer_over_data else None}
         return tuple({**DEFAULT_RULES, **self.rules, **updates}.items())
 
-    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
-        """The mesh over devices, laid so that neighbours on an axis are neighbours on the torus.
 
-        Args:
-          devices: of a described slice, say; those of this process's backend if not given.
-
-        Raises:
-          UsageError: there are fewer devices than the mesh needs. More devices than the mesh needs
-            are refused too unless the mesh is a single one in a single process: idle chips are
-            never meant.
-        """
-        available = jax.devices() if devices is None else devices
-        alone = self.devices == 1 and (devices is not None or jax.process_count() == 1)
-        if self.devices > len(available) or (self.devices < len(available) and not alone):
-            raise UsageError(
-                f"Topology asks for {self.devices} devices "
-                f"({' x '.join(f'{k}={v}' for k, v in self.mesh_shape.items() if v > 1)}), and "
-                f"{len(available)} of kind {available[0].device_kind!r} are there: choose sizes "
-                f"of data, fsdp, tensor and sequence whose product is {len(available)}"
-            )
-        sizes = tuple(self.mesh_shape.values())
-        taken = list(available[: self.devices])
-        found = len({getattr(device, "slice_index", 0) for device in taken})
-        if found != self.slices:
-            raise UsageError(
-                f"Topology.slices = {self.slices}, and the {len(taken)} devices of kind "
-                f"{taken[0].device_kind!r} are of {found}: set Topology.slices = {found}"
-            )
-        if self.slices == 1:
-            # An axis may be one of the torus's, several of them, or a part of one.
-            laid = mesh_utils.create_device_mesh(
-                sizes, devices=taken, allow_split_physical_axes=True
-            )
-        else:
-            across = (self.slices, *(1 for _ in sizes[1:]))
-            within = (self.data // self.slices, *sizes[1:])
-            laid = mesh_utils.create_hybrid_device_mesh(
-                within, across, devices=taken, allow_split_physical_axes=True
-            )
-        return Mesh(laid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-
-    @contextlib.contextmanager
-    def in_force(self, mesh: Mesh) -> Iterator[None]:
-        """The mesh and the rules, for building a model and tracing a step."""
-        with jax.set_mesh(mesh), nnx.logical_axis_rules(self.logical_rules):
-            yield
+# No mesh, nothing computed twice: what accounts assume where no topology is given.
+ONE_DEVICE = Topology()
