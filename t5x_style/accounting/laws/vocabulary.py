@@ -8,18 +8,6 @@ width d, the embedding counted once. The coefficients are those of the authors' 
 
 import math
 
-# f(V) was fitted up to here, and the authors hold it constant beyond.
-_LARGEST_FITTED_VOCABULARY = 200_000
-
-
-def tokens_per_character(vocab_size: float) -> float:
-    """f(V): tokens that a tokenizer of V entries makes of a character of English text.
-
-    Constant beyond 200,000 entries, as in the authors' code.
-    """
-    log_size = math.log(min(vocab_size, _LARGEST_FITTED_VOCABULARY))
-    return 0.00639222 * log_size**2 - 0.15811069 * log_size + 1.20470122
-
 
 def training_optimal_flops(non_vocab_params: float) -> float:
     """The budget that N_nv serves best: their IsoFLOP fit of N_nv ~ C^0.5, solved for C."""

@@ -79,10 +79,12 @@ def within(flops: float, law: Law, sources: Sources) -> Allocation:
 
     # Up to one epoch this is the loss of fresh text, which falls as far as its optimum.
     tokens = least_at(loss, min(fresh, once), cap)
-    return at(law, flops / (6 * tokens), tokens, sources, scarce if tokens >= cap else None)
+    return allocation_at(
+        law, flops / (6 * tokens), tokens, sources, scarce if tokens >= cap else None
+    )
 
 
-def at(
+def allocation_at(
     law: Law, params: float, tokens: float, sources: Sources, scarce_source: str | None = None
 ) -> Allocation:
     """What a law says of a given N and D."""
@@ -179,7 +181,7 @@ def bloomberggpt_rule(flops: float, law: ParametricLaw, sources: Sources) -> All
     """
     tokens = sum(sources.unique_tokens.values())
     params = (1 - BLOOMBERGGPT_RESERVE) * flops / (6 * tokens)
-    return at(law, params, tokens, Sources())
+    return allocation_at(law, params, tokens, Sources())
 
 
 def least_at(function: Callable[[float], float], low: float, high: float) -> float:

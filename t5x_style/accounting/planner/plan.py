@@ -15,7 +15,7 @@ from t5x_style.accounting.parameter_count import total_parameters
 from t5x_style.accounting.planner.allocation import (
     Allocation,
     CapCost,
-    at,
+    allocation_at,
     bloomberggpt_rule,
     cap_costs,
     optima,
@@ -173,7 +173,7 @@ def make_plan(
     tokens = min(flops / (6 * params), cap)
     loss = law.loss(params, sources.effective(tokens))
     recipe = recipe_of(architecture, tokens, sequence_length, loss, devices, batch_sequences)
-    chosen = at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
+    chosen = allocation_at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
     meshes = None
     if accelerator is not None:
         meshes = fitting_meshes(

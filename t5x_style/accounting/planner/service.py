@@ -3,8 +3,7 @@
 import dataclasses
 
 from t5x_style.accounting.laws import ParametricLaw
-from t5x_style.accounting.laws.inference import lifetime_flops
-from t5x_style.accounting.planner.allocation import Allocation, at, least_at
+from t5x_style.accounting.planner.allocation import Allocation, allocation_at, least_at
 from t5x_style.accounting.planner.sources import Sources
 
 # Where the text has no end: a model trained for so many times longer is not considered.
@@ -29,6 +28,11 @@ class ServedModel:
     training_flops: float
     lifetime_flops: float
     saving: float
+
+
+def lifetime_flops(params: float, tokens: float, served_tokens: float) -> float:
+    """6 N D of training and 2 N for each token served, prompt or answer."""
+    return 6 * params * tokens + 2 * params * served_tokens
 
 
 def cheapest_to_serve(
@@ -57,7 +61,7 @@ def cheapest_to_serve(
     as_planned = lifetime_flops(plan.params, plan.tokens, served_tokens)
     return ServedModel(
         served_tokens,
-        at(law, params, tokens, sources),
+        allocation_at(law, params, tokens, sources),
         6 * params * tokens,
         cost(tokens),
         1 - cost(tokens) / as_planned,
