@@ -2,6 +2,7 @@
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.audit import bloomberggpt
+from t5x_style.accounting.audit.audit_record import Audit, LawAudit
 from t5x_style.accounting.audit.auditor import Auditor, audit, laws_of_audit
 from t5x_style.accounting.audit.ledger import Ledger
 from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
@@ -39,11 +40,13 @@ __all__ = [
     "REMAT_RECOMPUTES",
     "Allocation",
     "Architecture",
+    "Audit",
     "Auditor",
     "Budget",
     "Chip",
     "FrontierLaw",
     "Law",
+    "LawAudit",
     "Ledger",
     "ParametricLaw",
     "Plan",
