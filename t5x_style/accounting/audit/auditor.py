@@ -56,7 +56,7 @@ class Auditor:
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
-            (`Sources.effective`); None where nothing repeats.
+            (`SourceLimits.effective_tokens`); None where nothing repeats.
         """
         self.laws = laws_of_audit(own_law)
         self.parameters = total_parameters(arch)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class BatchAndLearningRate(NamedTuple):
-    """A rule's advice: the peak learning rate, and the tokens of a batch."""
+    """The peak learning rate and the tokens of a batch, by one rule."""
 
     learning_rate: float
     batch_tokens: float
@@ -17,7 +17,7 @@ class BatchAndLearningRate(NamedTuple):
 def deepseek(flops: float) -> BatchAndLearningRate:
     """From compute alone (DeepSeek LLM, arXiv 2401.02954, equation 1).
 
-    Fitted from 1e17 to 2e19 FLOPs on what came within 0.25 % of the best loss.
+    Fitted from 1e17 to 2e19 FLOPs, on settings within 0.25 % of the best loss.
 
     Args:
       flops: C = M D, M the training FLOPs per token without the embedding and its output matrix,

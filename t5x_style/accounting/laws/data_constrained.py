@@ -1,9 +1,9 @@
 """Text that is read more than once: Muennighoff et al. 2023 (arXiv 2305.16264).
 
-Each pass over the same text teaches less than the one before. A run of D tokens over U unique ones
-counts as D' <= D fresh tokens, and D' never passes (1 + 15.4) U; parameters beyond those that U
-tokens serve best lose value in the same way. In those D' and N' the loss is a law like
-Chinchilla's. It was fitted on C4: read trends from it, not the loss of another corpus.
+Each epoch of the same text teaches less than the one before. A run of D tokens over U unique ones
+counts as D' <= D fresh tokens, and D' never exceeds (1 + 15.4) U. Parameters beyond those that U
+tokens serve best lose value in the same way. In D' and N' the loss is a law like Chinchilla's. It
+was fitted on C4: it shows trends, not the loss of another corpus.
 """
 
 import math
@@ -11,7 +11,10 @@ import math
 from t5x_style.accounting.laws.chinchilla import ParametricLaw
 from t5x_style.errors import UsageError
 
-# R_D*: after so many repetitions (passes after the first) a token is worth 1/e of a fresh one.
+# Up to four epochs teach nearly as much as fresh text; past forty, an epoch teaches nothing more.
+FREE_EPOCHS = 4.0
+WORTHLESS_EPOCHS = 40.0
+# R_D*: after so many repetitions (epochs after the first) a token is worth 1/e of a fresh one.
 REPETITION_DECAY = 15.387756
 # R_N*, the same for parameters: multiples of what the unique tokens serve best, after the first.
 EXCESS_PARAMS_DECAY = 5.309743
@@ -32,7 +35,7 @@ C4_LAW = ParametricLaw(
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
     """D': fresh tokens that teach as much as D tokens over U unique ones.
 
-    D itself up to one pass; beyond, U (1 + R_D* (1 - exp(-R_D / R_D*))) with R_D = D / U - 1.
+    D itself up to one epoch; beyond, U (1 + R_D* (1 - exp(-R_D / R_D*))) with R_D = D / U - 1.
     Raises UsageError for unique_tokens not above 0.
     """
     _check(unique_tokens)
@@ -40,7 +43,7 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
 
 
 def effective_params(params: float, unique_tokens: float) -> float:
-    """N': what N parameters are worth where there are only U unique tokens.
+    """N': parameters that, with unlimited text, are worth as much as N with U unique tokens.
 
     N itself up to the N that U tokens serve best; beyond, as `effective_tokens` with R_N*. Raises
     UsageError for unique_tokens not above 0.

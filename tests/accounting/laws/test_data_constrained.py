@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from t5x_style.accounting import sources_of
 from t5x_style.accounting.laws import data_constrained as constrained
-from t5x_style.accounting.planner.allocation import by_muennighoff
+from t5x_style.accounting.planner.allocation import muennighoff_allocation
 from t5x_style.errors import UsageError
 
 log_sizes = st.floats(6, 14)
@@ -29,7 +29,7 @@ def loss_of(params: float, tokens: float, unique_tokens: float) -> float:
 def optimal(flops: float, unique_tokens: float) -> tuple[float, float]:
     """(N, D) that the planner chooses for one source, however often it is read."""
     endless = sources_of({"all": unique_tokens}, None, 1e6, past_forty_epochs=True)
-    best = by_muennighoff(flops, endless)
+    best = muennighoff_allocation(flops, endless)
     return best.params, best.tokens
 
 

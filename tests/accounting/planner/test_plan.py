@@ -14,7 +14,7 @@ from t5x_style.accounting import (
     sources_of,
     total_parameters,
 )
-from t5x_style.accounting.planner.allocation import unbounded
+from t5x_style.accounting.planner.allocation import optimal_allocation
 from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
 from t5x_style.errors import UsageError
 
@@ -57,7 +57,7 @@ def test_the_plan_with_bloomberggpts_constraints():
 
 def test_repetition_is_warned_of_and_weighed():
     plan = make_plan(budget_of(flops=1e21), LEGAL)
-    assert plan.recommended.tokens < unbounded(1e21, LAW).tokens
+    assert plan.recommended.tokens < optimal_allocation(1e21, LAW).tokens
     assert plan.recommended.effective_tokens < plan.recommended.tokens
     epochs = LEGAL.epochs(plan.chosen.tokens)
     assert epochs["legal"] > 4

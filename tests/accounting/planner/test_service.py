@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from t5x_style.accounting import LAWS, ParametricLaw, sources_of
-from t5x_style.accounting.planner.allocation import allocation_at, unbounded
+from t5x_style.accounting.planner.allocation import allocation_at, optimal_allocation
 from t5x_style.accounting.planner.service import LONGEST, cheapest_to_serve, lifetime_flops
 
 # The constants that give the paper's 1.7e22 FLOPs, 17 %.
@@ -58,7 +58,7 @@ def test_sardana():
 @given(laws, log_flops, log_served)
 def test_the_model_to_serve_is_that_of_a_general_minimiser(law, log_flops, log_served):
     """With endless text, over N where the planner searches D."""
-    plan, served_tokens = unbounded(10**log_flops, law), 10**log_served
+    plan, served_tokens = optimal_allocation(10**log_flops, law), 10**log_served
     served = cheapest_to_serve(plan, law, ENDLESS, served_tokens)
     # The smallest model that reaches the loss at all.
     least = (law.params_scale / (plan.loss - law.irreducible)) ** (1 / law.params_exponent)
@@ -82,7 +82,7 @@ def test_the_model_to_serve_is_that_of_a_general_minimiser(law, log_flops, log_s
 
 @given(laws, log_flops, log_served, log_served)
 def test_the_more_is_served_the_smaller_and_longer_trained_the_model(law, log_flops, one, another):
-    plan = unbounded(10**log_flops, law)
+    plan = optimal_allocation(10**log_flops, law)
     few, many = (
         cheapest_to_serve(plan, law, ENDLESS, 10**log_served).allocation
         for log_served in sorted((one, another))
@@ -93,7 +93,7 @@ def test_the_more_is_served_the_smaller_and_longer_trained_the_model(law, log_fl
 
 @given(laws, log_flops)
 def test_next_to_nothing_served_leaves_the_plan(law, log_flops):
-    plan = unbounded(10**log_flops, law)
+    plan = optimal_allocation(10**log_flops, law)
     served = cheapest_to_serve(plan, law, ENDLESS, 1.0)
     assert served.allocation.params == pytest.approx(plan.params, rel=1e-4)
     assert served.saving == pytest.approx(0, abs=1e-8)
