@@ -1,4 +1,4 @@
-"""BloombergGPT's accounts, from what its paper prints (Wu et al. 2023, arXiv 2303.17564).
+"""BloombergGPT's accounts, from the numbers of its paper (Wu et al. 2023, arXiv 2303.17564).
 
 It is the one published run of a domain model with a full account of its compute, and so the
 yardstick of this room: the paper's numbers must follow from the shape and the schedule alone.

@@ -129,14 +129,14 @@ def _loss_comparison(
     return (
         f"{measured}; expected: "
         + ", ".join(f"{value:.4f} by {name}" for name, value in expected.items())
-        + ", but on Chinchilla's text and vocabulary. Their efficiency applies to this run sooner "
-        "than their loss; only a fit to your own runs gives its loss (t5x-style fit, then train "
-        "--own_law)"
+        + ", but on Chinchilla's text and vocabulary. Their efficiency holds for this run "
+        "sooner than their loss; only a fit to your own runs gives its loss (t5x-style fit, then "
+        "train --own_law)"
     )
 
 
 def _remaining_gains(tokens: float, remaining: float, gains: Mapping[str, float | None]) -> str:
-    """What the planned tokens that are not yet spent would buy."""
+    """The gain from the planned tokens that are not yet spent."""
     planned = tokens + remaining
     return (
         f"at {tokens / planned:.1%} of the planned {count(planned)} tokens; the remaining "

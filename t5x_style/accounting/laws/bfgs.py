@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# A start is done when the next step promises less than this share of the objective, or than what
-# rounding leaves of one that is zero. Far looser shares end in flat stretches between two kinks.
+# A start is done when the next step promises less than this share of the objective, or than the
+# rounding error of an objective of zero. Looser shares end on flat stretches between two kinks.
 _TOLERANCE, _ROUNDING = 1e-14, 1e-30
 _ITERATIONS = 400
 _ENOUGH_DECREASE, _ENOUGH_CURVATURE = 1e-4, 0.9  # of the Wolfe conditions

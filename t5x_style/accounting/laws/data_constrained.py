@@ -16,10 +16,10 @@ FREE_EPOCHS = 4.0
 WORTHLESS_EPOCHS = 40.0
 # R_D*: after so many repetitions (epochs after the first) a token is worth 1/e of a fresh one.
 REPETITION_DECAY = 15.387756
-# R_N*, the same for parameters: multiples of what the unique tokens serve best, after the first.
+# R_N*, the same for parameters: multiples of the N that U tokens serve best, after the first.
 EXCESS_PARAMS_DECAY = 5.309743
 
-# The coefficients that the authors publish beside the paper (github.com/huggingface/datablations).
+# The coefficients that the authors publish with the paper (github.com/huggingface/datablations).
 C4_LAW = ParametricLaw(
     "muennighoff",
     math.exp(0.6254804),

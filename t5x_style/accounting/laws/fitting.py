@@ -38,8 +38,8 @@ EXPONENT_STARTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LOG_IRREDUCIBLE_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LOG_SCALE_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
-# Two ends are one minimum if they differ by less than this share of the objective. Where points lie
-# on a law and the objective is zero, it is a share of what one point adds at the Huber threshold.
+# Two ends are one minimum if they differ by less than this share of the objective. If points are
+# exactly on a law the objective is zero: then of the term of one point at the Huber threshold.
 _SAME = 1e-6
 # Numbers per temporary array: several times as fast while a core's cache holds them.
 _BLOCK = 16_384
@@ -196,7 +196,7 @@ def check_points(params: Sequence[float], tokens: Sequence[float], losses: Seque
             raise UsageError(
                 f"{name} has {len(distinct)} distinct values among the points "
                 f"({', '.join(f'{value:.4g}' for value in distinct)}): "
-                f"at least {LEAST_DISTINCT} are needed to tell its exponent from E"
+                f"at least {LEAST_DISTINCT} are needed to separate its exponent from E"
             )
 
 

@@ -1,7 +1,7 @@
 """A user's own law in a file: L(N, D) = E + A / N^alpha + B / D^beta with other coefficients.
 
-The absolute loss that a law gives belongs to the corpus and the vocabulary behind it, so a law
-fitted to one's own runs says more about the next one than any paper's. `t5x-style fit` writes such
+The absolute loss of a law belongs to its corpus and vocabulary, so a law fitted to one's own runs
+predicts the next run better than any paper's. `t5x-style fit` writes such
 a file; one may also be written by hand. It holds one JSON object. Every key but `fit` is required:
 
     name                      the law's name in tables and metrics: a letter, then letters, digits,

@@ -15,7 +15,7 @@ class Sensitivity:
     """The recommendation under one change.
 
     Attributes:
-      what: 'as planned', or the quantity that is changed.
+      what: the quantity that is changed, or 'as planned'.
       factor: the changed quantity over the planned one.
       flops: the budget; params, tokens, loss, efficiency: see Allocation.
       days, cost: of the whole budget; None where they do not follow.

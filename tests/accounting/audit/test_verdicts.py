@@ -89,8 +89,8 @@ def test_a_law_of_ones_own_comes_first_and_the_loss_is_compared_with_it():
 def test_a_law_of_ones_own_extrapolates_too_unless_nobody_knows():
     line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
     small = dataclasses.replace(OWN, fitted_flops=(1e9, 1e10))
-    told = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
-    assert told in "\n".join(verdict_of_line(line, small))
+    note = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
+    assert note in "\n".join(verdict_of_line(line, small))
     unknown = dataclasses.replace(OWN, fitted_flops=None)
     assert "mine was fitted" not in "\n".join(verdict_of_line(line, unknown))
 
@@ -121,5 +121,5 @@ def test_repeated_tokens_are_counted_as_effective_ones():
     line = {"tokens": tokens, **audit(bloomberggpt.ARCHITECTURE, 2048, tokens)}
     assert "effective" not in verdict_of_line(line)[0]
     assert "effective" not in verdict_of_line({**line, "effective_tokens": tokens})[0]
-    told = verdict_of_line({**line, "effective_tokens": 400e9})[0]
-    assert "on 569B tokens (400B effective): 11.2 tokens per parameter" in told
+    first = verdict_of_line({**line, "effective_tokens": 400e9})[0]
+    assert "on 569B tokens (400B effective): 11.2 tokens per parameter" in first

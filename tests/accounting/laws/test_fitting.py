@@ -46,8 +46,8 @@ def chinchilla_points():
 
     The file is not ours to ship: https://github.com/epoch-research/analyzing-chinchilla has it.
     """
-    beside = next(ROOT.parent.glob("*/data/chinchilla_points.csv"), "")
-    path = Path(os.environ.get("CHINCHILLA_POINTS", beside))
+    default = next(ROOT.parent.glob("*/data/chinchilla_points.csv"), "")
+    path = Path(os.environ.get("CHINCHILLA_POINTS", default))
     if not path.is_file():
         pytest.skip("no file of Hoffmann's points: CHINCHILLA_POINTS names it")
     with path.open(newline="") as file:

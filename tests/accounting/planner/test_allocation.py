@@ -27,7 +27,7 @@ LAW = LAWS["besiroglu"]
 ENDLESS = sources_of(None, None)
 
 
-def test_unbounded_data_gives_each_law_its_optimum():
+def test_unlimited_data_gives_each_law_its_optimum():
     assert allocations_within_data(3.51e23, ENDLESS) == []
     rows = optima(3.51e23)
     assert [row.law for row in rows] == list(LAWS)
@@ -38,7 +38,7 @@ def test_unbounded_data_gives_each_law_its_optimum():
 
 
 def test_data_that_is_never_repeated_is_cut_off():
-    """With one epoch at most nothing is worth less: the best is the cap, in closed form."""
+    """With one epoch at most every token is effective: the best is the cap, in closed form."""
     sources = sources_of({"legal": 1e9, "general": 9e9}, None, 1.0)
     best = best_allocation(1e21, LAW, sources)
     assert best.tokens == pytest.approx(1e10, rel=1e-9)
@@ -95,7 +95,7 @@ def test_a_tighter_cap_never_lowers_the_loss(log_flops, sources, data):
     tighter = sources_of(
         sources.unique_tokens, sources.shares, {**sources.max_epochs, name: tighter_cap}
     )
-    loose, tight = (best_allocation(10**log_flops, LAW, each) for each in (sources, tighter))
+    loose, tight = (best_allocation(10**log_flops, LAW, limits) for limits in (sources, tighter))
     assert tight.loss >= loose.loss - 1e-9
     # Nor does less text of a source.
     scarcer = best_allocation(
@@ -107,13 +107,13 @@ def test_a_tighter_cap_never_lowers_the_loss(log_flops, sources, data):
 @given(st.floats(16, 25), SOURCES)
 def test_what_the_caps_cost(log_flops, sources):
     flops = 10**log_flops
-    *each, together = cap_costs(flops, LAW, sources)
-    assert [cost.source for cost in each] == list(sources.shares)
+    *alone, together = cap_costs(flops, LAW, sources)
+    assert [cost.source for cost in alone] == list(sources.shares)
     assert together.source is None
     best, here = optimal_allocation(flops, LAW), best_allocation(flops, LAW, sources)
     assert together.loss == pytest.approx(here.loss - best.loss, abs=1e-9)
     assert together.efficiency == pytest.approx(1 - here.efficiency, abs=1e-9)
-    for cost in each:
+    for cost in alone:
         assert 0 <= cost.loss <= together.loss + 1e-9
         assert cost.flops == cost.efficiency * flops
 
@@ -170,7 +170,7 @@ def test_no_budget_is_an_error():
 
 
 @given(st.floats(16, 25), SOURCES)
-def test_a_repeating_plan_is_worth_less_than_its_tokens(log_flops, sources):
+def test_a_repeating_plan_has_fewer_effective_tokens_than_tokens(log_flops, sources):
     best = best_allocation(10**log_flops, LAW, sources)
     assume(max(sources.epochs(best.tokens).values()) > 1.01)
     assert best.effective_tokens < best.tokens
