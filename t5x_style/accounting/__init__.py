@@ -2,6 +2,7 @@
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.audit import bloomberggpt
+from t5x_style.accounting.audit.audit_record import Audit, LawAudit
 from t5x_style.accounting.audit.auditor import Auditor, audit, laws_of_audit
 from t5x_style.accounting.audit.ledger import Ledger
 from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
@@ -23,7 +24,7 @@ from t5x_style.accounting.planner import (
     Allocation,
     Budget,
     Plan,
-    Sources,
+    SourceLimits,
     budget_of,
     make_plan,
     recommending_law,
@@ -41,15 +42,17 @@ __all__ = [
     "ONE_DEVICE",
     "Allocation",
     "Architecture",
+    "Audit",
     "Auditor",
     "Budget",
     "Chip",
     "FrontierLaw",
     "Law",
+    "LawAudit",
     "Ledger",
     "ParametricLaw",
     "Plan",
-    "Sources",
+    "SourceLimits",
     "StepShape",
     "Topology",
     "audit",

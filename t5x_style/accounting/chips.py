@@ -1,8 +1,8 @@
-"""What a chip can do at most, and which chip a JAX device is.
+"""The peaks of chips, and the chip behind a JAX device.
 
 Peaks are dense bfloat16 per CHIP. NVIDIA's headline figures are twice that (2:4 sparsity), and a
-TPU v2, v3 or 7x chip shows itself to JAX as two devices: both have made published MFUs wrong by a
-factor of two. A chip that is not in the table has no peak rather than a guessed one.
+TPU v2, v3 or 7x chip is two devices to JAX: both have made published MFUs wrong by a factor of two.
+A chip that is not in the table has no peak rather than a guessed one.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Chip:
       hbm_bytes: memory of the whole chip.
       hbm_bandwidth: bytes/s between that memory and the cores.
       devices_per_chip: JAX devices that share the chip, its memory and its links in equal parts.
-      device_kinds: what `jax.Device.device_kind` says, in full.
-      source: where the figures stand, and where sources disagree.
+      device_kinds: the values of `jax.Device.device_kind`, in full.
+      source: of the figures, and where sources disagree.
       interconnect: 'torus_2d' (4 links to neighbours), 'torus_3d' (6) or 'nvlink' (a switch).
       links: links of a chip.
       link_bandwidth: bytes/s that ONE link carries in ONE direction, as published. Vendors print
@@ -189,8 +189,8 @@ def chip(name: str) -> Chip:
 
 
 def chip_of_device_kind(kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`; None for a CPU and for what is not in the table.
+    """The chip behind `jax.Device.device_kind`; None for a CPU and for chips not in the table.
 
-    Matched whole, never by a part: 'TPU v5' is a v5p and 'TPU v5 lite' a v5e.
+    The whole name must match, never a part: 'TPU v5' is a v5p and 'TPU v5 lite' a v5e.
     """
     return _BY_DEVICE_KIND.get(kind)

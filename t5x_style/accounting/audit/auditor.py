@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.audit.audit_record import FLOPS_KEYS, Audit, LawAudit
 from t5x_style.accounting.chips import Chip
 from t5x_style.accounting.flops import training_flops_per_token
 from t5x_style.accounting.laws import LAWS, Law, ParametricLaw
@@ -12,12 +13,7 @@ from t5x_style.accounting.laws.own import check_law_name
 from t5x_style.accounting.parameter_count import total_parameters
 from t5x_style.accounting.topology import ONE_DEVICE, Topology
 
-_CUMULATIVE = {
-    "model_flops_6nd": "6nd",
-    "model_flops_full": "full",
-    "model_flops_causal": "causal",
-    "hardware_flops": "hardware",
-}
+_CUMULATIVE = {key: convention for convention, key in FLOPS_KEYS.items()}
 
 
 def laws_of_audit(own_law: ParametricLaw | None) -> dict[str, Law]:
@@ -54,7 +50,7 @@ class Auditor:
           planned_tokens: where the run will end, for what the rest of its budget buys.
           own_law: a fit to the user's own runs, to stand beside the published laws.
           effective_tokens: what a run of so many tokens is worth in fresh ones
-            (`Sources.effective`); None where nothing repeats.
+            (`SourceLimits.effective_tokens`); None where nothing repeats.
         """
         self.laws = laws_of_audit(own_law)
         self.parameters = total_parameters(arch)
@@ -73,48 +69,43 @@ class Auditor:
             self._final_losses = self._expected_losses(self._worth(planned_tokens))
 
     def at(self, tokens: int) -> dict[str, float | None]:
-        """The audit after `tokens` tokens, under the keys of a training line.
+        """The audit after `tokens` tokens, under the keys of a training line (see Audit.line)."""
+        return self.audit_at(tokens).line()
 
-        Returns:
-          model_flops_6nd, model_flops_full, model_flops_causal, hardware_flops: FLOPs so far.
-          tokens_per_param: D / N.
-          effective_tokens: D' that D is worth, if it is known how the sources repeat.
-          chinchilla/<law>/optimal_params, .../optimal_tokens: what the FLOPs so far (6 N D) would
-            have served best; .../expected_loss: the law's loss for N and D', nats per token of the
-            law's data; .../compute_efficiency: C' / C, C' the least budget that reaches this loss
-            with fresh text, C = 6 N D. None where the law does not say, and before the first token.
-          remaining_tokens, chinchilla/<law>/remaining_gain, if the planned tokens are known: what
-            is left of them, and the law's expected loss now less its expected loss at their end,
-            nats per token.
-        """
-        line: dict[str, float | None] = {
-            key: per_token * tokens for key, per_token in self.flops_per_token(0, tokens).items()
-        }
-        line["tokens_per_param"] = tokens / self.parameters
+    def audit_at(self, tokens: int) -> Audit:
+        """The audit after `tokens` tokens."""
+        flops_per_token = self.flops_per_token(0, tokens)
+        effective_tokens = self._worth(tokens)
+        expected = self._expected_losses(effective_tokens) if tokens else {}
+        return Audit(
+            tokens=tokens,
+            tokens_per_param=tokens / self.parameters,
+            flops={
+                convention: flops_per_token[key] * tokens for convention, key in FLOPS_KEYS.items()
+            },
+            laws={
+                name: self._law_audit(law, tokens, expected.get(name))
+                for name, law in self.laws.items()
+            },
+            effective_tokens=None if self._effective_tokens is None else effective_tokens,
+            remaining_tokens=None
+            if self._planned_tokens is None
+            else self._planned_tokens - tokens,
+        )
+
+    def _law_audit(self, law: Law, tokens: int, expected: float | None) -> LawAudit:
+        if not tokens:
+            return LawAudit(None, None, None, None)
         spent = 6.0 * self.parameters * tokens
-        worth = self._worth(tokens)
-        if self._effective_tokens is not None:
-            line["effective_tokens"] = worth
-        if self._planned_tokens is not None:
-            line["remaining_tokens"] = self._planned_tokens - tokens
-        losses = self._expected_losses(worth) if tokens else dict.fromkeys(self.laws)
-        for name, law in self.laws.items():
-            optimal_params, optimal_tokens = law.optimal(spent) if tokens else (None, None)
-            line[f"chinchilla/{name}/optimal_params"] = optimal_params
-            line[f"chinchilla/{name}/optimal_tokens"] = optimal_tokens
-            expected = losses[name]
-            line[f"chinchilla/{name}/expected_loss"] = expected
-            line[f"chinchilla/{name}/compute_efficiency"] = (
-                law.flops_for(expected) / spent
-                if isinstance(law, ParametricLaw) and expected is not None
-                else None
-            )
-            if self._planned_tokens is not None:
-                final = self._final_losses[name]
-                line[f"chinchilla/{name}/remaining_gain"] = (
-                    None if expected is None or final is None else expected - final
-                )
-        return line
+        final = self._final_losses.get(law.name)
+        return LawAudit(
+            *law.optimal(spent),
+            expected_loss=expected,
+            compute_efficiency=law.flops_for(expected) / spent
+            if isinstance(law, ParametricLaw) and expected is not None
+            else None,
+            remaining_gain=None if expected is None or final is None else expected - final,
+        )
 
     def flops_per_token(self, since: int = 0, until: int = 1) -> dict[str, float]:
         """Mean FLOPs of the tokens since .. until - 1 of the run, under the keys of `at`."""

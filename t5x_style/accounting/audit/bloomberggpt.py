@@ -1,7 +1,7 @@
-"""BloombergGPT's accounts, from what its paper prints (Wu et al. 2023, arXiv 2303.17564).
+"""BloombergGPT's accounts, from the numbers of its paper (Wu et al. 2023, arXiv 2303.17564).
 
-The one published run of a domain model with a full compute account, and so the yardstick of this
-room: from the shape and the schedule alone the numbers of the paper must come out again.
+It is the one published run of a domain model with a full account of its compute, and so the
+yardstick of this room: the paper's numbers must follow from the shape and the schedule alone.
 """
 
 from typing import NamedTuple
@@ -40,8 +40,8 @@ SECONDS_PER_FULL_STEP = 32.5
 # Section 3.2: 1.3 million GPU hours, a quarter of them for recomputation, at 100 TFLOP/s a GPU.
 BUDGET_GPU_HOURS = 1.3e6
 BUDGET_FLOPS = 0.75 * BUDGET_GPU_HOURS * 3600 * 100e12
-# What a model FLOPs utilisation counts in the literature. Appendix F as printed is not among them:
-# looking a word up multiplies nothing.
+# The conventions of model FLOPs utilisation in the literature. Appendix F of Hoffmann et al. as
+# printed is not among them: looking a word up multiplies nothing.
 _MODEL_FLOPS = ("6nd", "chinchilla_counted", "palm", "full")
 
 
@@ -51,8 +51,8 @@ class Source(NamedTuple):
     Attributes:
       name: as printed.
       group: 'FinPile', 'Pile' (Gao et al. 2021), or 'public' for the other two public sets.
-      documents: of which the table prints multiples of 1e4.
-      characters, tokens: of which it prints multiples of 1e8, by the paper's own tokenizer.
+      documents: the table prints multiples of 1e4.
+      characters, tokens: the table prints multiples of 1e8; tokens by the paper's own tokenizer.
       share: of the tokens of all sources, as printed (rounded to a hundredth of a percent).
     """
 
@@ -107,16 +107,16 @@ def accounts() -> dict:
 
     Returns:
       parameters: per term; total_parameters.
-      tokens: what was trained on; epochs: of the tokens that there were; phases: a list of {batch,
-        steps, tokens}; sources: the rows of table 1 (see Source).
+      tokens: trained on; epochs: of the available tokens; phases: a list of {batch, steps, tokens};
+        sources: the rows of table 1 (see Source).
       flops: convention -> {meaning, per_token, total, flops_per_second_per_gpu, share_of_peak}, for
-        each of CONVENTIONS, 'hardware' under this framework's full remat. '8n' is the paper's own:
-        6ND plus a forward pass recomputed, no attention term; '8n_full_batches' counts every step
-        at the full batch, which is what gives the paper's 2.36e23.
-      utilisation: hfu, by the paper's own 8N; mfu_lowest and mfu_highest, by whichever account of
-        the FLOPs without recomputation one takes.
-      time: days and gpu_hours, had every step taken what a full batch takes; share_of_budget, of
-        the GPU hours that there were.
+        all of CONVENTIONS, 'hardware' under this framework's full remat. '8n' is the paper's own:
+        6ND plus a forward pass recomputed, no attention term. '8n_full_batches' counts every step
+        at the full batch and gives the paper's 2.36e23.
+      utilisation: hfu, by the paper's own 8N; mfu_lowest and mfu_highest over the conventions
+        without recomputation.
+      time: days and gpu_hours, if every step took as long as a full batch; share_of_budget, of the
+        GPU hours of the budget.
       audit: the audit of the run (see Auditor.at).
     """
     total = total_parameters(ARCHITECTURE)
@@ -128,14 +128,14 @@ def accounts() -> dict:
     tokens = sum(phase["tokens"] for phase in phases)
     full_batch = PHASES[-1][0] * SEQUENCE_LENGTH
     flops = {
-        name: _of_the_run(
+        name: _run_flops(
             convention.meaning,
             training_flops_per_token(ARCHITECTURE, SEQUENCE_LENGTH, name, TOPOLOGY),
             tokens,
         )
         for name, convention in CONVENTIONS.items()
     }
-    flops["8n_full_batches"] = _of_the_run(
+    flops["8n_full_batches"] = _run_flops(
         "8n with every step at the full batch: the paper's 2.36e23",
         flops["8n"]["per_token"],
         steps * full_batch,
@@ -165,7 +165,7 @@ def accounts() -> dict:
     }
 
 
-def _of_the_run(meaning: str, per_token: float, tokens: int) -> dict:
+def _run_flops(meaning: str, per_token: float, tokens: int) -> dict:
     full_batch = PHASES[-1][0] * SEQUENCE_LENGTH
     per_second = per_token * full_batch / SECONDS_PER_FULL_STEP / GPUS
     return {

@@ -9,12 +9,12 @@ CAUSES = ("compile", "data", "step", "evaluate", "save", "lost", "other")
 class Ledger:
     """Seconds by cause. Not for use from several threads.
 
-    'lost' is work that a kill threw away and that had to be done again; 'other' is what has no
-    better name (start-up, restoring).
+    'lost' is work that was lost in a kill and done again; 'other' is all without a name of its own
+    (start-up, restoring).
     """
 
     def __init__(self, seconds: Mapping[str, float] | None = None):
-        """Starts empty, or from the `seconds` of an earlier life (see `restore`)."""
+        """Starts empty, or from the `seconds` of an earlier process (see `restore`)."""
         self._seconds = dict.fromkeys(CAUSES, 0.0)
         for cause, value in (seconds or {}).items():
             self.add(cause, value)
@@ -23,11 +23,11 @@ class Ledger:
 
     @classmethod
     def restore(cls, state: Mapping[str, float]) -> "Ledger":
-        """The ledger that gave this `state()`, to be carried on by another process."""
+        """The ledger with this `state()`, to be continued by another process."""
         return cls(state)
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps, as JSON can hold it."""
+        """The JSON values that a checkpoint keeps."""
         return self.seconds
 
     def add(self, cause: str, seconds: float) -> None:
@@ -39,7 +39,7 @@ class Ledger:
     def time(self, cause: str) -> "_Block":
         """A `with` block whose wall time is booked on `cause`.
 
-        Blocks may nest: the outer one stands still meanwhile, so that no second is booked twice.
+        Blocks may nest: the clock of the outer one stops meanwhile, so no second is booked twice.
         """
         if cause not in self._seconds:
             raise KeyError(f"no cause {cause!r} in the ledger: one of {', '.join(CAUSES)}")

@@ -2,125 +2,109 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.audit.auditor import audit, laws_of_audit
+from t5x_style.accounting.audit.audit_record import Audit, LawAudit
+from t5x_style.accounting.audit.auditor import laws_of_audit
 from t5x_style.accounting.laws import Law, ParametricLaw
-from t5x_style.accounting.topology import Topology
 from t5x_style.quantities import count, duration, scientific
 
-_MEANINGS = {
-    "model_flops_6nd": "by 6ND",
-    "model_flops_full": "with full attention",
-    "model_flops_causal": "with causal attention",
-    "hardware_flops": "executed",
+_CONVENTIONS_IN_WORDS = {
+    "6nd": "by 6ND",
+    "full": "with full attention",
+    "causal": "with causal attention",
+    "hardware": "executed",
 }
-
-
-def verdict(
-    arch: Architecture,
-    sequence_length: int,
-    tokens: int,
-    *,
-    remat: str = "none",
-    seconds: Mapping[str, float] | None = None,
-    loss: float | None = None,
-) -> list[str]:
-    """The verdict on a run of `arch` over `tokens` tokens, as lines for people.
-
-    Args:
-      sequence_length: S, tokens.
-      remat: the policy in force.
-      seconds: by cause, as Ledger.seconds has them.
-      loss: training loss at the end, nats per token.
-    """
-    line: dict[str, float | None] = {"tokens": tokens, "loss": loss}
-    line |= audit(arch, sequence_length, tokens, Topology(remat=remat))
-    line |= {f"seconds/{cause}": value for cause, value in (seconds or {}).items()}
-    return verdict_of_line(line)
 
 
 def verdict_of_line(
     line: Mapping[str, float | None], own_law: ParametricLaw | None = None
 ) -> list[str]:
-    """The same from a training line of metrics.jsonl: `tokens`, the audit, what else there is.
+    """The verdict on a run from a training line of metrics.jsonl, as lines for people.
 
     Args:
-      own_law: the user's own fit that the run was held against. It comes first, and the measured
-        loss is compared with its loss alone: that of a published law belongs to another text and
-        another vocabulary.
+      line: `tokens` and the audit; `loss` and `seconds/<cause>` where they are known.
+      own_law: the user's own fit that the run was audited by. It comes first, and the measured loss
+        is compared with its loss alone: that of a published law belongs to another text and another
+        vocabulary.
     """
-    tokens = line["tokens"]
-    per_param = line["tokens_per_param"]
-    spent = line["model_flops_6nd"]
-    if not tokens or not per_param or not spent:
+    audit = Audit.from_line(line)
+    if audit is None or not audit.tokens:
         return ["no tokens yet: nothing to audit"]
-    # A line from before the fit was there does not know of it.
-    laws = {
-        name: law
-        for name, law in laws_of_audit(own_law).items()
-        if f"chinchilla/{name}/optimal_params" in line
-    }
-    lines = [
-        f"{count(tokens / per_param)} parameters on {count(tokens)} tokens{_worth(line)}: "
-        f"{per_param:.1f} tokens per parameter",
-        "FLOPs: "
-        + ", ".join(
-            f"{scientific(value)} {meaning}"
-            for key, meaning in _MEANINGS.items()
-            if (value := line.get(key)) is not None
-        ),
-    ]
-    lines += [_by_law(law, line) for law in laws.values()]
-    lines += _of_extrapolation(laws.values(), spent)
-    if (loss := line.get("loss")) is not None:
-        lines.append(_of_loss(loss, laws, own_law, line))
-    if remaining := line.get("remaining_tokens"):
-        lines.append(_of_the_rest(tokens, remaining, laws, line))
     seconds = {
         key.removeprefix("seconds/"): value
         for key, value in line.items()
         if key.startswith("seconds/") and value
     }
+    return verdict(audit, own_law, loss=line.get("loss"), seconds=seconds)
+
+
+def verdict(
+    audit: Audit,
+    own_law: ParametricLaw | None = None,
+    *,
+    loss: float | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> list[str]:
+    """The verdict on a run of one token or more, as lines for people.
+
+    Args:
+      own_law: see `verdict_of_line`.
+      loss: the measured training loss, nats per token.
+      seconds: by cause, as Ledger.seconds has them.
+    """
+    # A line that was written before the user's own law was fitted has no audit by it.
+    laws = {name: law for name, law in laws_of_audit(own_law).items() if name in audit.laws}
+    lines = [
+        f"{count(audit.tokens / audit.tokens_per_param)} parameters on {count(audit.tokens)} "
+        f"tokens{_repetition(audit)}: {audit.tokens_per_param:.1f} tokens per parameter",
+        "FLOPs: "
+        + ", ".join(
+            f"{scientific(flops)} {_CONVENTIONS_IN_WORDS[convention]}"
+            for convention, flops in audit.flops.items()
+        ),
+    ]
+    lines += [_law_verdict(law, audit.laws[name]) for name, law in laws.items()]
+    lines += _extrapolation_notes(laws.values(), audit.flops["6nd"])
+    if loss is not None:
+        lines.append(_loss_comparison(loss, own_law, {name: audit.laws[name] for name in laws}))
+    if audit.remaining_tokens:
+        gains = {name: audit.laws[name].remaining_gain for name in laws}
+        lines.append(_remaining_gains(audit.tokens, audit.remaining_tokens, gains))
     if seconds:
-        lines.append(_of_time(seconds))
+        lines.append(_time_shares(seconds))
     return lines
 
 
-def _worth(line: Mapping[str, float | None]) -> str:
-    """What the tokens are worth, where some were read again."""
-    effective = line.get("effective_tokens")
-    if effective is None or effective > 0.999 * line["tokens"]:
+def _repetition(audit: Audit) -> str:
+    """The effective tokens, where some were read again."""
+    if audit.effective_tokens is None or audit.effective_tokens > 0.999 * audit.tokens:
         return ""
-    return f" (as much as {count(effective)} fresh ones)"
+    return f" ({count(audit.effective_tokens)} effective)"
 
 
-def _by_law(law: Law, line: Mapping[str, float | None]) -> str:
-    """What one law says of the run."""
-    said = f"chinchilla/{law.name}"
-    params, tokens = line[f"{said}/optimal_params"], line[f"{said}/optimal_tokens"]
-    efficiency, expected = line[f"{said}/compute_efficiency"], line[f"{said}/expected_loss"]
+def _law_verdict(law: Law, audit: LawAudit) -> str:
+    params, tokens = audit.optimal_params, audit.optimal_tokens
     assert params is not None
     assert tokens is not None
     better = (
         f"best for these FLOPs: {count(params)} parameters on {count(tokens)} tokens "
         f"({tokens / params:.1f} per parameter)"
     )
-    if efficiency is None or expected is None:
+    if audit.compute_efficiency is None or audit.expected_loss is None:
         return f"{law.name}: {better}"
     return (
-        f"{law.name}: compute efficiency {efficiency:.1%}; {better}, "
-        f"expected loss {law.loss(params, tokens):.4f} instead of {expected:.4f}"
+        f"{law.name}: compute efficiency {audit.compute_efficiency:.1%}; {better}, "
+        f"expected loss {law.loss(params, tokens):.4f} instead of {audit.expected_loss:.4f}"
     )
 
 
-def _of_extrapolation(laws: Iterable[Law], spent: float) -> list[str]:
-    """A note for each range of FLOPs that laws were fitted on and that the run lies outside of."""
+def _extrapolation_notes(laws: Iterable[Law], spent: float) -> list[str]:
+    """A note for every range of FLOPs that laws were fitted on and that the run is outside of."""
     fitted: dict[tuple[float, float], list[str]] = {}
     for law in laws:
         if law.fitted_flops is not None:
             fitted.setdefault(law.fitted_flops, []).append(law.name)
     return [
-        f"note: {_listed(names)} {'was' if len(names) == 1 else 'were'} fitted on "
+        f"note: {_enumeration(names)} {'was' if len(names) == 1 else 'were'} fitted on "
         f"{scientific(least)} to {scientific(greatest)} FLOPs; at {scientific(spent)} "
         f"{'it extrapolates' if len(names) == 1 else 'they extrapolate'}"
         for (least, greatest), names in fitted.items()
@@ -128,18 +112,15 @@ def _of_extrapolation(laws: Iterable[Law], spent: float) -> list[str]:
     ]
 
 
-def _of_loss(
-    loss: float,
-    laws: Mapping[str, Law],
-    own_law: ParametricLaw | None,
-    line: Mapping[str, float | None],
+def _loss_comparison(
+    loss: float, own_law: ParametricLaw | None, audits: Mapping[str, LawAudit]
 ) -> str:
-    """The measured loss beside the expected one, of the laws that it may be compared with."""
+    """The measured loss next to the expected one, of the laws that it may be compared with."""
     measured = f"training loss {loss:.4f} nats per token"
     expected = {
-        name: value
-        for name in laws
-        if (value := line[f"chinchilla/{name}/expected_loss"]) is not None
+        name: audit.expected_loss
+        for name, audit in audits.items()
+        if audit.expected_loss is not None
     }
     if own_law is not None and own_law.name in expected:
         own = expected[own_law.name]
@@ -148,18 +129,15 @@ def _of_loss(
     return (
         f"{measured}; expected: "
         + ", ".join(f"{value:.4f} by {name}" for name, value in expected.items())
-        + ", but on Chinchilla's text and vocabulary: their efficiency carries over to this run "
-        "sooner than their loss, which only a fit to runs of your own could tell (t5x-style fit, "
-        "then train --own_law)"
+        + ", but on Chinchilla's text and vocabulary. Their efficiency holds for this run "
+        "sooner than their loss; only a fit to your own runs gives its loss (t5x-style fit, then "
+        "train --own_law)"
     )
 
 
-def _of_the_rest(
-    tokens: float, remaining: float, laws: Mapping[str, Law], line: Mapping[str, float | None]
-) -> str:
-    """What the part of the planned tokens that is not spent would buy."""
+def _remaining_gains(tokens: float, remaining: float, gains: Mapping[str, float | None]) -> str:
+    """The gain from the planned tokens that are not yet spent."""
     planned = tokens + remaining
-    gains = {name: line.get(f"chinchilla/{name}/remaining_gain") for name in laws}
     return (
         f"at {tokens / planned:.1%} of the planned {count(planned)} tokens; the remaining "
         f"{remaining / planned:.1%} would buy, in nats per token, "
@@ -167,12 +145,12 @@ def _of_the_rest(
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _enumeration(names: Sequence[str]) -> str:
     """a; a and b; a, b and c."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def _of_time(seconds: Mapping[str, float]) -> str:
+def _time_shares(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values())
     shares = ", ".join(
         f"{cause} {value / total:.1%}"

@@ -3,9 +3,7 @@
 from t5x_style.accounting.laws import (
     batch_and_learning_rate,
     data_constrained,
-    inference,
     kaplan,
-    mixing,
     vocabulary,
 )
 from t5x_style.accounting.laws.chinchilla import (
@@ -33,9 +31,7 @@ __all__ = [
     "check_law_name",
     "data_constrained",
     "fit_parametric_law",
-    "inference",
     "kaplan",
-    "mixing",
     "read_law",
     "vocabulary",
     "write_law",

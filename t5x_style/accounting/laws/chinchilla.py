@@ -3,9 +3,9 @@
 A law has coefficients and a source. N counts every parameter, embedding included, and the budget
 is C = 6 N D, as in Hoffmann et al. 2022 ("Chinchilla", arXiv 2203.15556).
 
-LAWS are those to allocate by. APPROACH_3 and HOFFMANN_PRINTED stand beside them, to draw and to
-reproduce what others printed: the constants rounded in that paper's text (1.69, 406.4, 410.7, 0.34,
-0.28) give Gopher's budget a model of 32.2B parameters where the paper says 40B.
+LAWS are those to allocate by. APPROACH_3 and HOFFMANN_PRINTED are separate: one is to be drawn, the
+other reproduces numbers that others printed. The constants rounded in that paper's text (1.69,
+406.4, 410.7, 0.34, 0.28) give Gopher's budget a model of 32.2B parameters; the paper prints 40B.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Interval = tuple[tuple[float, float], tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class FrontierLaw:
-    """The best N and D as power laws of C, with nothing said about the loss.
+    """The best N and D as power laws of C, without a loss.
 
     log10 N = params_exponent log10 C + params_intercept; D likewise. 6 N D need not be C exactly,
     since the two lines are fitted independently.
@@ -26,7 +26,7 @@ class FrontierLaw:
     Attributes:
       source: paper and table.
       fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates. None
-        where the source does not say.
+        where the source gives none.
       params_exponent_interval: 10 % and 90 % bootstrap quantiles of params_exponent; None where the
         source gives none.
     """
@@ -55,7 +55,9 @@ class FrontierLaw:
         """None: this law orders models without giving their losses."""
         return None
 
-    def efficiency(self, params: float, tokens: float) -> None:
+    def efficiency(
+        self, params: float, tokens: float, effective_tokens: float | None = None
+    ) -> None:
         """None, for the same reason."""
         return None
 
@@ -72,7 +74,7 @@ class ParametricLaw:
       tokens_exponent: beta.
       source: whose fit.
       fitted_flops: least and greatest C of the runs behind the law; outside it extrapolates. None
-        where the source does not say.
+        where the source gives none.
       params_exponent_interval: 10 % and 90 % bootstrap quantiles, not of alpha but of the exponent
         a = beta / (alpha + beta) in N ~ C^a; None where the source gives none.
     """
@@ -97,7 +99,7 @@ class ParametricLaw:
         )
 
     def optimal_params(self, tokens: float) -> float:
-        """N of the model that `tokens` serve best: `optimal` solved for N at a given D."""
+        """N of the model that `tokens` serve best: `optimal`, solved for N at a given D."""
         balance = self._balance()
         return balance * (tokens * balance) ** (self.tokens_exponent / self.params_exponent)
 
@@ -133,12 +135,18 @@ class ParametricLaw:
         at_unit_budget = self.params_scale * balance**-alpha + self.tokens_scale * balance**beta
         return 6 * (at_unit_budget / (loss - self.irreducible)) ** ((alpha + beta) / (alpha * beta))
 
-    def efficiency(self, params: float, tokens: float) -> float:
-        """C' / C: C' is the least budget that reaches L(N, D), C = 6 N D what was spent.
+    def efficiency(
+        self, params: float, tokens: float, effective_tokens: float | None = None
+    ) -> float:
+        """C' / C: the least budget that reaches the loss over the budget spent, C = 6 N D.
 
         1 for a compute-optimal run.
+
+        Args:
+          effective_tokens: D' of the loss L(N, D') where text was repeated; None means D.
         """
-        return self.flops_for(self.loss(params, tokens)) / (6 * params * tokens)
+        loss = self.loss(params, tokens if effective_tokens is None else effective_tokens)
+        return self.flops_for(loss) / (6 * params * tokens)
 
     def _balance(self) -> float:
         """G of equation 4."""
@@ -151,14 +159,14 @@ Law = FrontierLaw | ParametricLaw
 
 
 def _interval(law: Law, flops: float, exponent: float) -> Interval | None:
-    """Where the law's optimum may lie, from the interval of its exponent.
+    """The uncertainty of the law's optimum, from the interval of its exponent.
 
-    The papers give intervals of exponents alone. A power law through a cloud of points is surest in
-    the cloud's middle, so the line of N is turned about the geometric mean of the fitted FLOPs, to
-    the two ends of the interval, and N D is held at that of the law's own optimum. The law's own
-    exponent counts as a third end: the interval printed for approach 3, (.454, .455), leaves out
-    the .4565 of its own coefficients. The interval has no width in the middle and says nothing of
-    the line's height.
+    The papers give intervals of exponents alone. A power law through a cloud of points is most
+    certain in the middle of the cloud. So the line of N is turned about the geometric mean of the
+    fitted FLOPs, to the two ends of the interval, while N D stays that of the law's own optimum.
+    The law's own exponent counts as a third end: the interval printed for approach 3, (.454, .455),
+    does not contain the .4565 of its own coefficients. The interval has no width in the middle, and
+    leaves out the uncertainty of the line's height.
 
     Args:
       flops: C.
@@ -231,8 +239,8 @@ LAWS: dict[str, Law] = {
     )
 }
 
-# To draw, as in figure 1 of the BloombergGPT paper. No published constants give back the table, so
-# to allocate by approach 3 there is LAWS["hoffmann"].
+# To be drawn, as in figure 1 of the BloombergGPT paper. No published constants reproduce the table;
+# LAWS["hoffmann"] is the one to allocate by approach 3.
 APPROACH_3 = FrontierLaw(
     "approach_3",
     0.45865740,
@@ -245,7 +253,7 @@ APPROACH_3 = FrontierLaw(
     _APPROACH_3_EXPONENTS,
 )
 
-# To reproduce what others computed with them, never to allocate.
+# To reproduce the numbers that others computed with these constants, never to allocate.
 HOFFMANN_PRINTED = ParametricLaw(
     "hoffmann_printed",
     1.69,

@@ -8,13 +8,6 @@ b = log B and e = log E, minimise over (a, b, e, alpha, beta)
 from every start of a grid. Two mistakes are easy here, and Besiroglu et al. 2024 (arXiv 2404.10102)
 found both behind the paper's own numbers: the mean of the terms instead of their sum, and a loose
 tolerance, let the optimiser stop long before the minimum.
-
-The residuals of real runs are ten times the Huber threshold, so the objective has a kink at almost
-every point, and gradients do not shrink on the way to the minimum. BFGS with a weak Wolfe search by
-bisection converges on such functions (Lewis and Overton 2013, "Nonsmooth optimization via
-quasi-Newton methods"). It is written out here for many starts at once: on five coefficients the
-whole inverse Hessian is smaller than the memory that L-BFGS keeps of it, and all starts together
-take as long as a few dozen one by one.
 """
 
 from __future__ import annotations
@@ -22,9 +15,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from t5x_style.accounting.laws.bfgs import minimise
 from t5x_style.accounting.laws.chinchilla import ParametricLaw
 from t5x_style.errors import UsageError
 
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 HUBER_THRESHOLD = 1e-3  # of log losses
-# Five coefficients, and one point that they do not pass through whatever it says.
+# Five coefficients pass through five points, whatever their losses; the sixth tests them.
 LEAST_POINTS = 6
 # Two sizes fix A / N^alpha up to a constant, and E is that constant.
 LEAST_DISTINCT = 3
@@ -44,14 +38,9 @@ EXPONENT_STARTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LOG_IRREDUCIBLE_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LOG_SCALE_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
-# A start is done when the next step promises less than this share of the objective, or than what
-# rounding leaves of one that is zero. Far looser shares end in flat stretches between two kinks.
-_TOLERANCE, _ROUNDING = 1e-14, 1e-30
-_PASSES = 400
-# Ends this close are one minimum: this share of the objective, or of what one point adds to it at
-# the Huber threshold where points lie on a law and the objective is zero.
+# Two ends are one minimum if they differ by less than this share of the objective. If points are
+# exactly on a law the objective is zero: then of the term of one point at the Huber threshold.
 _SAME = 1e-6
-_ENOUGH_DECREASE, _ENOUGH_CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
 # Numbers per temporary array: several times as fast while a core's cache holds them.
 _BLOCK = 16_384
 
@@ -84,7 +73,7 @@ class Fit:
     intervals: dict[str, tuple[float, float]]
 
     def coefficients(self) -> dict[str, float]:
-        """The values that `intervals` are of, by the same names."""
+        """The fitted values, by the names of `intervals`."""
         law = self.law
         alpha, beta = law.params_exponent, law.tokens_exponent
         return {
@@ -115,8 +104,9 @@ def fit_parametric_law(
       losses: final loss of each run, nats per token.
       name: of the law.
       source: whose points they are.
-      bootstrap: resamples of the points, with replacement; 0 for none. Each is minimised from the
-        fit to all points: on Hoffmann's points that ends where the whole grid does.
+      bootstrap: resamples of the points, with replacement; 0 for none. Every resample is minimised
+        from the fit to all points. On Hoffmann's points this finds the minimum that the whole grid
+        finds.
       seed: of the resampling.
 
     Raises:
@@ -150,7 +140,7 @@ def fit_parametric_law(
         resamples = _bootstrap(
             found[best], log_params, log_tokens, log_losses, count=bootstrap, seed=seed
         )
-        intervals = {key: _quantiles(each, 0.025, 0.975) for key, each in resamples.items()}
+        intervals = {key: _quantiles(drawn, 0.025, 0.975) for key, drawn in resamples.items()}
         exponent_interval = _quantiles(resamples["a"], 0.1, 0.9)
     flops = [6.0 * n * d for n, d in zip(params, tokens, strict=True)]
     law = ParametricLaw(
@@ -181,7 +171,7 @@ def fit_parametric_law(
 
 
 def check_points(params: Sequence[float], tokens: Sequence[float], losses: Sequence[float]) -> None:
-    """Refuses points that no law can be fitted to.
+    """Checks that a law can be fitted to the points.
 
     Raises:
       UsageError: columns of different lengths, a value that is no positive number (with its column
@@ -198,7 +188,7 @@ def check_points(params: Sequence[float], tokens: Sequence[float], losses: Seque
     if len(losses) < LEAST_POINTS:
         raise UsageError(
             f"too few points, {len(losses)}: five coefficients need at least {LEAST_POINTS}, and "
-            "intervals that say something need dozens"
+            "useful intervals need dozens"
         )
     for name in ("params", "tokens"):
         distinct = sorted(set(columns[name]))
@@ -206,7 +196,7 @@ def check_points(params: Sequence[float], tokens: Sequence[float], losses: Seque
             raise UsageError(
                 f"{name} has {len(distinct)} distinct values among the points "
                 f"({', '.join(f'{value:.4g}' for value in distinct)}): "
-                f"at least {LEAST_DISTINCT} are needed to tell its exponent from E"
+                f"at least {LEAST_DISTINCT} are needed to separate its exponent from E"
             )
 
 
@@ -234,12 +224,12 @@ def objective(
     log_losses: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of Huber terms and its gradient, for each of R sets of coefficients.
+    """The sum of Huber terms and its gradient, for R sets of coefficients.
 
     Args:
       coefficients: float64 [R, 5], rows (a, b, e, alpha, beta).
       log_params, log_tokens, log_losses: float64 [n].
-      weights: [R, n], how often each point counts; once each if not given.
+      weights: [R, n], how often each point counts; None counts every point once.
 
     Returns:
       float64 [R] and [R, 5]; not finite where coefficients are so far out that a term overflows.
@@ -251,9 +241,9 @@ def objective(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for start in range(0, len(coefficients), rows):
             block = slice(start, start + rows)
-            a, b, e, alpha, beta = (each[:, None] for each in coefficients[block].T)
-            # The exponentials as they are, without their maximum taken out first: half the time.
-            # They overflow only where no minimum is, and the line search steps back from there.
+            a, b, e, alpha, beta = (column[:, None] for column in coefficients[block].T)
+            # The maximum of the exponents is not subtracted first: that would take twice as long.
+            # The exponentials overflow only far from a minimum, where the line search steps back.
             of_params = np.exp(a - alpha * log_params)
             of_tokens = np.exp(b - beta * log_tokens)
             irreducible = np.exp(e)
@@ -280,91 +270,6 @@ def objective(
     return np.concatenate(values), np.concatenate(gradients)
 
 
-def minimise(
-    function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    starting_points: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """BFGS from every start, all of them a pass at a time.
-
-    A pass tries one step for each start that is not done. Where the step meets the weak Wolfe
-    conditions it is taken and the direction renewed; elsewhere it is halved or doubled within what
-    earlier passes left open (Lewis and Overton 2013, algorithm 4.6).
-
-    Args:
-      function: (points [K, M], which starts they belong to [K]) -> values [K], gradients [K, M].
-      starting_points: float64 [R, M], where `function` is finite.
-
-    Returns:
-      Where each start ended, [R, M], and the values there, [R].
-    """
-    import numpy as np
-
-    points = starting_points.copy()
-    count, size = points.shape
-    values, gradients = function(points, np.arange(count))
-    inverse_hessians = np.tile(np.eye(size), (count, 1, 1))
-    fresh = np.ones(count, bool)
-    # The first step has length one: the gradient's own says nothing about how far to go.
-    lengths = np.linalg.norm(gradients, axis=1)
-    directions = -gradients / np.where(lengths > 0, lengths, 1)[:, None]
-    steps, shortest, longest = np.ones(count), np.zeros(count), np.full(count, np.inf)
-    active = np.flatnonzero(lengths > 0)
-    for _ in range(_PASSES):
-        if not len(active):
-            break
-        trials = points[active] + steps[active, None] * directions[active]
-        trial_values, trial_gradients = function(trials, active)
-        slopes = (gradients[active] * directions[active]).sum(1)
-        trial_slopes = (trial_gradients * directions[active]).sum(1)
-        lower = trial_values <= values[active] + _ENOUGH_DECREASE * steps[active] * slopes
-        flatter = trial_slopes >= _ENOUGH_CURVATURE * slopes
-
-        too_long, too_short = active[~lower], active[lower & ~flatter]
-        longest[too_long] = steps[too_long]
-        shortest[too_short] = steps[too_short]
-        again = active[~(lower & flatter)]
-        steps[again] = np.where(
-            np.isinf(longest[again]), 2 * shortest[again], (shortest[again] + longest[again]) / 2
-        )
-
-        taken = lower & flatter
-        at = active[taken]
-        moves, turns = trials[taken] - points[at], trial_gradients[taken] - gradients[at]
-        points[at], values[at] = trials[taken], trial_values[taken]
-        gradients[at] = trial_gradients[taken]
-        inverse_hessians[at] = _renewed(inverse_hessians[at], moves, turns, fresh[at])
-        fresh[at] = False
-        directions[at] = -np.einsum("kij,kj->ki", inverse_hessians[at], gradients[at])
-        steps[at], shortest[at], longest[at] = 1, 0, np.inf
-
-        promised = -(gradients[active] * directions[active]).sum(1) * steps[active]
-        active = active[promised > _TOLERANCE * values[active] + _ROUNDING]
-    return points, values
-
-
-def _renewed(
-    inverse_hessians: np.ndarray, moves: np.ndarray, turns: np.ndarray, fresh: np.ndarray
-) -> np.ndarray:
-    """The BFGS update of inverse Hessians [K, M, M] after moves [K, M] that turned gradients.
-
-    The Wolfe conditions make every move . turn positive. A fresh one, the identity, is first
-    brought to the scale of the curvature just met (Nocedal and Wright, equation 6.20).
-    """
-    import numpy as np
-
-    along = (moves * turns).sum(1)
-    scale = np.where(fresh, along / (turns**2).sum(1), 1)
-    inverse_hessians = inverse_hessians * scale[:, None, None]
-    turned = np.einsum("kij,kj->ki", inverse_hessians, turns)
-    cross = turned[:, :, None] * moves[:, None, :]
-    factor = (1 + (turns * turned).sum(1) / along) / along
-    return (
-        inverse_hessians
-        - (cross + cross.transpose(0, 2, 1)) / along[:, None, None]
-        + factor[:, None, None] * moves[:, :, None] * moves[:, None, :]
-    )
-
-
 def _bootstrap(
     fitted: np.ndarray,
     log_params: np.ndarray,
@@ -374,7 +279,7 @@ def _bootstrap(
     count: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """E, A, B, alpha, beta and a of `count` resamples of the points, each [count]."""
+    """E, A, B, alpha, beta and a of `count` resamples of the points: name -> float64 [count]."""
     import numpy as np
 
     points = len(log_losses)
@@ -401,7 +306,7 @@ def _bootstrap(
 def _quantiles(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
     import numpy as np
 
-    # The values themselves, not what lies between two of them: a resample of few points may have a
-    # scale that is not finite.
+    # No interpolation between two values: a resample of few points may have a scale that is not
+    # finite.
     below, above = np.quantile(values, (low, high), method="nearest").tolist()
     return below, above

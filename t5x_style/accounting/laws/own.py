@@ -1,11 +1,11 @@
 """A user's own law in a file: L(N, D) = E + A / N^alpha + B / D^beta with other coefficients.
 
-The absolute loss that a law gives belongs to the corpus and the vocabulary behind it, so a law
-fitted to one's own runs says more about the next one than any paper's. `t5x-style fit` writes such
-a file; one may also be written by hand. It holds one JSON object, every key of it needed but `fit`:
+The absolute loss of a law belongs to its corpus and vocabulary, so a law fitted to one's own runs
+predicts the next run better than any paper's. `t5x-style fit` writes such
+a file; one may also be written by hand. It holds one JSON object. Every key but `fit` is required:
 
-    name                      what the law is called in tables and metrics: a letter, then letters,
-                              digits, '_', '-' or '.'; not the name of a law that ships
+    name                      the law's name in tables and metrics: a letter, then letters, digits,
+                              '_', '-' or '.'; not the name of a law that ships
     irreducible               E, nats per token
     params_scale              A
     tokens_scale              B
@@ -14,7 +14,7 @@ a file; one may also be written by hand. It holds one JSON object, every key of 
     source                    whose runs, in words
     fitted_flops              [least, greatest] C = 6 N D of the runs, or null
     params_exponent_interval  [10 %, 90 %] of a = beta / (alpha + beta), where N ~ C^a, or null
-    fit                       how good the fit was; kept for people and not read back
+    fit                       how good the fit was; for people, never read
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from t5x_style.accounting.laws.chinchilla import (
 )
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path, write_whole
 
 _TAKEN = (*LAWS, APPROACH_3.name, HOFFMANN_PRINTED.name, KAPLAN.name)
 _COEFFICIENTS = (
@@ -53,19 +54,18 @@ def write_law(
     """Writes a law that read_law reads.
 
     Args:
-      path: its folder is made if it is not there; a file that is there is replaced.
+      path: a missing folder is made; an existing file is replaced.
       law: under a name of its own.
-      fit: what JSON can hold of how good the fit was.
+      fit: JSON values that describe how good the fit was.
 
     Raises:
-      UsageError: the name will not do (see check_law_name), or the file cannot be written.
+      UsageError: the name is refused (see check_law_name), or the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "the law's file")
     check_law_name(law.name, f"{path}: name")
     content = dataclasses.asdict(law) | ({} if fit is None else {_FIT: dict(fit)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -74,10 +74,10 @@ def read_law(path: str | os.PathLike) -> ParametricLaw:
     """Reads a user's own law.
 
     Raises:
-      UsageError: no such file, no JSON object, an unknown or missing key, or a value of the wrong
-        kind, each with the file; the name of a law that ships.
+      UsageError: no such file, no JSON object, an unknown or missing key, a value of the wrong
+        kind, or the name of a law that ships; the message names the file.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "the law's file")
     content = _object(path)
     for key in content:
         if key not in (*_KEYS, _FIT):
@@ -103,13 +103,13 @@ def read_law(path: str | os.PathLike) -> ParametricLaw:
 
 
 def check_law_name(name: str, where: str) -> None:
-    """Refuses a name that cannot stand for a user's own law.
+    """Checks the name of a user's own law.
 
     Args:
-      where: what the name was given as, for the message.
+      where: the flag, binding or file that gave the name, for the message.
 
     Raises:
-      UsageError: a law of that name ships, or it could not stand in the key of a metric.
+      UsageError: a law of that name ships, or the name cannot be part of a metric's key.
     """
     if name in _TAKEN:
         raise UsageError(

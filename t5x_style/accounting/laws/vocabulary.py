@@ -1,4 +1,4 @@
-"""How many tokens a vocabulary should hold: Tao et al. 2024 (arXiv 2407.13623).
+"""The best size of a vocabulary: Tao et al. 2024 (arXiv 2407.13623).
 
 A larger vocabulary writes the same text in fewer tokens and costs more parameters. The best one
 grows with the model, more slowly than the rest of it. Vocabulary parameters are N_v = V d for a
@@ -7,18 +7,6 @@ width d, the embedding counted once. The coefficients are those of the authors' 
 """
 
 import math
-
-# f(V) was fitted up to here, and the authors hold it constant beyond.
-_LARGEST_FITTED_VOCABULARY = 200_000
-
-
-def tokens_per_character(vocab_size: float) -> float:
-    """f(V): tokens that a tokenizer of V entries makes of a character of English text.
-
-    Constant beyond 200,000 entries, as in the authors' code.
-    """
-    log_size = math.log(min(vocab_size, _LARGEST_FITTED_VOCABULARY))
-    return 0.00639222 * log_size**2 - 0.15811069 * log_size + 1.20470122
 
 
 def training_optimal_flops(non_vocab_params: float) -> float:
@@ -35,8 +23,8 @@ def isoflops_vocabulary(non_vocab_params: float, width: int) -> int:
 def derivative_vocabulary(non_vocab_params: float, width: int) -> int:
     """V by approach 2, from a derivative.
 
-    The V of least FLOPs for a given text says how N_v grows with N_nv; the best vocabulary of a
-    model of 33 million parameters says from where.
+    The V of least FLOPs for a given text fixes how N_v grows with N_nv. The best vocabulary of a
+    model of 33 million parameters fixes the starting point.
     """
     return int(3_145_728 * (non_vocab_params / 33e6) ** 0.8353974035228025 / width)
 
@@ -45,8 +33,8 @@ def parametric_vocabulary(non_vocab_params: float, width: int, flops: float) -> 
     """V by approach 3: least loss for N_nv and a budget C = 6 (N_nv + N_v) D.
 
     The loss is -E + A1 / N_nv^a1 + A2 / N_v^a2 + B / D^b, normalised by that of a unigram model so
-    that vocabularies can be compared. Unlike the other two it answers for a run that is trained for
-    longer or for shorter than is optimal.
+    that vocabularies can be compared. Unlike the other two, this approach holds for runs that are
+    longer or shorter than optimal, too.
     """
     params_scale, data_scale = 0.19584238398665638, 2.1241123120064955  # A2, B
     params_exponent, data_exponent = 0.6707374679896795, 0.44660634152009615  # a2, b
@@ -59,8 +47,7 @@ def parametric_vocabulary(non_vocab_params: float, width: int, flops: float) -> 
         gain = params_exponent * params_scale * params ** -(params_exponent + 1)
         return gain > data_exponent * data_scale * tokens**-data_exponent / (others + params)
 
-    # The gain falls with N_v faster than the price, so they meet once: between one parameter and
-    # 1e15 of them.
+    # The gain falls with N_v faster than the price, so they meet once, at 1 to 1e15 parameters.
     low, high = math.log(1e-6), math.log(1e9)
     while (middle := (low + high) / 2) not in (low, high):
         if too_small(middle):
@@ -71,7 +58,7 @@ def parametric_vocabulary(non_vocab_params: float, width: int, flops: float) -> 
 
 
 def optimal_vocabulary(non_vocab_params: float, width: int) -> dict[str, int]:
-    """The best vocabulary size by each of the three approaches, for a run of optimal length.
+    """The best vocabulary size by the three approaches, for a run of optimal length.
 
     Args:
       non_vocab_params: N_nv, parameters without embedding and output matrix.

@@ -3,14 +3,14 @@
 from t5x_style.accounting.planner.allocation import Allocation
 from t5x_style.accounting.planner.budget import Budget, budget_of
 from t5x_style.accounting.planner.plan import Plan, make_plan, recommending_law
-from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources, sources_of
+from t5x_style.accounting.planner.sources import FREE_EPOCHS, SourceLimits, sources_of
 
 __all__ = [
     "FREE_EPOCHS",
     "Allocation",
     "Budget",
     "Plan",
-    "Sources",
+    "SourceLimits",
     "budget_of",
     "make_plan",
     "recommending_law",

@@ -1,4 +1,4 @@
-"""How a budget is best divided between parameters and tokens, by each law, within the data."""
+"""How a budget is best divided between parameters and tokens, by every law, within the data."""
 
 import dataclasses
 import math
@@ -6,26 +6,27 @@ from collections.abc import Callable
 
 from t5x_style.accounting.laws import LAWS, FrontierLaw, Law, ParametricLaw
 from t5x_style.accounting.laws.data_constrained import C4_LAW, effective_params
-from t5x_style.accounting.planner.sources import Sources
+from t5x_style.accounting.planner.sources import SourceLimits
 
-# BloombergGPT kept some 30 % of its budget back for what goes wrong, and read its text once.
+# BloombergGPT kept some 30 % of its budget in reserve for failures, and read its text once.
 BLOOMBERGGPT_RESERVE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """What a law makes of a budget.
+    """A budget divided between parameters and tokens by a law.
 
     Attributes:
       law: its name.
       params: N.
       tokens: D.
-      effective_tokens: what D is worth in fresh tokens.
-      loss: the law's, nats per token, for N and the effective tokens; None where it gives none.
+      effective_tokens: fresh tokens that teach as much as D.
+      loss: the law's, nats per token, for N and the effective tokens; None for a frontier.
       efficiency: C' / C; C' is the budget that reaches this loss with fresh text and the best N.
-      scarce_source: the source whose cap holds D down; None where none does.
-      interval: ((least N, greatest N), (least D, greatest D)) of the law's own optimum, which its
-        fit leaves open; None where it is not known, and within caps.
+        None for a frontier.
+      scarce_source: the source whose cap limits D; None where none does.
+      interval: ((least N, greatest N), (least D, greatest D)), the uncertainty of the law's own
+        optimum; None where it is not known, and within caps.
     """
 
     law: str
@@ -38,8 +39,8 @@ class Allocation:
     interval: tuple[tuple[float, float], tuple[float, float]] | None = None
 
 
-def unbounded(flops: float, law: Law) -> Allocation:
-    """The law's own optimum, with as much fresh text as it likes."""
+def optimal_allocation(flops: float, law: Law) -> Allocation:
+    """The law's own optimum, with unlimited fresh text."""
     params, tokens = law.optimal(flops)
     loss, efficiency = law.loss(params, tokens), law.efficiency(params, tokens)
     return Allocation(
@@ -47,12 +48,12 @@ def unbounded(flops: float, law: Law) -> Allocation:
     )
 
 
-def within(flops: float, law: Law, sources: Sources) -> Allocation:
+def best_allocation(flops: float, law: Law, sources: SourceLimits) -> Allocation:
     """The best N and D = C / (6 N) within the caps of the sources.
 
-    A parametric law is minimised over D with repeated tokens at their effective number, so it
-    may stop repeating before a cap does. A frontier has no loss to weigh, so its optimum is cut
-    off at the cap. What the tokens do not use goes into parameters.
+    A parametric law is minimised over D, with repeated tokens counted as effective tokens; so it
+    may stop repeating before a cap does. A frontier has no loss to minimise, so its optimum is cut
+    off at the cap. The rest of the budget goes into parameters.
 
     Raises:
       ValueError: `flops` is not above 0.
@@ -64,47 +65,47 @@ def within(flops: float, law: Law, sources: Sources) -> Allocation:
         _, tokens = law.optimal(flops)
         if tokens <= cap:
             return dataclasses.replace(
-                unbounded(flops, law), effective_tokens=sources.effective(tokens)
+                optimal_allocation(flops, law), effective_tokens=sources.effective_tokens(tokens)
             )
         return Allocation(
-            law.name, flops / (6 * cap), cap, sources.effective(cap), None, None, scarce
+            law.name, flops / (6 * cap), cap, sources.effective_tokens(cap), None, None, scarce
         )
     _, fresh = law.optimal(flops)
     once, _ = sources.cap(epochs=1.0)
     if fresh <= min(once, cap):
-        return unbounded(flops, law)
+        return optimal_allocation(flops, law)
 
     def loss(tokens: float) -> float:
-        return law.loss(flops / (6 * tokens), sources.effective(tokens))
+        return law.loss(flops / (6 * tokens), sources.effective_tokens(tokens))
 
     # Up to one epoch this is the loss of fresh text, which falls as far as its optimum.
-    tokens = least_at(loss, min(fresh, once), cap)
-    return at(law, flops / (6 * tokens), tokens, sources, scarce if tokens >= cap else None)
+    tokens = argmin(loss, min(fresh, once), cap)
+    return allocation_at(
+        law, flops / (6 * tokens), tokens, sources, scarce if tokens >= cap else None
+    )
 
 
-def at(
-    law: Law, params: float, tokens: float, sources: Sources, scarce_source: str | None = None
+def allocation_at(
+    law: Law, params: float, tokens: float, sources: SourceLimits, scarce_source: str | None = None
 ) -> Allocation:
-    """What a law says of a given N and D."""
-    effective = sources.effective(tokens)
-    loss = efficiency = None
-    if isinstance(law, ParametricLaw):
-        loss = law.loss(params, effective)
-        efficiency = law.flops_for(loss) / (6 * params * tokens)
+    """A given N and D, with the loss and the efficiency that a law expects of them."""
+    effective = sources.effective_tokens(tokens)
+    loss = law.loss(params, effective)
+    efficiency = law.efficiency(params, tokens, effective)
     return Allocation(law.name, params, tokens, effective, loss, efficiency, scarce_source)
 
 
-def by_muennighoff(flops: float, sources: Sources) -> Allocation:
+def muennighoff_allocation(flops: float, sources: SourceLimits) -> Allocation:
     """The best within the data by the data-constrained law (Muennighoff et al. 2023).
 
-    Fitted on C4 throughout: its parameters, too, lose value beyond what the unique tokens serve
-    best, where the other laws are only told what the tokens are worth.
+    It was fitted on C4 throughout. Its parameters, too, lose value beyond the N that the unique
+    tokens serve best; the other laws count effective tokens alone.
     """
 
     def loss(tokens: float) -> float:
         return C4_LAW.loss(
-            effective_params(flops / (6 * tokens), sources.unique_within(tokens)),
-            sources.effective(tokens),
+            effective_params(flops / (6 * tokens), sources.unique_tokens_read(tokens)),
+            sources.effective_tokens(tokens),
         )
 
     _, fresh = C4_LAW.optimal(flops)
@@ -112,12 +113,12 @@ def by_muennighoff(flops: float, sources: Sources) -> Allocation:
     once, _ = sources.cap(epochs=1.0)
     tokens = fresh
     if fresh > once:
-        tokens = least_at(loss, min(once, cap), cap)
+        tokens = argmin(loss, min(once, cap), cap)
     return Allocation(
         C4_LAW.name,
         flops / (6 * tokens),
         tokens,
-        sources.effective(tokens),
+        sources.effective_tokens(tokens),
         loss(tokens),
         C4_LAW.flops_for(loss(tokens)) / flops,
         scarce if tokens >= cap else None,
@@ -125,29 +126,35 @@ def by_muennighoff(flops: float, sources: Sources) -> Allocation:
 
 
 def optima(flops: float, laws: dict[str, Law] = LAWS) -> list[Allocation]:
-    """Each law's own optimum, with as much fresh text as it likes."""
-    return [unbounded(flops, law) for law in laws.values()]
+    """The own optimum of every law, with unlimited fresh text."""
+    return [optimal_allocation(flops, law) for law in laws.values()]
 
 
-def within_data(flops: float, sources: Sources, laws: dict[str, Law] = LAWS) -> list[Allocation]:
-    """The best within the data by each law whose optimum lacks it, and by the data-constrained law
-    (last). Empty without sources.
+def allocations_within_data(
+    flops: float, sources: SourceLimits, laws: dict[str, Law] = LAWS
+) -> list[Allocation]:
+    """The best within the data, by the laws whose optimum needs more than one epoch.
+
+    The data-constrained law comes last, whatever it needs. Empty without sources.
     """
     if not sources.shares:
         return []
     once, _ = sources.cap(epochs=1.0)
     short = [law for law in laws.values() if law.optimal(flops)[1] > once]
-    return [*(within(flops, law, sources) for law in short), by_muennighoff(flops, sources)]
+    return [
+        *(best_allocation(flops, law, sources) for law in short),
+        muennighoff_allocation(flops, sources),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class CapCost:
-    """What the scarcity of one source (or of all, source None) costs a run.
+    """The cost of the scarcity of one source to a run.
 
     Attributes:
-      source: its name.
-      loss: nats per token above the best that unlimited text of it would reach.
-      efficiency: the share of the budget that is lost to it.
+      source: its name; None for all sources together.
+      loss: nats per token above the best with unlimited text of the source.
+      efficiency: the share of the budget that is lost to the scarcity.
       flops: the same in FLOPs.
     """
 
@@ -157,36 +164,49 @@ class CapCost:
     flops: float
 
 
-def cap_costs(flops: float, law: ParametricLaw, sources: Sources) -> list[CapCost]:
-    """The cost of each source's limit taken alone, and of all limits together (last).
+def cap_costs(flops: float, law: ParametricLaw, sources: SourceLimits) -> list[CapCost]:
+    """The cost of every source's limit taken alone, and of all limits together (last).
 
-    A source that is not scarce costs nothing; two scarce ones cost more together than each alone.
+    A source that is not scarce costs nothing. Two scarce sources cost more together than either
+    alone.
     """
-    here = within(flops, law, sources)
-    endless = Sources()
-    lifted = [(name, sources.without_end(name)) for name in sources.shares]
+
+    def best(sources: SourceLimits) -> tuple[float, float]:
+        """(loss, efficiency) of the best within the caps."""
+        found = best_allocation(flops, law, sources)
+        return (
+            law.loss(found.params, found.effective_tokens),
+            law.efficiency(found.params, found.tokens, found.effective_tokens),
+        )
+
+    lifted: list[tuple[str | None, SourceLimits]] = [
+        (name, sources.lift_limit(name)) for name in sources.shares
+    ]
+    limited_loss, limited_efficiency = best(sources)
     costs = []
-    for name, others in [*lifted, (None, endless)]:
-        there = within(flops, law, others)
-        gain = max(0.0, there.efficiency - here.efficiency)
-        costs.append(CapCost(name, max(0.0, here.loss - there.loss), gain, gain * flops))
+    for name, limits in [*lifted, (None, SourceLimits())]:
+        loss, efficiency = best(limits)
+        gain = max(0.0, efficiency - limited_efficiency)
+        costs.append(CapCost(name, max(0.0, limited_loss - loss), gain, gain * flops))
     return costs
 
 
-def bloomberggpt_rule(flops: float, law: ParametricLaw, sources: Sources) -> Allocation:
-    """BloombergGPT's choice for this budget: every token once, so blended by size, and the largest
-    model that leaves some 30 % of the budget (Wu et al. 2023, section 3.2).
+def bloomberggpt_rule(flops: float, law: ParametricLaw, sources: SourceLimits) -> Allocation:
+    """BloombergGPT's choice for this budget (Wu et al. 2023, section 3.2).
+
+    Every token is read once, so the blend is by size. The model is the largest that leaves some
+    30 % of the budget.
     """
     tokens = sum(sources.unique_tokens.values())
     params = (1 - BLOOMBERGGPT_RESERVE) * flops / (6 * tokens)
-    return at(law, params, tokens, Sources())
+    return allocation_at(law, params, tokens, SourceLimits())
 
 
-def least_at(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function is least on [low, high], both above 0, to a relative 1e-10.
+def argmin(function: Callable[[float], float], low: float, high: float) -> float:
+    """The minimiser of a function on [low, high], both above 0, to a relative 1e-10.
 
-    A logarithmic grid first: several sources that run out one after the other can make more than
-    one valley; then golden section within the deepest.
+    First a logarithmic grid, since several sources that run out one after another can make more
+    than one valley; then golden section within the deepest.
     """
     if low >= high:
         return high
@@ -203,5 +223,5 @@ def least_at(function: Callable[[float], float], low: float, high: float) -> flo
             right = outer
         else:
             left = inner
-    # The ends are looked at, too: a cap is met exactly.
+    # The ends are candidates, too, so that a cap is met exactly.
     return min((grid[best], (left + right) / 2, low, high), key=function)

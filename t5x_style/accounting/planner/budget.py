@@ -1,4 +1,4 @@
-"""What there is to spend, in whichever way a team has it, as model FLOPs."""
+"""A budget in the form in which a team has it, as model FLOPs."""
 
 import dataclasses
 import time
@@ -6,10 +6,10 @@ import time
 from t5x_style.accounting.chips import chip
 from t5x_style.errors import UsageError
 
-# Share of the dense bfloat16 peak, by 6 N D, that a plan counts on unless told: BloombergGPT kept
-# 24.5 % on A100s, MaxText's tables stand at 40 to 60 % on TPUs.
+# Default share of the dense bfloat16 peak, by 6 N D. BloombergGPT reached 24.5 % on A100s;
+# MaxText's tables give 40 to 60 % on TPUs.
 EXPECTED_MFU = 0.4
-# Of what large matrix products reach on a CPU; the narrow products of a small model reach less.
+# Share of the rate of large matrix products on a CPU; narrow products of a small model are slower.
 EXPECTED_CPU_MFU = 0.25
 THIS_CPU = "this_cpu"
 
@@ -19,12 +19,11 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """A budget and what it is made of; what was not said and does not follow is None.
+    """A budget and its parts; parts that were not given and do not follow are None.
 
     Attributes:
       flops: C = 6 N D, model FLOPs.
-      form: which of the forms it was given in: 'flops', 'days', 'chip_hours', 'money' or
-        'cpu_minutes'.
+      form: the form in which it was given: 'flops', 'days', 'chip_hours', 'money' or 'cpu_minutes'.
       chip: name in the table of chips, or 'this_cpu'.
       chips: how many.
       peak_flops: of one chip, FLOP/s; measured for 'this_cpu'.
@@ -74,15 +73,15 @@ def budget_of(
     """The budget from one of its five forms.
 
     Args:
-      flops: model FLOPs; chip_name, chips and price are then for days and cost alone.
+      flops: model FLOPs; chip_name, chips and price then serve only to show days and cost.
       chip_name, chips, days: chips for a time.
-      chip_name, chip_hours: as GPU hours are granted.
-      chip_name, money, price_per_chip_hour: as clouds sell them.
+      chip_name, chip_hours: the form of a grant of GPU hours.
+      chip_name, money, price_per_chip_hour: the form of a cloud's price list.
       cpu_minutes: this machine's CPU, measured now.
       mfu: None means EXPECTED_MFU, or EXPECTED_CPU_MFU for this CPU.
 
     Raises:
-      UsageError: none or several forms, a part that is missing, or a number that cannot be.
+      UsageError: none or several forms, a missing part, or an impossible number.
     """
     numbers = {
         "flops": flops,
@@ -111,7 +110,7 @@ def budget_of(
         flags = " and ".join(f"--{form}" for form in given)
         raise UsageError(f"{flags} are given together: each is a budget of its own, keep one")
     (form,) = given
-    if form == "cpu_minutes":
+    if cpu_minutes is not None:
         for name in ("chip", "chips"):
             if {"chip": chip_name, "chips": chips}[name] is not None:
                 raise UsageError(
@@ -130,16 +129,17 @@ def budget_of(
     known = chip(chip_name)
     share = mfu or EXPECTED_MFU
     rate = known.peak_bf16_flops * share
-    if form == "days":
+    if days is not None:
         if chips is None:
             raise UsageError(f"--days={days} needs --chips: how many of {chip_name}?")
         flops = chips * rate * days * SECONDS_PER_DAY
-    elif form == "chip_hours":
+    elif chip_hours is not None:
         flops = rate * chip_hours * SECONDS_PER_HOUR
-    elif form == "money":
+    elif money is not None:
         if price_per_chip_hour is None:
             raise UsageError(f"--money={money} needs --price_per_chip_hour: what does one cost?")
         flops = rate * money / price_per_chip_hour * SECONDS_PER_HOUR
+    assert flops is not None
     return Budget(flops, form, chip_name, chips, known.peak_bf16_flops, share, price_per_chip_hour)
 
 
@@ -149,7 +149,7 @@ def measured_cpu_flops(seconds: float = 0.25) -> float:
     Args:
       seconds: for how long to measure.
     """
-    # 0.1 s of import, for this form of a budget alone.
+    # The import takes 0.1 s, and only this form of a budget needs it.
     import numpy as np
 
     size = 1024

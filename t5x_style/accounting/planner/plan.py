@@ -14,19 +14,19 @@ from t5x_style.accounting.parameter_count import total_parameters
 from t5x_style.accounting.planner.allocation import (
     Allocation,
     CapCost,
-    at,
+    allocation_at,
+    allocations_within_data,
+    best_allocation,
     bloomberggpt_rule,
     cap_costs,
     optima,
-    within,
-    within_data,
 )
 from t5x_style.accounting.planner.budget import THIS_CPU, Budget
 from t5x_style.accounting.planner.recipe import Recipe, recipe_of
 from t5x_style.accounting.planner.sensitivity import Sensitivity, sensitivity
 from t5x_style.accounting.planner.service import ServedModel, cheapest_to_serve
 from t5x_style.accounting.planner.shape import buildable_shape
-from t5x_style.accounting.planner.sources import FREE_EPOCHS, Sources
+from t5x_style.accounting.planner.sources import FREE_EPOCHS, SourceLimits
 from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
 from t5x_style.accounting.recompute import REMAT_RECOMPUTES
 from t5x_style.accounting.step_shape import StepShape
@@ -39,42 +39,42 @@ DEFAULT_LAW = "besiroglu"
 # Where a planned run runs, its chip, mesh, remat policy and microbatches apart.
 TOPOLOGY = Topology(kernel="blockwise", loss_chunk_tokens=4096)
 
-# A checkpoint for each hundredth of the run: a fault costs half of that on average. In a short run
-# saving would take longer than the steps between, so those are at least a hundred.
+# A checkpoint for every hundredth of the run: a fault costs half of that on average. In a short run
+# saving would take longer than the steps between two, so those are at least a hundred.
 CHECKPOINTS_PER_RUN = 100
 LEAST_CHECKPOINT_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `make_plan` answers.
+    """A plan and the numbers behind it (see `make_plan`).
 
     Attributes:
       budget, sources: as asked.
       law: the one that the recommendation follows.
-      laws: those that are shown, by name.
-      optima: every law's own, with text without end.
-      within_data: the best within the data by each law whose optimum lacks it.
+      laws: name -> law, of those that are shown.
+      optima: every law's own, with unlimited text.
+      within_data: see `allocations_within_data`.
       recommended: the best N and D within the data by `law`, before anything is rounded.
-      cap_costs: what each source's limit costs, and all together (last); empty without sources.
-      bloomberggpt: what BloombergGPT's rule would choose; None without sources.
+      cap_costs: of every source's limit, and of all together (last); empty without sources.
+      bloomberggpt: the choice of BloombergGPT's rule; None without sources.
       served: the model of the same loss that costs least with the tokens to be served; None
-        where none are.
+        without such tokens.
       vocabulary: approach -> V by Tao's law for this model; empty where the model was given.
       architecture: the buildable model.
       recipe: batch, horizon, learning rate.
       chosen: N, D, loss and efficiency of the run that is written.
       meshes: those that fit, the fastest first; None where the chips are not known.
       remat_memory: remat policy -> bytes on a device of the fastest mesh, whether they fit or not;
-        None likewise.
+        None where the chips are not known.
       checkpoint_bytes: of one checkpoint.
-      checkpoint_period: steps between two.
-      sensitivity: the recommendation if the budget, the domain or the MFU were otherwise.
-      warnings: what a team should know before it signs.
+      checkpoint_period: steps between two checkpoints.
+      sensitivity: the recommendation for another budget, domain or MFU.
+      warnings: for the team, before it signs.
     """
 
     budget: Budget
-    sources: Sources
+    sources: SourceLimits
     law: ParametricLaw
     laws: dict[str, Law]
     optima: list[Allocation]
@@ -105,14 +105,14 @@ def recommending_law(
 ) -> ParametricLaw:
     """The law that a recommendation follows: the one named, else the user's own, else DEFAULT_LAW.
 
-    Raises UsageError for one that gives no loss.
+    Raises UsageError for a law without a loss.
     """
     if name is None:
         name = DEFAULT_LAW if own_law is None else own_law.name
     laws = laws_of_audit(own_law)
     usable = {key: law for key, law in laws.items() if isinstance(law, ParametricLaw)}
     if name not in usable:
-        why = "gives no loss to weigh" if name in laws else "is not known"
+        why = "gives no loss" if name in laws else "is not known"
         raise UsageError(
             f"law = {name!r} {why}: one of {', '.join(usable)}{did_you_mean(name, usable)}"
         )
@@ -121,7 +121,7 @@ def recommending_law(
 
 def make_plan(
     budget: Budget,
-    sources: Sources,
+    sources: SourceLimits,
     *,
     law: ParametricLaw | None = None,
     laws: dict[str, Law] = LAWS,
@@ -140,14 +140,14 @@ def make_plan(
       law: the one to follow, DEFAULT_LAW unless given; laws: those to show.
       domain: the source whose size the sensitivity varies; None means the scarcest.
       served_tokens: tokens that the model will read and write in service.
-      architecture: a model that is settled; None builds one for the recommended N.
-      vocab_size: of the tokenizer that there is; None takes Tao's law.
+      architecture: of a given model; None builds one for the recommended N.
+      vocab_size: of an existing tokenizer; None takes Tao's law.
       style: see `buildable_shape`.
       sequence_length: S, tokens.
       batch_sequences: sequences a step; None takes StepLaw's.
 
     Raises:
-      UsageError: a number that cannot be, a model that cannot be built, or one that no mesh of the
+      UsageError: an impossible number, a model that cannot be built, or a model that no mesh of the
         chips holds.
     """
     for name, value in (
@@ -159,7 +159,7 @@ def make_plan(
             raise UsageError(f"{name} = {value!r}: must be above 0")
     law = law or recommending_law()
     flops = budget.flops
-    recommended = within(flops, law, sources)
+    recommended = best_allocation(flops, law, sources)
     vocabulary: dict[str, int] = {}
     if architecture is None:
         if vocab_size is None:
@@ -167,14 +167,14 @@ def make_plan(
         architecture = buildable_shape(recommended.params, vocab_size=vocab_size, style=style)
     params = total_parameters(architecture)
     accelerator, devices = None, 1
-    if budget.chips is not None and budget.chip != THIS_CPU:
+    if budget.chips is not None and budget.chip is not None and budget.chip != THIS_CPU:
         accelerator = chip(budget.chip)
         devices = budget.chips * accelerator.devices_per_chip
     cap, scarce = sources.cap()
     tokens = min(flops / (6 * params), cap)
-    loss = law.loss(params, sources.effective(tokens))
+    loss = law.loss(params, sources.effective_tokens(tokens))
     recipe = recipe_of(architecture, tokens, sequence_length, loss, devices, batch_sequences)
-    chosen = at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
+    chosen = allocation_at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
     meshes = None
     if accelerator is not None:
         meshes = fitting_meshes(
@@ -190,7 +190,7 @@ def make_plan(
         law=law,
         laws=laws,
         optima=optima(flops, laws),
-        within_data=within_data(flops, sources, laws),
+        within_data=allocations_within_data(flops, sources, laws),
         recommended=recommended,
         cap_costs=cap_costs(flops, law, sources) if sources.shares else [],
         bloomberggpt=bloomberggpt_rule(flops, law, sources) if sources.shares else None,
@@ -223,13 +223,12 @@ def _memory_by_remat(arch: Architecture, best: Candidate, recipe: Recipe) -> dic
 
 def _warnings(
     budget: Budget,
-    sources: Sources,
+    sources: SourceLimits,
     law: ParametricLaw,
     recipe: Recipe,
     chosen: Allocation,
     meshes: list[Candidate] | None,
 ) -> list[str]:
-    """What a team should know before it signs."""
     found = []
     if law.fitted_flops is not None:
         least, greatest = law.fitted_flops
@@ -241,9 +240,9 @@ def _warnings(
     for name, epochs in sources.epochs(chosen.tokens).items():
         if epochs > FREE_EPOCHS:
             found.append(
-                f"{name} is read {epochs:.1f} times: past {FREE_EPOCHS:g} passes each teaches "
-                f"less; {count(epochs * sources.unique_tokens[name])} tokens of it are worth "
-                f"{count(sources.effective_of(name, chosen.tokens))} fresh ones"
+                f"{name} is read {epochs:.1f} times: past {FREE_EPOCHS:g} epochs, repeated tokens "
+                f"teach less; {count(epochs * sources.unique_tokens[name])} tokens of it are "
+                f"{count(sources.effective_tokens_of(name, chosen.tokens))} effective tokens"
             )
     spent = 6 * chosen.params * chosen.tokens
     if spent < 0.98 * budget.flops:
@@ -256,17 +255,19 @@ def _warnings(
             )
         )
     batch = recipe.batch_sequences * recipe.sequence_length
-    # Far below the runs that it was fitted on the loss is too high to read a batch from.
-    told = law.fitted_flops is None or budget.flops >= law.fitted_flops[0]
-    if told and batch > critical_batch_tokens(chosen.loss):
+    critical_batch = critical_batch_tokens(law.loss(chosen.params, chosen.effective_tokens))
+    # Far below the law's own runs, its loss is too high to give a critical batch.
+    fitted = law.fitted_flops is None or budget.flops >= law.fitted_flops[0]
+    if fitted and batch > critical_batch:
         found.append(
             f"a batch of {count(batch)} tokens is above the critical batch of "
-            f"{count(critical_batch_tokens(chosen.loss))} (Kaplan et al. 2020): more of it buys "
-            "little"
+            f"{count(critical_batch)} (Kaplan et al. 2020): a larger batch gains little"
         )
-    if meshes is not None and (reached := meshes[0].roofline.mfu("6nd")) < budget.mfu:
-        found.append(
-            f"an MFU of {budget.mfu:.0%} by 6ND was counted on; the roofline expects {reached:.0%} "
-            f"of the best mesh (bound by {meshes[0].roofline.bound})"
-        )
+    if meshes is not None and budget.mfu is not None:
+        expected = meshes[0].roofline.mfu("6nd")
+        if expected < budget.mfu:
+            found.append(
+                f"the budget assumes an MFU of {budget.mfu:.0%} by 6ND; the roofline expects "
+                f"{expected:.0%} of the best mesh (bound by {meshes[0].roofline.bound})"
+            )
     return found

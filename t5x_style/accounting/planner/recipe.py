@@ -1,4 +1,4 @@
-"""How a run of N parameters on D tokens is trained, each number with the rule that gave it."""
+"""How a run of N parameters on D tokens is trained, every number with its rule."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ class Recipe:
       learning_rate: the peak.
       warmup_tokens: of the linear warm-up.
       final_fraction: of the peak, at the end of the cosine.
-      rules: quantity -> the rule that gave it, in words.
+      rules: quantity -> the rule behind it, in words.
     """
 
     sequence_length: int
@@ -58,15 +58,15 @@ def recipe_of(
       tokens: D.
       sequence_length: S.
       loss: expected at the end, nats per token: the critical batch depends on it.
-      devices: JAX devices; the batch is a multiple of them where it is larger than they are many.
-      batch_sequences: sequences a step, if that is settled.
+      devices: JAX devices; a batch of more sequences than devices is a multiple of them.
+      batch_sequences: sequences a step; None takes StepLaw's.
     """
     terms = parameters(arch)
     total = sum(terms.values())
-    # What StepLaw means by N: neither the embedding nor its output matrix.
+    # N of StepLaw: without the embedding and its output matrix.
     non_embedding = total - terms["embedding"] - terms["positions"] - terms["head"]
     step_rate, step_batch = step_law(non_embedding, tokens)
-    # DeepSeek's C leaves the embedding and its output matrix out and the attention in.
+    # DeepSeek's C is without the embedding and its output matrix, and with attention.
     forward = forward_flops_per_token(arch, sequence_length)
     deep = deepseek(3.0 * (sum(forward.values()) - forward["head"]) * tokens)
     batch = batch_sequences or _sequences(step_batch / sequence_length, devices)
@@ -78,7 +78,7 @@ def recipe_of(
         and STEP_LAW_TOKENS[0] <= tokens <= STEP_LAW_TOKENS[1]
     )
     far = "; outside StepLaw's runs, so try a smaller model first" if outside else ""
-    # Two digits: the rules are not known better.
+    # Two digits: the rules are no more exact.
     rate = float(f"{rate:.2g}")
     return Recipe(
         sequence_length=sequence_length,
@@ -110,11 +110,11 @@ def recipe_of(
 
 
 def _sequences(wanted: float, devices: int) -> int:
-    """A whole number of sequences that the devices divide, or that divides them.
+    """A whole number of sequences that the devices divide, or that divides the devices.
 
-    The rows of a device are rounded to an eighth at most, to many twos: a step must be cut into
-    passes where the memory does not hold it in one. Fewer sequences than devices leave some of
-    them to the mesh's other axes.
+    The rows of a device are rounded by an eighth at most, to a number with many factors of two,
+    since a step that the memory does not hold is cut into microbatches. With fewer sequences than
+    devices, the mesh's other axes use the remaining devices.
     """
     if wanted < devices:
         divisors = [size for size in range(1, devices + 1) if devices % size == 0]

@@ -1,22 +1,22 @@
-"""What the recommendation would be if the budget, the domain or the chips were otherwise."""
+"""The recommendation for another budget, other domain data or another MFU."""
 
 import dataclasses
 
 from t5x_style.accounting.laws import ParametricLaw
-from t5x_style.accounting.planner.allocation import within
+from t5x_style.accounting.planner.allocation import best_allocation
 from t5x_style.accounting.planner.budget import Budget
-from t5x_style.accounting.planner.sources import Sources
+from t5x_style.accounting.planner.sources import SourceLimits
 
 FACTORS = (0.5, 1.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """One supposition and what would be recommended under it.
+    """The recommendation under one change.
 
     Attributes:
-      what: 'as planned', or what is supposed to be otherwise.
-      factor: times what was asked.
+      what: the quantity that is changed, or 'as planned'.
+      factor: the changed quantity over the planned one.
       flops: the budget; params, tokens, loss, efficiency: see Allocation.
       days, cost: of the whole budget; None where they do not follow.
     """
@@ -33,12 +33,12 @@ class Sensitivity:
 
 
 def sensitivity(
-    budget: Budget, sources: Sources, law: ParametricLaw, domain: str | None
+    budget: Budget, sources: SourceLimits, law: ParametricLaw, domain: str | None
 ) -> list[Sensitivity]:
-    """The plan as it is, and at 50 % more and less of budget, domain tokens and MFU.
+    """The plan as it is, and with 50 % more and less of budget, domain tokens and MFU.
 
-    Another MFU changes the FLOPs of a budget in time or money, and the time and the money of a
-    budget in FLOPs; one above the chips' peak is left out.
+    Another MFU changes the FLOPs of a budget in time or money. It changes the time and the cost of
+    a budget in FLOPs. An MFU above the chips' peak is left out.
 
     Args:
       domain: the source whose unique tokens vary; None where there is no source.
@@ -47,8 +47,9 @@ def sensitivity(
     for factor in FACTORS:
         larger = dataclasses.replace(budget, flops=factor * budget.flops)
         cases.append(("budget", factor, larger, sources))
-    for factor in FACTORS if domain is not None else ():
-        cases.append((f"tokens of {domain}", factor, budget, sources.scaled(domain, factor)))
+    if domain is not None:
+        for factor in FACTORS:
+            cases.append((f"tokens of {domain}", factor, budget, sources.scaled(domain, factor)))
     for factor in FACTORS:
         if budget.mfu is None or factor * budget.mfu > 1:
             continue
@@ -57,7 +58,7 @@ def sensitivity(
         cases.append(("MFU", factor, faster, sources))
     rows = []
     for what, factor, supposed, data in cases:
-        best = within(supposed.flops, law, data)
+        best = best_allocation(supposed.flops, law, data)
         rows.append(
             Sensitivity(
                 what,
@@ -65,8 +66,8 @@ def sensitivity(
                 supposed.flops,
                 best.params,
                 best.tokens,
-                best.loss,
-                best.efficiency,
+                law.loss(best.params, best.effective_tokens),
+                law.efficiency(best.params, best.tokens, best.effective_tokens),
                 supposed.days(supposed.flops),
                 supposed.cost(supposed.flops),
             )

@@ -1,4 +1,4 @@
-"""From a wanted number of parameters to a decoder that a mesh and a TPU's lanes divide."""
+"""A decoder of about N parameters whose sizes a mesh and a TPU's vector lanes divide."""
 
 import dataclasses
 import itertools
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.accounting.parameter_count import total_parameters
 from t5x_style.errors import UsageError, did_you_mean
 
@@ -16,9 +17,7 @@ STYLES = {
     "head, a norm after the embedding; heads of 192, 96 or 64",
 }
 
-# Features in a tile of a TPU.
-LANES = 128
-# How far from the wanted number of parameters a shape may lie.
+# Largest relative difference from the wanted number of parameters.
 TOLERANCE = 0.03
 
 # Llama 3.2 1B (width 2048) has heads of 64, the 3B (width 3072) heads of 128; both tie their head,
@@ -27,39 +26,39 @@ _LARGE_FROM = 3072
 _UNTIED_FROM = 4e9
 _KV_HEADS = 8
 
-# Heads of 64, 96 and 192 leave room in a tile of 128 lanes for what ALiBi adds to them.
+# Heads of 64, 96 and 192 leave room in a tile for the features that ALiBi adds to them.
 _ALIBI_HEADS = (192, 96, 64)
 _SMALL_HEADS = (64, 48, 32, 24, 16, 8)
 _SMALL_HEAD_COUNT = 4
-# Narrower models may have heads of less than 64, widths in finer steps than the lanes, and any
+# Narrower models may have heads of less than 64, widths in steps finer than 128, and any
 # feed-forward near 4 D.
 _SMALL_BELOW = 512
 
 # Levine et al. fitted networks of six layers and more.
 _FITTED_LAYERS = 6
 _LEAST_LAYERS = 2
-# A depth further than this factor from the guide is no shape that anybody would train.
+# Nobody would train a depth that differs from the guide by more than this factor.
 _DEPTH_SLACK = math.log(3.0)
-# A finer width is worth its partly filled tiles only where the coarse ones miss by more than this.
+# A finer width leaves tiles partly filled; it pays only where coarse widths miss by more than this.
 _DEPTH_GOOD = math.log(1.5)
-# How far the inner width may lie from 8/3 D or 4 D to meet the number of parameters.
+# How far the inner width may differ from 8/3 D or 4 D to meet the number of parameters.
 _FEED_FORWARD_SLACK = 0.15
 _FINE_STEPS = (64, 32, 16, 8)
 
 
 def levine_width(layers: float) -> float:
-    """The width that a depth wants: exp(5.039) exp(0.0555 L).
+    """The best width for a depth: exp(5.039) exp(0.0555 L).
 
-    Levine et al. 2020, "Limits to depth efficiencies of self-attention"; with it BloombergGPT chose
-    its shape (section 3.2).
+    Levine et al. 2020, "Limits to depth efficiencies of self-attention". BloombergGPT chose its
+    shape by this rule (section 3.2).
     """
     return math.exp(5.039 + 0.0555 * layers)
 
 
 def guide_layers(width: float) -> float:
-    """The depth that a width wants: `levine_width` the other way round.
+    """The best depth for a width: the inverse of `levine_width`.
 
-    Below the width of six layers, where Levine et al. have no networks, the depth goes down in
+    Below the width of six layers, where Levine et al. have no networks, the depth falls in
     proportion to the width, to two layers.
     """
     narrowest = levine_width(_FITTED_LAYERS)
@@ -69,9 +68,9 @@ def guide_layers(width: float) -> float:
 
 
 def padded_vocabulary(vocab_size: int) -> int:
-    """V rounded up to a multiple of LANES, so that the head fills its tiles.
+    """V rounded up to a multiple of 128, so that the head fills its tiles.
 
-    The added rows stand for no token.
+    The added rows belong to no token.
     """
     return -(-vocab_size // LANES) * LANES
 
@@ -79,7 +78,7 @@ def padded_vocabulary(vocab_size: int) -> int:
 def buildable_shape(params: float, *, vocab_size: int, style: str = "llama") -> Architecture:
     """The decoder of about `params` parameters whose depth suits its width best.
 
-    The width is a multiple of LANES wherever the size admits it; small models (up to some tens of
+    The width is a multiple of 128 wherever the size admits it; small models (up to some tens of
     millions of parameters) take finer steps, down to 8. The feed-forward is a multiple of the same
     step; heads and key-value heads are multiples of 8 from a width of 3072, so that a tensor axis
     of the mesh divides them.
@@ -93,8 +92,8 @@ def buildable_shape(params: float, *, vocab_size: int, style: str = "llama") -> 
       An Architecture with N within TOLERANCE.
 
     Raises:
-      UsageError: no such style; a size below 1; or no shape of that size with that vocabulary: says
-        the smallest N that there is, or the nearest.
+      UsageError: no such style; a size below 1; or no shape of that size with that vocabulary: the
+        message gives the smallest N, or the nearest.
     """
     if style not in STYLES:
         raise UsageError(
@@ -108,7 +107,7 @@ def buildable_shape(params: float, *, vocab_size: int, style: str = "llama") -> 
     for step in (LANES, *_FINE_STEPS):
         shapes += _shapes(wanted, step, None if step == LANES else _SMALL_BELOW)
         fitting = [shape for shape in shapes if _missed(shape, params) <= TOLERANCE]
-        # A per cent of N weighs as much as four of depth: the loss hardly sees either.
+        # One per cent of N counts as four of depth: neither changes the loss much.
         best = min(fitting, key=lambda s: _depth_cost(s) + 4 * _missed(s, params), default=None)
         if best is not None and (best.d_model >= _SMALL_BELOW or _depth_cost(best) <= _DEPTH_GOOD):
             return best
@@ -142,7 +141,7 @@ def _missed(shape: Architecture, params: float) -> float:
 
 
 def _depth_cost(shape: Architecture) -> float:
-    """How far the depth lies from the guide, as a logarithm; too deep counts twice.
+    """The difference of the depth from the guide, as a logarithm; too deep counts twice.
 
     Levine et al. find that depth past the guide adds nothing, where a wider model still gains.
     """
@@ -154,9 +153,9 @@ def _shapes(wanted: _Wanted, step: int, below: int | None) -> Iterator[Architect
     """Every width in steps (narrower than `below`), with the depths that bring it near the size."""
     width = 0
     while True:
-        # Steps of a 32nd at most: a finer one changes the shape less than the depth does.
+        # Steps of a 32nd at most: a finer step changes the shape less than a layer does.
         width += step * 2 ** max(0, math.floor(math.log2(max(width, 1) / (32 * step))))
-        # Two layers have two matrices [D, D] each at least.
+        # A layer has two matrices [D, D] at least, and there are two layers.
         least = wanted.vocabulary * width + 4 * width**2
         if (below is not None and width >= below) or least > 2 * wanted.params:
             return
@@ -226,7 +225,7 @@ def _tuned(wanted: _Wanted, shape: Architecture, step: int) -> Architecture:
     least, most = usual * (1 - _FEED_FORWARD_SLACK), usual * (1 + _FEED_FORWARD_SLACK)
     inner_step = _feed_forward_step(shape.d_model, step)
     inner = _rounded(min(max(meets, least), most), inner_step)
-    # Rounding must not lead out of what is usual.
+    # Rounding must not leave the usual range.
     inner += inner_step if inner < least else -inner_step if inner > most else 0
     return dataclasses.replace(shape, d_ff=max(inner, inner_step))
 

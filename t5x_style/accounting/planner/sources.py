@@ -1,16 +1,15 @@
-"""What there is to read: the sources of a blend, their shares, and how often each may be read."""
+"""The data of a plan: sources, their shares, and how often each may be read."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
-from t5x_style.accounting.laws.data_constrained import effective_tokens
+from t5x_style.accounting.laws.data_constrained import (
+    FREE_EPOCHS,
+    WORTHLESS_EPOCHS,
+    effective_tokens,
+)
 from t5x_style.errors import UsageError, did_you_mean
-
-# Up to four passes over a text teach nearly as much as fresh text, and past forty a pass teaches
-# nothing more (Muennighoff et al. 2023, arXiv 2305.16264).
-FREE_EPOCHS = 4.0
-WORTHLESS_EPOCHS = 40.0
 
 # The domain's share under 'choose': one half, as BloombergGPT (51 % finance) blended.
 DOMAIN_SHARE = 0.5
@@ -18,13 +17,13 @@ CHOOSE = "choose"
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-    """Sources of a blend, in the user's order. Without any source the data has no end.
+class SourceLimits:
+    """Sources of a blend, in the user's order. Without any source the data is unlimited.
 
     Attributes:
-      unique_tokens: tokens of each, once through; infinite where there is always more.
-      shares: of each in the tokens of the run; they sum to 1.
-      max_epochs: passes over each at most.
+      unique_tokens: source -> tokens of one epoch; infinite for unlimited text.
+      shares: source -> share of the run's tokens; they sum to 1.
+      max_epochs: source -> epochs at most.
     """
 
     unique_tokens: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -32,33 +31,33 @@ class Sources:
     max_epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def tokens(self, tokens: float) -> dict[str, float]:
-        """Tokens of each source in a run of `tokens`."""
+        """source -> its tokens in a run of `tokens`."""
         return {name: share * tokens for name, share in self.shares.items()}
 
     def epochs(self, tokens: float) -> dict[str, float]:
-        """Passes over each source in a run of `tokens`."""
+        """source -> its epochs in a run of `tokens`."""
         return {
             name: share * tokens / self.unique_tokens[name] for name, share in self.shares.items()
         }
 
-    def effective(self, tokens: float) -> float:
-        """What a run of `tokens` is worth in fresh tokens, each source repeating by itself."""
+    def effective_tokens(self, tokens: float) -> float:
+        """Fresh tokens that teach as much as a run of `tokens`; every source repeats by itself."""
         if not self.shares:
             return tokens
-        return sum(self.effective_of(name, tokens) for name in self.shares)
+        return sum(self.effective_tokens_of(name, tokens) for name in self.shares)
 
-    def effective_of(self, name: str, tokens: float) -> float:
-        """What one source's part of a run of `tokens` is worth in fresh tokens."""
+    def effective_tokens_of(self, name: str, tokens: float) -> float:
+        """Fresh tokens that teach as much as one source's part of a run of `tokens`."""
         return effective_tokens(self.shares[name] * tokens, self.unique_tokens[name])
 
-    def unique_within(self, tokens: float) -> float:
-        """Different tokens that a run of `tokens` reads."""
+    def unique_tokens_read(self, tokens: float) -> float:
+        """Distinct tokens that a run of `tokens` reads."""
         return sum(
             min(share * tokens, self.unique_tokens[name]) for name, share in self.shares.items()
         )
 
     def cap(self, epochs: float | None = None) -> tuple[float, str | None]:
-        """(D, source): the longest run within the caps, and the source that ends it.
+        """(D, source): the longest run within the caps, and the source whose cap ends it.
 
         Args:
           epochs: in place of every source's own cap.
@@ -72,12 +71,12 @@ class Sources:
         scarce = min(ends, key=lambda name: ends[name], default=None)
         return (math.inf, None) if scarce is None else (ends[scarce], scarce)
 
-    def without_end(self, name: str) -> "Sources":
-        """The same with as much fresh text of one source as anyone could want."""
+    def lift_limit(self, name: str) -> "SourceLimits":
+        """The same, with unlimited fresh text of one source."""
         return dataclasses.replace(self, unique_tokens={**self.unique_tokens, name: math.inf})
 
-    def scaled(self, name: str, factor: float) -> "Sources":
-        """The same with `factor` times the unique tokens of one source."""
+    def scaled(self, name: str, factor: float) -> "SourceLimits":
+        """The same, with `factor` times the unique tokens of one source."""
         scaled = {**self.unique_tokens, name: factor * self.unique_tokens[name]}
         return dataclasses.replace(self, unique_tokens=scaled)
 
@@ -90,27 +89,27 @@ def sources_of(
     domain: str | None = None,
     wanted_tokens: float = math.inf,
     past_forty_epochs: bool = False,
-) -> Sources:
+) -> SourceLimits:
     """The sources as a user gives them, checked.
 
     Args:
-      unique_tokens: tokens of each source; None leaves the data without an end.
-      shares: of each source, summing to 1; None blends by size; 'choose' see `chosen_shares`.
-      max_epochs: one cap for all, or one for each source.
+      unique_tokens: source -> tokens; None means unlimited data.
+      shares: source -> share, summing to 1; None blends by size; 'choose' see `chosen_shares`.
+      max_epochs: one cap for all sources, or source -> cap.
       domain: the source that the model is for; 'choose' needs it.
       wanted_tokens: D of the run that 'choose' chooses for.
-      past_forty_epochs: a cap past WORTHLESS_EPOCHS is meant.
+      past_forty_epochs: allows caps above WORTHLESS_EPOCHS.
 
     Raises:
-      UsageError: names that do not match, a number that cannot be, shares that do not sum to 1, a
-        cap under one epoch, or past forty and not meant.
+      UsageError: names that do not match, an impossible number, shares that do not sum to 1, or a
+        cap under one epoch or, unless allowed, above WORTHLESS_EPOCHS.
     """
     if unique_tokens is None:
         if shares is not None:
             raise UsageError("shares need unique_tokens: how much of each source is there?")
         if domain is not None:
             raise UsageError(f"domain = {domain!r} needs unique_tokens: which sources are there?")
-        return Sources()
+        return SourceLimits()
     _check_numbers("unique_tokens", unique_tokens)
     if domain is not None and domain not in unique_tokens:
         raise UsageError(
@@ -137,17 +136,17 @@ def sources_of(
             )
         if cap > WORTHLESS_EPOCHS and not past_forty_epochs:
             raise UsageError(
-                f"max_epochs of {name!r} = {cap:g}: past {WORTHLESS_EPOCHS:g} passes a text "
+                f"max_epochs of {name!r} = {cap:g}: past {WORTHLESS_EPOCHS:g} epochs a text "
                 f"teaches nothing more; give {WORTHLESS_EPOCHS:g} or fewer, or "
                 "past_forty_epochs=True"
             )
-    return Sources(dict(unique_tokens), blended, dict(max_epochs))
+    return SourceLimits(dict(unique_tokens), blended, dict(max_epochs))
 
 
 def blend(
     unique_tokens: Mapping[str, float], shares: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Share of each source, in the order of `unique_tokens`: as given, or by size where None.
+    """source -> share, in the order of `unique_tokens`: as given, or by size where None.
 
     Raises:
       UsageError: shares and sources that do not match, sizes or shares not above 0, or shares that
@@ -173,10 +172,9 @@ def chosen_shares(
 ) -> dict[str, float]:
     """Shares for a model of a domain and of the general language.
 
-    Half for the domain, as in BloombergGPT; less where that would read it more than four times,
-    and more where the rest would be. Where four passes over everything are fewer than the run's
-    tokens, every source is read equally often, which keeps repetition least. The rest is blended
-    by size.
+    The domain gets one half, as in BloombergGPT; less if it would be read more than four times, and
+    more if the rest would be. If four epochs of everything are fewer than the run's tokens, every
+    source is read equally often, which repeats least. The rest is blended by size.
 
     Args:
       domain: a name in `unique_tokens`.

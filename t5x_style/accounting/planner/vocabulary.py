@@ -1,19 +1,20 @@
-"""The vocabulary of a model that is yet to be shaped."""
+"""The vocabulary of a model whose shape is not yet chosen."""
 
+from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.accounting.laws.vocabulary import optimal_vocabulary
-from t5x_style.accounting.planner.shape import LANES, levine_width
+from t5x_style.accounting.planner.shape import levine_width
 
-# The approach that is followed: the one fitted to runs alone, without a derived starting point.
+# The approach that the plan follows: it is fitted to runs alone, without a derived starting point.
 FOLLOWED = "isoflops"
-# Bytes and a few hundred pieces: below, a vocabulary is none.
+# Bytes and a few hundred pieces: the smallest useful vocabulary.
 LEAST_VOCABULARY = 512
 
 
 def chosen_vocabulary(params: float) -> tuple[int, dict[str, int]]:
-    """(V, approach -> V) by Tao's law for a model of N parameters in all; V is rounded to lanes.
+    """(V, approach -> V) by Tao's law for N parameters in all; V is rounded to 128 (see LANES).
 
-    The law speaks of the parameters outside the vocabulary and of the width, which depend on V in
-    turn: the fixed point is iterated, with the width that Levine's rule gives 12 L D^2 parameters.
+    The law needs the parameters outside the vocabulary and the width, and both depend on V. So the
+    fixed point is iterated, with the width that Levine's rule gives 12 L D^2 parameters.
     """
     vocab_size, seen = LEAST_VOCABULARY, set()
     while vocab_size not in seen:
@@ -21,7 +22,7 @@ def chosen_vocabulary(params: float) -> tuple[int, dict[str, int]]:
         others = params
         for _ in range(20):
             width = _width(others)
-            # A vocabulary never takes more than 70 % of a model here, or no layer is left.
+            # The vocabulary takes 70 % of the model at most, so that layers remain.
             others = max(params - vocab_size * width, 0.3 * params)
         found = optimal_vocabulary(others, round(width))
         vocab_size = max(LEAST_VOCABULARY, LANES * round(found[FOLLOWED] / LANES))
@@ -29,7 +30,7 @@ def chosen_vocabulary(params: float) -> tuple[int, dict[str, int]]:
 
 
 def _width(non_vocab_params: float) -> float:
-    """D with 12 L D^2 parameters at the depth L that Levine et al. 2020 give this width."""
+    """D with 12 L D^2 parameters, at the depth L that Levine et al. 2020 give this width."""
     low, high = 0.01, 500.0
     while high / low > 1 + 1e-9:
         middle = (low * high) ** 0.5

@@ -215,7 +215,7 @@ def plan_dict(made: Plan) -> dict[str, Any]:
                 "tokens": made.sources.tokens(chosen.tokens)[name],
                 "epochs": made.sources.epochs(chosen.tokens)[name],
                 "max_epochs": made.sources.max_epochs[name],
-                "effective_tokens": made.sources.effective_of(name, chosen.tokens),
+                "effective_tokens": made.sources.effective_tokens_of(name, chosen.tokens),
             }
             for name, share in made.sources.shares.items()
         },
@@ -239,7 +239,7 @@ def plan_dict(made: Plan) -> dict[str, Any]:
             arch,
             recipe.sequence_length,
             recipe.tokens,
-            effective_tokens=made.sources.effective,
+            effective_tokens=made.sources.effective_tokens,
         ),
         "warnings": made.warnings,
     }

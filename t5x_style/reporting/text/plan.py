@@ -182,13 +182,13 @@ def _blend(plan: Plan) -> str:
             count(tokens[name]),
             f"{epochs[name]:.2f}",
             f"{sources.max_epochs[name]:g}",
-            count(sources.effective_of(name, total)),
+            count(sources.effective_tokens_of(name, total)),
         )
         for name, share in sources.shares.items()
     ]
     rows.append(
         ("total", count(sum(sources.unique_tokens.values())), f"{sum(sources.shares.values()):.2%}",
-         count(total), "", "", count(sources.effective(total)))
+         count(total), "", "", count(sources.effective_tokens(total)))
     )  # fmt: skip
     headers = ("source", "unique tokens", "share", "tokens", "epochs", "at most", "worth fresh")
     return table(rows, headers)

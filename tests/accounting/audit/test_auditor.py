@@ -212,7 +212,7 @@ def test_repeated_tokens_are_audited_at_their_worth():
     sources = sources_of({"legal": unique}, None, 40)
     fresh = Auditor(BLOOMBERG, 2048).at(int(16 * unique))
     repeated = Auditor(
-        BLOOMBERG, 2048, planned_tokens=int(16 * unique), effective_tokens=sources.effective
+        BLOOMBERG, 2048, planned_tokens=int(16 * unique), effective_tokens=sources.effective_tokens
     ).at(int(16 * unique))
     assert repeated["effective_tokens"] == pytest.approx(16 * unique * 0.661404, rel=1e-6)
     law = LAWS["besiroglu"]

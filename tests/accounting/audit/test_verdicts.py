@@ -3,14 +3,28 @@ import dataclasses
 from t5x_style.accounting import (
     Architecture,
     Auditor,
+    Topology,
     audit,
     bloomberggpt,
-    verdict,
     verdict_of_line,
 )
+from t5x_style.accounting.audit import verdicts
 from t5x_style.accounting.laws import ParametricLaw
 
 SMALL = Architecture(4096, 4, 128, 344, 4)
+
+
+def verdict(arch, sequence_length, tokens, *, remat="none", seconds=None, loss=None):
+    """The verdict on a run that was audited by the published laws."""
+    line = {
+        "tokens": tokens,
+        "loss": loss,
+        **audit(arch, sequence_length, tokens, Topology(remat=remat)),
+    }
+    line |= {f"seconds/{cause}": value for cause, value in (seconds or {}).items()}
+    return verdict_of_line(line)
+
+
 # 6 N D of SMALL on ten million tokens is 8e13.
 OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
 
@@ -29,13 +43,13 @@ def test_the_verdict_on_bloomberggpt():
     assert "extrapolate" in text
 
 
-def test_within_the_fitted_range_nothing_is_said_of_extrapolation():
+def test_within_the_fitted_range_there_is_no_note_on_extrapolation():
     # 6 N D = 1e20 or so: among Chinchilla's own runs.
     arch = Architecture(32000, 24, 2048, 5504, 16)
     assert "extrapolate" not in "\n".join(verdict(arch, 2048, 14_000_000_000))
 
 
-def test_seconds_and_loss_are_told_where_they_are_known():
+def test_seconds_and_loss_are_in_the_verdict_where_they_are_known():
     arch = Architecture(4096, 4, 128, 344, 4)
     lines = verdict(
         arch, 128, 10_000_000, seconds={"step": 90.0, "save": 10.0, "lost": 0.0}, loss=3
@@ -55,13 +69,13 @@ def test_a_run_without_a_token_has_no_verdict():
     ]
 
 
-def test_the_line_alone_gives_the_same_verdict():
-    arch = Architecture(4096, 4, 128, 344, 4)
-    line = {"tokens": 10_000_000, "seconds/step": 5.0, "loss": 3.0, **audit(arch, 128, 10_000_000)}
-    assert verdict_of_line(line) == verdict(arch, 128, 10_000_000, seconds={"step": 5.0}, loss=3.0)
+def test_the_line_alone_gives_the_verdict_of_the_record():
+    record = Auditor(SMALL, 128).audit_at(10_000_000)
+    line = {"tokens": 10_000_000, "seconds/step": 5.0, "loss": 3.0, **record.line()}
+    assert verdict_of_line(line) == verdicts.verdict(record, loss=3.0, seconds={"step": 5.0})
 
 
-def test_a_law_of_ones_own_comes_first_and_is_what_the_loss_is_held_against():
+def test_a_law_of_ones_own_comes_first_and_the_loss_is_compared_with_it():
     line = {"tokens": 10_000_000, "loss": 3.0}
     line |= Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
     lines = verdict_of_line(line, OWN)
@@ -80,8 +94,8 @@ def test_a_law_of_ones_own_comes_first_and_is_what_the_loss_is_held_against():
 def test_a_law_of_ones_own_extrapolates_too_unless_nobody_knows():
     line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
     small = dataclasses.replace(OWN, fitted_flops=(1e9, 1e10))
-    told = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
-    assert told in "\n".join(verdict_of_line(line, small))
+    note = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
+    assert note in "\n".join(verdict_of_line(line, small))
     unknown = dataclasses.replace(OWN, fitted_flops=None)
     assert "mine was fitted" not in "\n".join(verdict_of_line(line, unknown))
 
@@ -107,10 +121,10 @@ def test_what_the_rest_of_bloomberggpts_tokens_would_have_bought():
     assert not any("remaining" in text for text in done)
 
 
-def test_repeated_tokens_are_told_at_their_worth():
+def test_repeated_tokens_are_counted_as_effective_ones():
     tokens = 568_747_622_400
     line = {"tokens": tokens, **audit(bloomberggpt.ARCHITECTURE, 2048, tokens)}
-    assert "fresh" not in verdict_of_line(line)[0]
-    assert "fresh" not in verdict_of_line({**line, "effective_tokens": tokens})[0]
-    told = verdict_of_line({**line, "effective_tokens": 400e9})[0]
-    assert "on 569B tokens (as much as 400B fresh ones): 11.2 tokens per parameter" in told
+    assert "effective" not in verdict_of_line(line)[0]
+    assert "effective" not in verdict_of_line({**line, "effective_tokens": tokens})[0]
+    first = verdict_of_line({**line, "effective_tokens": 400e9})[0]
+    assert "on 569B tokens (400B effective): 11.2 tokens per parameter" in first

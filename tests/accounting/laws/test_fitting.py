@@ -14,7 +14,6 @@ from t5x_style.accounting.laws import HOFFMANN_PRINTED, LAWS, fitting
 from t5x_style.accounting.laws.fitting import (
     HUBER_THRESHOLD,
     fit_parametric_law,
-    minimise,
     objective,
     starts,
 )
@@ -47,8 +46,8 @@ def chinchilla_points():
 
     The file is not ours to ship: https://github.com/epoch-research/analyzing-chinchilla has it.
     """
-    beside = next(ROOT.parent.glob("*/data/chinchilla_points.csv"), "")
-    path = Path(os.environ.get("CHINCHILLA_POINTS", beside))
+    default = next(ROOT.parent.glob("*/data/chinchilla_points.csv"), "")
+    path = Path(os.environ.get("CHINCHILLA_POINTS", default))
     if not path.is_file():
         pytest.skip("no file of Hoffmann's points: CHINCHILLA_POINTS names it")
     with path.open(newline="") as file:
@@ -117,40 +116,6 @@ def test_the_grid_is_that_of_the_paper():
     assert len(np.unique(grid, axis=0)) == 4500
     assert (grid.min(0) == (0, 0, -1, 0, 0)).all()
     assert (grid.max(0) == (25, 25, 1, 2, 2)).all()
-
-
-def test_minimise_finds_known_minima():
-    def rosenbrock(points, rows):
-        x, y = points.T
-        values = (1 - x) ** 2 + 100 * (y - x**2) ** 2
-        gradients = np.stack((-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)), 1)
-        return values, gradients
-
-    random = np.random.default_rng(3)
-    found, values = minimise(rosenbrock, random.uniform(-2, 2, (50, 2)))
-    assert found == pytest.approx(np.ones((50, 2)), abs=1e-6)
-    assert values == pytest.approx(np.zeros(50), abs=1e-12)
-
-
-def test_minimise_goes_down_into_kinks():
-    """|x - 1| + 3 |y + x| has its minimum where both terms have their kink."""
-
-    def kinked(points, rows):
-        x, y = points.T
-        first, second = np.sign(x - 1), np.sign(y + x)
-        return np.abs(x - 1) + 3 * np.abs(y + x), np.stack((first + 3 * second, 3 * second), 1)
-
-    found, _ = minimise(kinked, np.random.default_rng(4).uniform(-5, 5, (50, 2)))
-    assert found == pytest.approx(np.tile((1.0, -1.0), (50, 1)), abs=1e-6)
-
-
-def test_minimise_leaves_a_start_that_is_a_minimum():
-    def bowl(points, rows):
-        return (points**2).sum(1), 2 * points
-
-    found, values = minimise(bowl, np.array([[0.0, 0.0], [3.0, 4.0]]))
-    assert (found[0] == 0).all()
-    assert values == pytest.approx([0, 0], abs=1e-12)
 
 
 def test_points_on_a_law_give_the_law():

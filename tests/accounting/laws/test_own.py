@@ -92,6 +92,9 @@ def test_files_that_cannot_be_read_or_written_are_refused(tmp_path):
         write_law(path / "below.json", LAW)
     with pytest.raises(UsageError, match="cannot be written"):
         write_law(tmp_path, LAW)
+    for refused in (lambda path: write_law(path, LAW), read_law):
+        with pytest.raises(UsageError, match="gs:// is not a file system"):
+            refused("gs://bucket/own.json")
 
 
 @pytest.mark.parametrize("name", [*LAWS, "kaplan", "approach_3", "hoffmann_printed"])

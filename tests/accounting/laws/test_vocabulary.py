@@ -31,6 +31,12 @@ def test_bloomberggpt_would_have_had_a_larger_one():
     assert sizes["derivative"] == pytest.approx(185e3, rel=5e-3)
 
 
+def tokens_per_character(vocab_size: float) -> float:
+    """f(V) of the authors: tokens that V entries make of a character of English, V <= 200,000."""
+    log_size = math.log(vocab_size)
+    return 0.00639222 * log_size**2 - 0.15811069 * log_size + 1.20470122
+
+
 def test_the_tokens_of_a_character_give_the_exponent_of_approach_2():
     """The V of least FLOPs for a text, 6 (N_nv + V d) f(V), at the paper's seven sizes."""
     models = {
@@ -47,7 +53,7 @@ def test_the_tokens_of_a_character_give_the_exponent_of_approach_2():
 
         def flops(log_size: float, non_vocab: float = non_vocab, width: int = width) -> float:
             size = math.exp(log_size)
-            return (non_vocab + size * width) * vocabulary.tokens_per_character(size)
+            return (non_vocab + size * width) * tokens_per_character(size)
 
         best = minimize_scalar(flops, bounds=(5, 12), options={"xatol": 1e-10})
         log_params.append(best.x + math.log(width))
@@ -61,13 +67,9 @@ def test_the_tokens_of_a_character_give_the_exponent_of_approach_2():
         options={"xatol": 1e-10},
     )
     assert fit.x == pytest.approx(0.8353974, abs=1e-4)
-
-
-def test_a_larger_vocabulary_writes_shorter_text():
-    sizes = (4_096, 16_384, 65_536, 200_000)
-    per_character = [vocabulary.tokens_per_character(size) for size in sizes]
-    assert per_character == sorted(per_character, reverse=True)
-    assert vocabulary.tokens_per_character(400_000) == per_character[-1]
+    # And this is how fast approach 2 grows.
+    small, large = (vocabulary.derivative_vocabulary(params, 1) for params in (33e6, 33e12))
+    assert math.log(large / small) / math.log(1e6) == pytest.approx(fit.x, abs=1e-4)
 
 
 @given(st.floats(7.5, 12), st.integers(256, 16_384), st.floats(0.1, 10))

@@ -7,24 +7,28 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from t5x_style.accounting import LAWS, bloomberggpt, sources_of
-from t5x_style.accounting.laws import data_constrained
+from t5x_style.accounting.laws.data_constrained import (
+    C4_LAW,
+    effective_params,
+    effective_tokens,
+)
 from t5x_style.accounting.planner.allocation import (
+    allocations_within_data,
+    argmin,
+    best_allocation,
     bloomberggpt_rule,
-    by_muennighoff,
     cap_costs,
-    least_at,
+    muennighoff_allocation,
     optima,
-    unbounded,
-    within,
-    within_data,
+    optimal_allocation,
 )
 
 LAW = LAWS["besiroglu"]
 ENDLESS = sources_of(None, None)
 
 
-def test_unbounded_data_gives_each_law_its_optimum():
-    assert within_data(3.51e23, ENDLESS) == []
+def test_unlimited_data_gives_each_law_its_optimum():
+    assert allocations_within_data(3.51e23, ENDLESS) == []
     rows = optima(3.51e23)
     assert [row.law for row in rows] == list(LAWS)
     for row in rows:
@@ -34,14 +38,14 @@ def test_unbounded_data_gives_each_law_its_optimum():
 
 
 def test_data_that_is_never_repeated_is_cut_off():
-    """With one epoch at most nothing is worth less: the best is the cap, in closed form."""
+    """With one epoch at most every token is effective: the best is the cap, in closed form."""
     sources = sources_of({"legal": 1e9, "general": 9e9}, None, 1.0)
-    best = within(1e21, LAW, sources)
+    best = best_allocation(1e21, LAW, sources)
     assert best.tokens == pytest.approx(1e10, rel=1e-9)
     assert best.scarce_source in sources.shares
     assert best.loss == pytest.approx(LAW.loss(1e21 / 6e10, 1e10), rel=1e-12)
     assert best.efficiency == pytest.approx(LAW.efficiency(1e21 / 6e10, 1e10), rel=1e-9)
-    frontier = within(1e21, LAWS["approach_1"], sources)
+    frontier = best_allocation(1e21, LAWS["approach_1"], sources)
     assert (frontier.tokens, frontier.params) == (1e10, 1e21 / 6e10)
     assert frontier.loss is None
 
@@ -62,14 +66,14 @@ SOURCES = st.builds(
 def test_the_best_within_the_data_is_the_best(log_flops, sources):
     """Against scipy's bounded search from many starts, and against the caps."""
     flops = 10**log_flops
-    best = within(flops, LAW, sources)
+    best = best_allocation(flops, LAW, sources)
     cap = sources.cap()[0]
     assert best.tokens <= cap * (1 + 1e-9)
     assert 6 * best.params * best.tokens == pytest.approx(flops, rel=1e-9)
     edges = [math.log(cap) - step for step in (6, 4, 3, 2, 1.5, 1, 0.5, 0)]
     for low, high in itertools.pairwise(edges):
         found = optimize.minimize_scalar(
-            lambda x: LAW.loss(flops / (6 * math.exp(x)), sources.effective(math.exp(x))),
+            lambda x: LAW.loss(flops / (6 * math.exp(x)), sources.effective_tokens(math.exp(x))),
             bounds=(low, high),
             method="bounded",
         )
@@ -78,7 +82,9 @@ def test_the_best_within_the_data_is_the_best(log_flops, sources):
 
 @given(st.floats(16, 25), st.floats(0, 1), SOURCES)
 def test_more_budget_never_raises_the_loss(log_flops, more, sources):
-    less, greater = (within(10**power, LAW, sources) for power in (log_flops, log_flops + more))
+    less, greater = (
+        best_allocation(10**power, LAW, sources) for power in (log_flops, log_flops + more)
+    )
     assert greater.loss <= less.loss + 1e-9
 
 
@@ -89,23 +95,25 @@ def test_a_tighter_cap_never_lowers_the_loss(log_flops, sources, data):
     tighter = sources_of(
         sources.unique_tokens, sources.shares, {**sources.max_epochs, name: tighter_cap}
     )
-    loose, tight = (within(10**log_flops, LAW, each) for each in (sources, tighter))
+    loose, tight = (best_allocation(10**log_flops, LAW, limits) for limits in (sources, tighter))
     assert tight.loss >= loose.loss - 1e-9
     # Nor does less text of a source.
-    scarcer = within(10**log_flops, LAW, sources.scaled(name, data.draw(st.floats(0.1, 1))))
+    scarcer = best_allocation(
+        10**log_flops, LAW, sources.scaled(name, data.draw(st.floats(0.1, 1)))
+    )
     assert scarcer.loss >= loose.loss - 1e-9
 
 
 @given(st.floats(16, 25), SOURCES)
 def test_what_the_caps_cost(log_flops, sources):
     flops = 10**log_flops
-    *each, together = cap_costs(flops, LAW, sources)
-    assert [cost.source for cost in each] == list(sources.shares)
+    *alone, together = cap_costs(flops, LAW, sources)
+    assert [cost.source for cost in alone] == list(sources.shares)
     assert together.source is None
-    best, here = unbounded(flops, LAW), within(flops, LAW, sources)
+    best, here = optimal_allocation(flops, LAW), best_allocation(flops, LAW, sources)
     assert together.loss == pytest.approx(here.loss - best.loss, abs=1e-9)
     assert together.efficiency == pytest.approx(1 - here.efficiency, abs=1e-9)
-    for cost in each:
+    for cost in alone:
         assert 0 <= cost.loss <= together.loss + 1e-9
         assert cost.flops == cost.efficiency * flops
 
@@ -123,7 +131,7 @@ def test_bloomberggpts_own_choice():
 
 def test_what_each_law_makes_of_too_little_text():
     sources = sources_of({"legal": 2e9, "general": 30e9}, {"legal": 0.51, "general": 0.49})
-    *rows, muennighoff = within_data(1e21, sources)
+    *rows, muennighoff = allocations_within_data(1e21, sources)
     assert muennighoff.law == "muennighoff"
     assert [row.law for row in rows] == list(LAWS)
     for best, capped in zip(optima(1e21), rows, strict=True):
@@ -133,16 +141,17 @@ def test_what_each_law_makes_of_too_little_text():
             assert capped.loss > best.loss
             assert capped.efficiency < 1
     # 1e18 FLOPs ask for less text than there is.
-    assert [row.law for row in within_data(1e18, sources)] == ["muennighoff"]
+    assert [row.law for row in allocations_within_data(1e18, sources)] == ["muennighoff"]
 
 
 def test_one_source_by_muennighoff_is_his_optimum():
     """Golden dc_opt: 9.4935 epochs of 25B tokens for 1e22 FLOPs (the grid of the authors)."""
-    row = by_muennighoff(1e22, sources_of({"c4": 25e9}, None, 40))
-    assert (row.params, row.tokens) == pytest.approx(data_constrained.optimal(1e22, 25e9), rel=1e-4)
+    row = muennighoff_allocation(1e22, sources_of({"c4": 25e9}, None, 40))
+    assert 6 * row.params * row.tokens == pytest.approx(1e22)
     assert row.tokens / 25e9 == pytest.approx(9.4935, rel=0.02)
-    assert row.loss == pytest.approx(data_constrained.loss(row.params, row.tokens, 25e9), rel=1e-12)
-    capped = by_muennighoff(1e22, sources_of({"c4": 25e9}, None, 4))
+    expected = C4_LAW.loss(effective_params(row.params, 25e9), effective_tokens(row.tokens, 25e9))
+    assert row.loss == pytest.approx(expected, rel=1e-12)
+    capped = muennighoff_allocation(1e22, sources_of({"c4": 25e9}, None, 4))
     assert (capped.tokens, capped.scarce_source) == (100e9, "c4")
 
 
@@ -150,19 +159,19 @@ def test_least_at_finds_the_deeper_of_two_valleys():
     def two(x):
         return min((math.log(x) - 1) ** 2, (math.log(x) - 8) ** 2 - 0.5)
 
-    assert math.log(least_at(two, 1.0, math.exp(10))) == pytest.approx(8, abs=1e-4)
-    assert least_at(lambda x: -x, 1.0, 7.0) == 7.0
-    assert least_at(lambda x: x, 1.0, 7.0) == 1.0
+    assert math.log(argmin(two, 1.0, math.exp(10))) == pytest.approx(8, abs=1e-4)
+    assert argmin(lambda x: -x, 1.0, 7.0) == 7.0
+    assert argmin(lambda x: x, 1.0, 7.0) == 1.0
 
 
 def test_no_budget_is_an_error():
     with pytest.raises(ValueError, match="above 0"):
-        within(0.0, LAW, ENDLESS)
+        best_allocation(0.0, LAW, ENDLESS)
 
 
 @given(st.floats(16, 25), SOURCES)
-def test_a_repeating_plan_is_worth_less_than_its_tokens(log_flops, sources):
-    best = within(10**log_flops, LAW, sources)
+def test_a_repeating_plan_has_fewer_effective_tokens_than_tokens(log_flops, sources):
+    best = best_allocation(10**log_flops, LAW, sources)
     assume(max(sources.epochs(best.tokens).values()) > 1.01)
     assert best.effective_tokens < best.tokens
     assert best.efficiency < 1

@@ -14,10 +14,10 @@ def test_shares_follow_the_sizes_or_are_given():
     assert blend({"a": 1e9, "b": 3e9}, {"b": 0.49, "a": 0.51}) == {"a": 0.51, "b": 0.49}
 
 
-def test_without_sources_the_data_has_no_end():
+def test_without_sources_the_data_is_unlimited():
     endless = sources_of(None, None)
     assert endless.cap() == (math.inf, None)
-    assert endless.effective(1e12) == 1e12
+    assert endless.effective_tokens(1e12) == 1e12
     assert endless.epochs(1e12) == {}
 
 
@@ -26,22 +26,24 @@ def test_the_scarcest_source_sets_the_cap():
     sources = sources_of({"legal": 2e9, "general": 30e9}, {"legal": 0.5, "general": 0.5}, 4)
     assert sources.cap() == (16e9, "legal")
     assert sources.cap(epochs=1) == (4e9, "legal")
-    each = sources_of(
+    mixed = sources_of(
         {"legal": 2e9, "general": 30e9}, {"legal": 0.5, "general": 0.5}, {"legal": 40, "general": 1}
     )
-    assert each.cap() == (60e9, "general")
-    assert each.without_end("general").cap() == (160e9, "legal")
-    assert each.scaled("general", 2).cap() == (120e9, "general")
+    assert mixed.cap() == (60e9, "general")
+    assert mixed.lift_limit("general").cap() == (160e9, "legal")
+    assert mixed.scaled("general", 2).cap() == (120e9, "general")
 
 
-def test_repeated_tokens_are_worth_what_muennighoff_measured():
-    """Golden dc_epochs: 4 epochs are worth 0.931418 of as many fresh tokens, 16 are 0.661404."""
+def test_repeated_tokens_are_as_effective_as_muennighoff_measured():
+    """Golden dc_epochs: 0.931418 of the tokens of 4 epochs are effective, 0.661404 of 16."""
     sources = sources_of({"all": 1e9}, None, 40)
-    for epochs, worth in ((4, 0.931418), (16, 0.661404)):
-        assert sources.effective(epochs * 1e9) == pytest.approx(epochs * 1e9 * worth, rel=1e-6)
-    # A fresh source beside a repeated one does not become less worth.
+    for epochs, share in ((4, 0.931418), (16, 0.661404)):
+        assert sources.effective_tokens(epochs * 1e9) == pytest.approx(
+            epochs * 1e9 * share, rel=1e-6
+        )
+    # A fresh source next to a repeated one keeps all of its tokens.
     pair = sources_of({"legal": 1e9, "general": 1e12}, {"legal": 0.5, "general": 0.5}, 40)
-    assert pair.effective(8e9) == pytest.approx(4e9 + 4e9 * 0.931418, rel=1e-6)
+    assert pair.effective_tokens(8e9) == pytest.approx(4e9 + 4e9 * 0.931418, rel=1e-6)
 
 
 def test_chosen_shares():
@@ -71,7 +73,7 @@ def test_shares_and_tokens_always_add_up(sizes, tokens, data):
     epochs = sources.epochs(tokens)
     for name, part in sources.tokens(tokens).items():
         assert epochs[name] * sizes[name] == pytest.approx(part, rel=1e-12)
-    assert 0 < sources.effective(tokens) <= tokens * (1 + 1e-12)
+    assert 0 < sources.effective_tokens(tokens) <= tokens * (1 + 1e-12)
 
 
 TWO = {"legal": 1e9, "general": 2e9}
