@@ -9,11 +9,11 @@ import math
 
 import gin
 
+from t5x_style.accounting.feed_forward import FeedForwardKind, feed_forward_kind
 from t5x_style.errors import UsageError, did_you_mean
 
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
-FEED_FORWARDS = ("gelu", "swiglu", "relu2")
 MATMUL_DTYPES = ("int8",)
 
 
@@ -38,8 +38,8 @@ class Architecture:
         sliding window of Beltagy et al. 2020); None means all that came before.
       norm: 'layer' (gain, and bias where `biases`) or 'rms' (gain).
       norm_epsilon: added to the variance.
-      feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices) or 'relu2' (squared
-        ReLU, two matrices).
+      feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices), 'relu2' (squared
+        ReLU, two matrices), or the dotted path of a FeedForwardKind of your own, 'my_team.GEGLU'.
       biases: biases on every matrix but the head, and on layer norms.
       tied_head: the output head is the transposed embedding.
       embedding_norm: a norm right after the embedding (BLOOM, BloombergGPT).
@@ -106,7 +106,6 @@ class Architecture:
         for name, allowed in (
             ("positions", POSITIONS),
             ("norm", NORMS),
-            ("feed_forward", FEED_FORWARDS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -114,6 +113,7 @@ class Architecture:
                     f"Architecture.{name} = {value!r} is not one of {', '.join(allowed)}"
                     f"{did_you_mean(str(value), allowed)}"
                 )
+        feed_forward_kind(self.feed_forward)
         if self.matmul_dtype is not None and self.matmul_dtype not in MATMUL_DTYPES:
             raise UsageError(
                 f"Architecture.matmul_dtype = {self.matmul_dtype!r} is not one of "
@@ -141,6 +141,11 @@ class Architecture:
                 f"Architecture.max_length = {self.max_length} is shorter than the sequences of "
                 f"TASK_FEATURE_LENGTHS = {sequence_length}"
             )
+
+    @property
+    def feed_forward_kind(self) -> FeedForwardKind:
+        """The kind that `feed_forward` names."""
+        return feed_forward_kind(self.feed_forward)
 
     @property
     def matrix_std(self) -> float:

@@ -21,18 +21,18 @@ def parameters(arch: Architecture) -> dict[str, int]:
       embedding: V D.
       positions: max_length D with learned positions, else 0.
       attention: L times the query, key, value and output matrices with their biases.
-      feed_forward: L times its two matrices (three with swiglu) with their biases.
+      feed_forward: L times its two matrices (three with a gate) with their biases.
       norms: every norm's gain (and bias, for a layer norm in a model with biases), and the query
         and key gains [H] of qk_norm.
       head: D V if untied, else 0. The head has no bias.
     """
     queries, keys = attention_widths(arch)
     attention = arch.d_model * (queries + 2 * keys) + queries * arch.d_model
-    inner_matrices = 2 if arch.feed_forward == "swiglu" else 1
-    feed_forward = (inner_matrices + 1) * arch.d_model * arch.d_ff
+    kind = arch.feed_forward_kind
+    feed_forward = kind.matrices * arch.d_model * arch.d_ff
     if arch.biases:
         attention += queries + 2 * keys + arch.d_model
-        feed_forward += inner_matrices * arch.d_ff + arch.d_model
+        feed_forward += kind.input_matrices * arch.d_ff + arch.d_model
     norm = arch.d_model * (2 if arch.norm == "layer" and arch.biases else 1)
     norms = arch.layers * (1 if arch.parallel_block else 2) + 1 + int(arch.embedding_norm)
     head_dim = queries // arch.heads

@@ -54,9 +54,7 @@ class Block(nnx.Module):
             **matrices,
         )
         self.feed_forward_norm = None if a.parallel_block else norm()
-        self.feed_forward = FeedForward(
-            d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, **matrices
-        )
+        self.feed_forward = FeedForward(a, rngs=rngs)
 
     def __call__(self, x, positions, cache: Cache | None = None, segments=None):
         normed = self.attention_norm(x)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_style.accounting.architecture import Architecture
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -93,11 +94,11 @@ def _product_backward(residuals, cotangent):
 product.defvjp(_product_forward, _product_backward)
 
 
-def _made_again(elementwise: Callable) -> Callable:
-    """The function, of which the backward pass keeps the arguments alone.
+def _recomputed_in_backward(elementwise: Callable) -> Callable:
+    """The function, for which the backward pass keeps the arguments alone.
 
-    Otherwise the scan over the layers stores every factor of its derivative: of swiglu six arrays
-    for two. To read them back takes longer than to make them again from the arguments.
+    Otherwise the scan over the layers stores every factor of its derivative: six arrays instead of
+    two for swiglu. Reading them back takes longer than computing them from the arguments.
     """
     return jax.checkpoint(elementwise, prevent_cse=False)
 
@@ -115,7 +116,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gain, bias = self.gain[...], None if self.bias is None else self.bias[...]
-        return _made_again(self._normed)(x, gain, bias)
+        return _recomputed_in_backward(self._normed)(x, gain, bias)
 
     def _normed(self, x: jax.Array, gain: jax.Array, bias: jax.Array | None) -> jax.Array:
         y = x.astype(jnp.float32)
@@ -128,6 +129,7 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
+# Of the built-in kinds of `accounting.feed_forward`: from up, or from up and gate, [B, S, F].
 _ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
     "relu2": lambda up: jnp.square(jax.nn.relu(up)),
@@ -136,21 +138,23 @@ _ACTIVATIONS: dict[str, Callable] = {
 
 
 class FeedForward(nnx.Module):
-    """Two matrices around 'gelu' (tanh form) or 'relu2' (So et al. 2021), or 'swiglu' (Shazeer
-    2020) with a third matrix as the gate. [B, S, D] to [B, S, D]."""
+    """Two matrices around an activation, or three where one makes a gate (Shazeer 2020); see
+    `accounting.feed_forward`. [B, S, D] to [B, S, D]."""
 
-    def __init__(self, *, d_model, d_ff, kind, biases, matmul_dtype, std, residual_std, rngs):
-        self.kind = kind
-        options = {"bias": biases, "matmul_dtype": matmul_dtype, "rngs": rngs}
-        wide = {"axes": (EMBED, MLP), "std": std, **options}
-        self.up = Linear(d_model, d_ff, **wide)
-        self.gate = Linear(d_model, d_ff, **wide) if kind == "swiglu" else None
-        self.down = Linear(d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, **options)
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        a = architecture
+        kind = a.feed_forward_kind
+        self.activation = kind.activation or _ACTIVATIONS[a.feed_forward]
+        options = {"bias": a.biases, "matmul_dtype": a.matmul_dtype, "rngs": rngs}
+        wide = {"axes": (EMBED, MLP), "std": a.matrix_std, **options}
+        self.up = Linear(a.d_model, a.d_ff, **wide)
+        self.gate = Linear(a.d_model, a.d_ff, **wide) if kind.gated else None
+        self.down = Linear(a.d_ff, a.d_model, axes=(MLP_ROWS, None), std=a.residual_std, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        first = (self.up,) if self.gate is None else (self.up, self.gate)
-        products = (constrain(linear(x), BATCH, SEQUENCE, MLP) for linear in first)
-        return self.down(_made_again(_ACTIVATIONS[self.kind])(*products))
+        linears = (self.up,) if self.gate is None else (self.up, self.gate)
+        products = (constrain(linear(x), BATCH, SEQUENCE, MLP) for linear in linears)
+        return self.down(_recomputed_in_backward(self.activation)(*products))
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -217,10 +217,10 @@ def _head_dim(width: int, sizes: tuple[int, ...], multiple: int) -> int | None:
 
 def _tuned(wanted: _Wanted, shape: Architecture, step: int) -> Architecture:
     """The shape with its inner width moved to meet the size; a large model's gelu stays at 4 D."""
-    swiglu = shape.feed_forward == "swiglu"
-    if not swiglu and shape.d_model >= _SMALL_BELOW:
+    gated = shape.feed_forward_kind.gated
+    if not gated and shape.d_model >= _SMALL_BELOW:
         return shape
-    usual, matrices = (8 * shape.d_model / 3, 3) if swiglu else (4 * shape.d_model, 2)
+    usual, matrices = (8 * shape.d_model / 3, 3) if gated else (4 * shape.d_model, 2)
     missing = wanted.params - total_parameters(shape)
     meets = shape.d_ff + missing / (matrices * shape.layers * shape.d_model)
     least, most = usual * (1 - _FEED_FORWARD_SLACK), usual * (1 + _FEED_FORWARD_SLACK)
