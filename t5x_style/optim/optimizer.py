@@ -1,7 +1,7 @@
 """What a run asks of an optimizer, and AdamW of a schedule, so that a user's own will do."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import optax
@@ -14,6 +14,8 @@ class Optimizer(Protocol):
 
     It is a frozen dataclass of plain values: its fields go into plan.json.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def state_bytes_per_parameter(self) -> int:
