@@ -10,7 +10,7 @@ from jax.stages import Compiled
 from t5x_style.accounting import Architecture
 from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW
+from t5x_style.optim import Optimizer
 from t5x_style.partitioning import Topology, batch_sharding, check_sharded
 from t5x_style.partitioning.sharding import replicated
 from t5x_style.step.batches import abstract_batch
@@ -87,7 +87,7 @@ def step_program(
     architecture: Architecture,
     topology: Topology,
     mesh: Mesh,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     plan: BatchPlan,
     *,
     compute_dtype: str,

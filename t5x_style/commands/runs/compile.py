@@ -21,7 +21,7 @@ from t5x_style.reporting.text.layouts import layout_line, layouts_text
 if TYPE_CHECKING:
     from t5x_style.compiling.report import RunStep
     from t5x_style.data import Packing
-    from t5x_style.optim import AdamW
+    from t5x_style.optim import Optimizer
     from t5x_style.partitioning import Topology
 
 __all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
@@ -34,7 +34,7 @@ BINDINGS_OF = "train"
 def compile(
     *,
     architecture: Architecture,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     topology: Topology,
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
@@ -63,7 +63,7 @@ def compile(
 
     Args:
       architecture: the model, @Architecture().
-      optimizer: @AdamW().
+      optimizer: @AdamW(), or your own; see `optim.Optimizer`.
       topology: mesh, slice, kernel, remat and flags, @Topology().
       task_feature_lengths: {'targets': tokens per sequence}, or phases.
       batch_size: sequences per step, or phases.
