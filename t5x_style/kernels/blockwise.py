@@ -17,6 +17,7 @@ from t5x_style.accounting.attention_blocks import blocks_behind, even_block
 from t5x_style.kernels.plain import (
     MASKED,
     RESIDUALS,
+    AttentionInputs,
     position_bias,
     segment_bias,
     softcapped,
@@ -26,46 +27,33 @@ from t5x_style.kernels.plain import (
 _NEVER = np.iinfo(np.int32).max
 
 
-def blockwise_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    slopes: jax.Array | None = None,
-    window: int | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-    softcap: float | None = None,
-    block_size: int = 512,
-) -> jax.Array:
+def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
 
     Args:
-      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
-        constants.
-      query_positions, key_positions: where T is S they must be the same and consecutive, as for
-        `flash_attention`: blocks wholly in the future or before the window are then left out.
-        Otherwise they may be any, and all blocks are multiplied and masked.
+      inputs: slopes get no gradient. Where T is S, the positions of queries and keys must be the
+        same and consecutive, as for `flash_attention`: blocks wholly in the future or before the
+        window are then left out. Otherwise they may be any, and all blocks are multiplied and
+        masked.
       block_size: queries and keys of a block, at most; see `even_block`.
 
     Returns:
       [B, S, N, H] in q's dtype.
     """
+    q, k, v, slopes, window = inputs.q, inputs.k, inputs.v, inputs.slopes, inputs.window
     batch, length, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1], k.shape[2]
     query_block, key_block = (even_block(each, block_size) for each in (length, keys))
     where = {
-        "query_positions": _in_blocks(query_positions, query_block, 0, _NEVER),
-        "key_positions": _in_blocks(key_positions, key_block, 0, _NEVER),
+        "query_positions": _in_blocks(inputs.query_positions, query_block, 0, _NEVER),
+        "key_positions": _in_blocks(inputs.key_positions, key_block, 0, _NEVER),
     }
     if slopes is not None:
         where["slopes"] = jnp.asarray(slopes)
-    if segments is not None:
-        for name, each, size in zip(
-            ("query_segments", "key_segments"), segments, (query_block, key_block), strict=True
-        ):
-            where[name] = _in_blocks(each, size, 1).swapaxes(0, 1)
+    if inputs.segments is not None:
+        queries, others = inputs.segments
+        where["query_segments"] = _in_blocks(queries, query_block, 1).swapaxes(0, 1)
+        where["key_segments"] = _in_blocks(others, key_block, 1).swapaxes(0, 1)
     # Heads before tokens, so that a block's products are of contiguous matrices.
     k_blocks, v_blocks = (_in_blocks(x, key_block, 1).transpose(1, 0, 3, 2, 4) for x in (k, v))
     q_blocks = _in_blocks(q, query_block, 1)
@@ -77,7 +65,7 @@ def blockwise_attention(
         if window is not None:
             touched &= ~np.tri(len(q_blocks), k=-1 - blocks_behind(window, key_block), dtype=bool)
     pairs = jnp.asarray(np.argwhere(touched), jnp.int32)
-    out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, softcap)
+    out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, inputs.softcap)
     out = out.transpose(1, 0, 4, 2, 3, 5)
     return out.reshape(batch, -1, heads, head_dim)[:, :length]
 

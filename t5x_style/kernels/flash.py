@@ -17,25 +17,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 from t5x_style.accounting.attention_blocks import ALIBI_FEATURES, flash_block, pieces_of
 from t5x_style.errors import UsageError
-from t5x_style.kernels.plain import RESIDUALS
+from t5x_style.kernels.plain import RESIDUALS, AttentionInputs
 
 # A position is written as a multiple of 256 and a rest; bfloat16 holds both exactly up to here.
 ALIBI_POSITIONS = 2**16
 
 
 def flash_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    slopes: jax.Array | None = None,
-    window: int | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-    softcap: float | None = None,
-    block_size: int = 512,
-    interpret: bool = False,
+    inputs: AttentionInputs, *, block_size: int = 512, interpret: bool = False
 ) -> jax.Array:
     """The numbers of `plain_attention` by JAX's splash kernel: memory linear in S.
 
@@ -43,11 +32,10 @@ def flash_attention(
     pass is the kernel's unfused one (the fused one writes a gradient of q per block of keys).
 
     Args:
-      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
-        constants. Keys and values are not repeated for the queries that share them.
-      query_positions, key_positions: the kernel's schedule is made before positions are known.
-        Those of the keys must be consecutive; those of the queries the same, or where T is n S the
-        two pieces that one of n devices attends for (see `models.sequence`).
+      inputs: slopes get no gradient; keys and values are not repeated for the queries that share
+        them. The kernel's schedule is made before positions are known: those of the keys must be
+        consecutive; those of the queries the same, or where T is n S the two pieces that one of n
+        devices attends for (see `models.attention`).
       block_size: queries and keys of a tile, at most; see `flash_block`.
       interpret: run by Pallas' interpreter, on any device and slowly: for tests.
 
@@ -57,6 +45,7 @@ def flash_attention(
     Raises:
       UsageError: S has no tile of 128; ALiBi with a soft-cap; ALiBi beyond 65,536 positions.
     """
+    q, k, v, slopes, softcap = inputs.q, inputs.k, inputs.v, inputs.slopes, inputs.softcap
     (_, length, heads, _), keys = q.shape, k.shape[1]
     shards = keys // length
     if slopes is not None:
@@ -72,16 +61,16 @@ def flash_attention(
             )
         q, k = with_alibi_features(q, k, slopes, jnp.arange(keys))
     block = flash_block(keys, block_size, shards)
-    kernel = _causal_kernel(keys, shards, heads, window, block, softcap, interpret)
+    kernel = _causal_kernel(keys, shards, heads, inputs.window, block, softcap, interpret)
     if shards > 1:
-        piece = (query_positions[0] - key_positions[0]) // (length // 2)
+        piece = (inputs.query_positions[0] - inputs.key_positions[0]) // (length // 2)
         shard = jnp.where(piece < shards, piece, 2 * shards - 1 - piece)
         kernel = _of_shard(kernel, shard, shards)
     q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
-    if segments is None:
+    if inputs.segments is None:
         out = jax.vmap(kernel)(q, k, v)
     else:
-        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(*segments))
+        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(*inputs.segments))
     # A kernel that returns its residuals besides would return a tuple.
     assert isinstance(out, jax.Array)
     return jnp.swapaxes(out, 1, 2)

@@ -22,7 +22,10 @@ from t5x_style.models.logical import (
     in_mesh,
 )
 from t5x_style.models.low_precision import available_int8_product
-from t5x_style.models.remat import PRODUCT
+
+# A name for the remat policies: the result of a weight matrix. It is kept by name and not as a
+# product, which in eight bits is a sum in int32: twice the bytes of the result.
+PRODUCT = "product"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple, std: float) -> nnx.Param:

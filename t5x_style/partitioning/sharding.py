@@ -81,7 +81,7 @@ def check_divisible(
         by = math.prod(topology.mesh_shape[name] for name in axes)
         named = f"the mesh's {' x '.join(axes)}"
         if axis == logical.SEQUENCE and by > 1:
-            # The devices trade halves of what they have (see `models.sequence`).
+            # The devices trade halves of what they have (see `models.attention`).
             by, named = 2 * by, f"twice {named}"
         if size % by:
             raise UsageError(

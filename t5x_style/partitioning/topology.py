@@ -58,7 +58,7 @@ class Topology:
       kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
         same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
       attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
-      remat: one of REMAT_POLICIES (see models.remat).
+      remat: one of REMAT_POLICIES (see models.decoder).
       loss_chunk_tokens: tokens per device whose logits live at once.
       loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens meet one
         piece of the head after the other, and never is more of it gathered, at the cost of making
