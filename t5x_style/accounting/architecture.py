@@ -1,11 +1,12 @@
 """The shape of a decoder as plain numbers: what the model is built from and the account counts.
 
-It lies in the lowest room because both the model (which has jax) and the accounts (which must not)
-read it, so that a count can never be about another model than the one that trains.
+It is in the lowest room because both the model (which has jax) and the accounts (which must not)
+read it. So a count can never be about another model than the one that trains.
 """
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import gin
 
@@ -15,6 +16,13 @@ from t5x_style.errors import UsageError, did_you_mean
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
 MATMUL_DTYPES = ("int8",)
+
+# A width that may be given as None: __post_init__ then derives it, so whoever reads it has an int.
+if TYPE_CHECKING:
+    DerivedInt = int
+else:
+    DerivedInt = int | None
+_DERIVED: Any = None
 
 
 @gin.configurable
@@ -50,8 +58,8 @@ class Architecture:
         masks (Gemma 2); None leaves the scores alone.
       logit_softcap: c in c * tanh(logits / c); None leaves the logits alone.
       matmul_dtype: 'int8': the blocks' weight matrices are multiplied in eight bits, forwards and
-        for the gradient of what they read (models/low_precision.py; the extra t5x_style[int8]);
-        their own gradients, attention and the head are not. None: in the compute dtype.
+        for the gradient of their input (models/low_precision.py; the extra t5x_style[int8]). Their
+        own gradients, attention and the head are not. None: all in the compute dtype.
       init_std: standard deviation of the matrices at the start; None means 1 / sqrt(3 D)
         (BloombergGPT, appendix A). The two matrices that write to the residual stream start at
         init_std / sqrt(2 L) (GPT-2, Megatron).
@@ -62,8 +70,8 @@ class Architecture:
     d_model: int
     d_ff: int
     heads: int
-    kv_heads: int | None = None
-    head_dim: int | None = None
+    kv_heads: DerivedInt = _DERIVED
+    head_dim: DerivedInt = _DERIVED
     positions: str = "rope"
     max_length: int | None = None
     rope_theta: float = 10_000.0
@@ -124,7 +132,7 @@ class Architecture:
             raise UsageError("Architecture.positions = 'learned' needs max_length (its rows)")
         if self.positions == "rope" and self.head_dim % 2:
             raise UsageError(
-                f"Architecture.head_dim = {self.head_dim} is odd: rope turns pairs of features"
+                f"Architecture.head_dim = {self.head_dim} is odd: rope rotates pairs of features"
             )
 
     def check_length(self, sequence_length: int) -> None:
@@ -146,6 +154,11 @@ class Architecture:
     def feed_forward_kind(self) -> FeedForwardKind:
         """The kind that `feed_forward` names."""
         return feed_forward_kind(self.feed_forward)
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the learned position table; 0 without one."""
+        return (self.max_length or 0) if self.positions == "learned" else 0
 
     @property
     def matrix_std(self) -> float:

@@ -5,9 +5,6 @@ from t5x_style.accounting.architecture import Architecture
 
 def attention_widths(arch: Architecture) -> tuple[int, int]:
     """(N H, K H): columns of the query matrix, and of the key and of the value matrix."""
-    # Architecture works both out from the width where they are not given.
-    assert arch.head_dim is not None
-    assert arch.kv_heads is not None
     return arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
 
 
@@ -36,10 +33,9 @@ def parameters(arch: Architecture) -> dict[str, int]:
     norm = arch.d_model * (2 if arch.norm == "layer" and arch.biases else 1)
     norms = arch.layers * (1 if arch.parallel_block else 2) + 1 + int(arch.embedding_norm)
     head_dim = queries // arch.heads
-    positions = (arch.max_length or 0) if arch.positions == "learned" else 0
     return {
         "embedding": arch.vocab_size * arch.d_model,
-        "positions": positions * arch.d_model,
+        "positions": arch.position_rows * arch.d_model,
         "attention": arch.layers * attention,
         "feed_forward": arch.layers * feed_forward,
         "norms": norms * norm + (2 * arch.layers * head_dim if arch.qk_norm else 0),

@@ -1,4 +1,4 @@
-"""Attention kernels: one signature, several ways to compute the same numbers."""
+"""Attention kernels: one `AttentionInputs`, several ways to compute the same numbers."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ATTENTION_KERNELS: dict[str, Callable[..., jax.Array]] = {
 
 
 def attention_kernel(name: str, block_size: int) -> Kernel:
-    """A kernel by name, with its tiles of `block_size` queries and keys where it has tiles."""
+    """A kernel by name; one that works on tiles has them of `block_size` queries and keys."""
     kernel = ATTENTION_KERNELS[name]
     return (
         kernel if name in ("plain", "cudnn") else functools.partial(kernel, block_size=block_size)

@@ -1,9 +1,9 @@
-"""Attention by blocks, in plain JAX: memory that grows with S on any device, and tiles that stay
-in a CPU's cache.
+"""Attention by blocks, in plain JAX: memory linear in S on any device, and tiles that stay in a
+CPU's cache.
 
-Forward it is online softmax (Milakov and Gimelshein 2018; Rabe and Staats 2021), backward the
-second algorithm of FlashAttention-2 (Dao 2023): of the forward pass it keeps the output and one
-log-sum-exp per query, and makes the scores of a block again.
+The forward pass is online softmax (Milakov and Gimelshein 2018; Rabe and Staats 2021). The backward
+pass is the second algorithm of FlashAttention-2 (Dao 2023): it keeps the output and one log-sum-exp
+per query, and recomputes the scores of a block.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.accounting.attention_blocks import blocks_behind, even_block
+from t5x_style.accounting.attention_blocks import blocks_before, even_block
 from t5x_style.kernels.plain import (
     MASKED,
     RESIDUALS,
@@ -43,7 +43,7 @@ def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> ja
     q, k, v, slopes, window = inputs.q, inputs.k, inputs.v, inputs.slopes, inputs.window
     batch, length, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1], k.shape[2]
-    query_block, key_block = (even_block(each, block_size) for each in (length, keys))
+    query_block, key_block = even_block(length, block_size), even_block(keys, block_size)
     where = {
         "query_positions": _in_blocks(inputs.query_positions, query_block, 0, _NEVER),
         "key_positions": _in_blocks(inputs.key_positions, key_block, 0, _NEVER),
@@ -63,7 +63,7 @@ def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> ja
     if length == keys:
         touched = np.tri(len(q_blocks), dtype=bool)
         if window is not None:
-            touched &= ~np.tri(len(q_blocks), k=-1 - blocks_behind(window, key_block), dtype=bool)
+            touched &= ~np.tri(len(q_blocks), k=-1 - blocks_before(window, key_block), dtype=bool)
     pairs = jnp.asarray(np.argwhere(touched), jnp.int32)
     out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, inputs.softcap)
     out = out.transpose(1, 0, 4, 2, 3, 5)
@@ -99,8 +99,8 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
         out, log_sums, *running = carry
         i, j, first = pair
         maximum, total, weighted = (
-            jnp.where(first, start, each)
-            for start, each in zip((MASKED, 0.0, 0.0), running, strict=True)
+            jnp.where(first, start, carried)
+            for start, carried in zip((MASKED, 0.0, 0.0), running, strict=True)
         )
         scores = softcapped(_product("bkgsh,bkth->bkgst", q[i], k[j]), softcap)
         scores = scores + _bias(where, i, j, window, q.shape)
@@ -111,7 +111,7 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
         weighted = weighted * shrink[..., None] + _product(
             "bkgst,bkth->bkgsh", exponentials.astype(v.dtype), v[j]
         )
-        # Written at every pair of a query block; the last one, over all of its keys, stays.
+        # Written at every pair of a query block; the last write, over all of its keys, remains.
         out = out.at[i].set((weighted / total[..., None]).astype(out.dtype))
         log_sums = log_sums.at[i].set(new_maximum + jnp.log(total))
         return (out, log_sums, new_maximum, total, weighted), None
@@ -127,17 +127,17 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
     i, j = pairs.T
     first = jnp.diff(i, prepend=-1) != 0
     (out, log_sums, *_), _ = jax.lax.scan(one_pair, start, (i, j, first))
-    out, log_sums = (checkpoint_name(each, RESIDUALS) for each in (out, log_sums))
+    out, log_sums = checkpoint_name(out, RESIDUALS), checkpoint_name(log_sums, RESIDUALS)
     return out, (q, k, v, where, pairs, out, log_sums)
 
 
 def _attend_backward(window, softcap, residuals, cotangent):
     q, k, v, where, pairs, out, log_sums = residuals
-    # What the softmax takes off every gradient of a row: sum over t of weight * its gradient.
+    # The softmax subtracts this from every gradient of a row: sum over t of weight * its gradient.
     shares = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
-    # Keys before queries, [B, K, t, G, s]: no product then needs scores turned around, which a CPU
-    # does in memory. The queries' gradient comes out as [B, K, H, G, s], turned once at the end.
+    # Keys before queries, [B, K, t, G, s]: no product then needs transposed scores, which a CPU
+    # transposes in memory. The queries' gradient, [B, K, H, G, s], is transposed once at the end.
     def one_pair(gradients, pair):
         q_gradient, k_gradient, v_gradient = gradients
         i, j = pair
@@ -161,14 +161,14 @@ def _attend_backward(window, softcap, residuals, cotangent):
     (q_gradient, *others), _ = jax.lax.scan(one_pair, zeros, tuple(pairs.T))
     gradients = (q_gradient.transpose(0, 1, 2, 4, 5, 3), *others)
     dtypes = (q.dtype, k.dtype, v.dtype)
-    return *(each.astype(dtype) for each, dtype in zip(gradients, dtypes, strict=True)), None, None
+    return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _bias(where: dict, i: jax.Array, j: jax.Array, window: int | None, shape) -> jax.Array:
-    """All that is added to the scores of block i against block j: broadcasts to [B, K, G, s, t]."""
+    """The sum of biases and masks of block i against block j: broadcasts to [B, K, G, s, t]."""
     slopes = where.get("slopes")
     positions = where["query_positions"][i], where["key_positions"][j]
     bias = position_bias(*positions, slopes, window)

@@ -1,4 +1,4 @@
-"""cuDNN's flash attention for NVIDIA GPUs, under our signature."""
+"""cuDNN's flash attention for NVIDIA GPUs, on `AttentionInputs`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from t5x_style.errors import UsageError
 from t5x_style.kernels.plain import RESIDUALS, AttentionInputs
 
-# The widest head of which JAX asks nothing about the device that will run it.
+# The widest head for which JAX does not ask what device will run it.
 WIDEST_HEAD = 128
 
 
@@ -24,10 +24,10 @@ def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
       [B, S, N, H] in q's dtype.
 
     Raises:
-      UsageError: what cuDNN cannot do is asked for, or its library is not installed.
+      UsageError: cuDNN cannot do it, or its library is not installed.
     """
     q, k, v, window = inputs.q, inputs.k, inputs.v, inputs.window
-    for asked, what in (
+    for asked, feature in (
         (inputs.slopes is not None, "Architecture.positions = 'alibi'"),
         (inputs.segments is not None, "Packing.attend_across_documents = False"),
         (inputs.softcap is not None, f"Architecture.attention_softcap = {inputs.softcap}"),
@@ -40,8 +40,8 @@ def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
     ):
         if asked:
             raise UsageError(
-                f"Topology.kernel = 'cudnn' has no {what} (it takes causal attention in bfloat16, "
-                f"heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
+                f"Topology.kernel = 'cudnn' has no {feature} (it takes causal attention in "
+                f"bfloat16, heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
                 "'blockwise' and 'plain' have"
             )
     try:

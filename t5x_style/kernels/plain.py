@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# What a kernel has for its backward pass besides its inputs, by name for the remat policies.
+# A name for the remat policies: what a kernel keeps for its backward pass besides its inputs.
 RESIDUALS = "attention_residuals"
 
 # Finite, so that a row without any allowed key gives numbers instead of NaN.
@@ -69,7 +69,7 @@ def position_bias(
 def segment_bias(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
     """The mask between documents of one row as an additive term.
 
-    A term that is added leaves nothing to keep for the backward pass, unlike a `where` on scores.
+    An added term keeps nothing for the backward pass, unlike a `where` on the scores.
 
     Args:
       query_segments: int32 [B, S], key_segments: int32 [B, T].

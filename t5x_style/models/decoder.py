@@ -85,8 +85,8 @@ class Decoder(nnx.Module):
         self.architecture, self.compute_dtype, self.remat = a, compute_dtype, remat
         self.embedding = normal(rngs, (a.vocab_size, a.d_model), (VOCAB, EMBED), a.matrix_std)
         self.position_table = (
-            normal(rngs, (a.max_length, a.d_model), (None, EMBED), a.matrix_std)
-            if a.positions == "learned"
+            normal(rngs, (a.position_rows, a.d_model), (None, EMBED), a.matrix_std)
+            if a.position_rows
             else None
         )
         norm = functools.partial(

@@ -39,14 +39,14 @@ def constant(value: float, size: int, axis: str) -> nnx.Param:
 
 
 def _parameter(value: jax.Array, axes: tuple) -> nnx.Param:
-    # Flax places a parameter where it is made, and refuses to make one where there is no place.
+    # Flax places a parameter when it is made, and refuses to make one outside of a mesh.
     return nnx.Param(value, out_sharding=axes, eager_sharding=None if in_mesh() else False)
 
 
 class Linear(nnx.Module):
     """x [..., I] @ weight [I, O] (+ bias [O]), with the weight in x's dtype.
 
-    Every matrix product of the model but attention's and the head's goes through here.
+    All matrix products of the model but attention's and the head's are computed here.
     `matmul_dtype` is that of `Architecture`.
     """
 
@@ -67,11 +67,11 @@ def _product_in(matmul_dtype: str | None) -> Callable:
 
 @jax.custom_vjp
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [..., I] @ weight [I, O], with the weight's gradient made by way of the narrower array.
+    """x [..., I] @ weight [I, O]; the weight's gradient transposes the narrower array.
 
     Either x or the gradient of the result has to be transposed for it. A CPU does that in memory,
-    and with what made the array once more, element by element in the wrong order: of the step of a
-    30M model it took a sixth.
+    together with the elementwise operations that made the array, in the wrong order. It took a
+    sixth of the step of a 30M model.
     """
     return x @ weight
 
@@ -82,8 +82,8 @@ def _product_forward(x, weight):
 
 def _product_backward(residuals, cotangent):
     x, weight = residuals
-    # Two products read it. A TPU's compiler would make a gradient of swiglu anew inside of each,
-    # from the three arrays behind it and at two thirds of the speed.
+    # Two products read it. A TPU's compiler would compute a gradient of swiglu inside of both,
+    # from the three arrays that it is made of, at two thirds of the speed.
     cotangent = jax.lax.optimization_barrier(cotangent)
     tokens = tuple(range(x.ndim - 1))
     contracted = ((tokens, tokens), ((), ()))
@@ -183,5 +183,5 @@ def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     angles = positions[:, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-from t5x_style.accounting.attention_blocks import piece_owner, pieces_of
+from t5x_style.accounting.attention_blocks import device_pieces, piece_owner
 from t5x_style.kernels import (
     AttentionInputs,
     blockwise_attention,
@@ -40,7 +40,7 @@ def test_devices_trade_pieces_and_get_them_back(shards):
     )(positions)
     np.testing.assert_array_equal(back, positions)
     for shard, mine in enumerate(traded.reshape(shards, 4)):
-        pieces = pieces_of(shard, shards)
+        pieces = device_pieces(shard, shards)
         assert [piece_owner(piece, shards) for piece in pieces] == [shard, shard]
         assert mine.tolist() == [2 * piece + i for piece in pieces for i in range(2)]
         # Keys that its queries see, which is its work: the same for all.

@@ -198,7 +198,7 @@ def _shape(wanted: _Wanted, width: int, layers: int, step: int) -> Architecture 
         d_model=width,
         d_ff=4 * width if bloomberg else _rounded(8 * width / 3, _feed_forward_step(width, step)),
         heads=width // head_dim,
-        kv_heads=kv_heads,
+        kv_heads=kv_heads or width // head_dim,
         head_dim=head_dim,
         positions="alibi" if bloomberg else "rope",
         norm="layer" if bloomberg else "rms",
