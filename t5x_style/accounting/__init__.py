@@ -7,6 +7,7 @@ from t5x_style.accounting.audit.auditor import Auditor, audit, laws_of_audit
 from t5x_style.accounting.audit.ledger import Ledger
 from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
+from t5x_style.accounting.feed_forward import FeedForwardKind
 from t5x_style.accounting.flops import (
     CONVENTIONS,
     forward_flops_per_token,
@@ -46,6 +47,7 @@ __all__ = [
     "Auditor",
     "Budget",
     "Chip",
+    "FeedForwardKind",
     "FrontierLaw",
     "Law",
     "LawAudit",

@@ -1,20 +1,28 @@
 """The shape of a decoder as plain numbers: what the model is built from and the account counts.
 
-It lies in the lowest room because both the model (which has jax) and the accounts (which must not)
-read it, so that a count can never be about another model than the one that trains.
+It is in the lowest room because both the model (which has jax) and the accounts (which must not)
+read it. So a count can never be about another model than the one that trains.
 """
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import gin
 
+from t5x_style.accounting.feed_forward import FeedForwardKind, feed_forward_kind
 from t5x_style.errors import UsageError, did_you_mean
 
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
-FEED_FORWARDS = ("gelu", "swiglu", "relu2")
 MATMUL_DTYPES = ("int8",)
+
+# A width that may be given as None: __post_init__ then derives it, so whoever reads it has an int.
+if TYPE_CHECKING:
+    DerivedInt = int
+else:
+    DerivedInt = int | None
+_DERIVED: Any = None
 
 
 @gin.configurable
@@ -38,8 +46,8 @@ class Architecture:
         sliding window of Beltagy et al. 2020); None means all that came before.
       norm: 'layer' (gain, and bias where `biases`) or 'rms' (gain).
       norm_epsilon: added to the variance.
-      feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices) or 'relu2' (squared
-        ReLU, two matrices).
+      feed_forward: 'gelu' (tanh form, two matrices), 'swiglu' (three matrices), 'relu2' (squared
+        ReLU, two matrices), or the dotted path of a FeedForwardKind of your own, 'my_team.GEGLU'.
       biases: biases on every matrix but the head, and on layer norms.
       tied_head: the output head is the transposed embedding.
       embedding_norm: a norm right after the embedding (BLOOM, BloombergGPT).
@@ -50,8 +58,8 @@ class Architecture:
         masks (Gemma 2); None leaves the scores alone.
       logit_softcap: c in c * tanh(logits / c); None leaves the logits alone.
       matmul_dtype: 'int8': the blocks' weight matrices are multiplied in eight bits, forwards and
-        for the gradient of what they read (models/low_precision.py; the extra t5x_style[int8]);
-        their own gradients, attention and the head are not. None: in the compute dtype.
+        for the gradient of their input (models/low_precision.py; the extra t5x_style[int8]). Their
+        own gradients, attention and the head are not. None: all in the compute dtype.
       init_std: standard deviation of the matrices at the start; None means 1 / sqrt(3 D)
         (BloombergGPT, appendix A). The two matrices that write to the residual stream start at
         init_std / sqrt(2 L) (GPT-2, Megatron).
@@ -62,8 +70,8 @@ class Architecture:
     d_model: int
     d_ff: int
     heads: int
-    kv_heads: int | None = None
-    head_dim: int | None = None
+    kv_heads: DerivedInt = _DERIVED
+    head_dim: DerivedInt = _DERIVED
     positions: str = "rope"
     max_length: int | None = None
     rope_theta: float = 10_000.0
@@ -106,7 +114,6 @@ class Architecture:
         for name, allowed in (
             ("positions", POSITIONS),
             ("norm", NORMS),
-            ("feed_forward", FEED_FORWARDS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -114,6 +121,7 @@ class Architecture:
                     f"Architecture.{name} = {value!r} is not one of {', '.join(allowed)}"
                     f"{did_you_mean(str(value), allowed)}"
                 )
+        feed_forward_kind(self.feed_forward)
         if self.matmul_dtype is not None and self.matmul_dtype not in MATMUL_DTYPES:
             raise UsageError(
                 f"Architecture.matmul_dtype = {self.matmul_dtype!r} is not one of "
@@ -124,7 +132,7 @@ class Architecture:
             raise UsageError("Architecture.positions = 'learned' needs max_length (its rows)")
         if self.positions == "rope" and self.head_dim % 2:
             raise UsageError(
-                f"Architecture.head_dim = {self.head_dim} is odd: rope turns pairs of features"
+                f"Architecture.head_dim = {self.head_dim} is odd: rope rotates pairs of features"
             )
 
     def check_length(self, sequence_length: int) -> None:
@@ -141,6 +149,16 @@ class Architecture:
                 f"Architecture.max_length = {self.max_length} is shorter than the sequences of "
                 f"TASK_FEATURE_LENGTHS = {sequence_length}"
             )
+
+    @property
+    def feed_forward_kind(self) -> FeedForwardKind:
+        """The kind that `feed_forward` names."""
+        return feed_forward_kind(self.feed_forward)
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the learned position table; 0 without one."""
+        return (self.max_length or 0) if self.positions == "learned" else 0
 
     @property
     def matrix_std(self) -> float:

@@ -2,9 +2,9 @@
 
 from t5x_style.errors import UsageError
 
-# Lanes of a TPU's vector registers: the tiles of the kernel are multiples of it.
+# The 128-wide vector lanes of a TPU: the tiles of the kernel are multiples of it.
 LANES = 128
-# What ALiBi adds to the features of a query and a key (see `kernels.flash`).
+# Features that ALiBi adds to those of a query and of a key (see `kernels.flash`).
 ALIBI_FEATURES = 6
 
 
@@ -13,15 +13,16 @@ def piece_owner(piece: int, shards: int) -> int:
     return piece if piece < shards else 2 * shards - 1 - piece
 
 
-def pieces_of(shard: int, shards: int) -> tuple[int, int]:
-    """The pieces that a device attends for, that of even number first."""
+def device_pieces(shard: int, shards: int) -> tuple[int, int]:
+    """The two pieces that a device attends for, the even one first."""
     even, odd = sorted((shard, 2 * shards - 1 - shard), key=lambda piece: piece % 2)
     return even, odd
 
 
 def flash_block(length: int, at_most: int, shards: int = 1) -> int:
-    """Queries and keys of a tile: the greatest multiple of 128 up to `at_most` that divides S, and
-    the pieces of S that a device of a sequence axis of `shards` attends for.
+    """Queries and keys of a tile: the greatest multiple of 128, up to `at_most`, that divides S.
+
+    With a sequence axis of `shards` it divides the pieces that a device attends for.
 
     Raises:
       UsageError: there is none.
@@ -31,7 +32,7 @@ def flash_block(length: int, at_most: int, shards: int = 1) -> int:
         unit = pieces * LANES
         raise UsageError(
             f"Topology.kernel = 'flash' works on tiles of {LANES} tokens, and {length:,} tokens in "
-            f"{pieces} pieces are no multiple: the next sequence length that is: "
+            f"{pieces} pieces are no multiple of them: the next sequence length that is: "
             f"{-(-length // unit) * unit:,}"
         )
     tiles = length // pieces // LANES
@@ -40,25 +41,27 @@ def flash_block(length: int, at_most: int, shards: int = 1) -> int:
 
 
 def even_block(length: int, at_most: int) -> int:
-    """Tokens of a block of the blockwise kernel: S in as few blocks as there must be, all of one
-    size. Less than a block's tokens are then missing in the last one, and are filled up."""
+    """Tokens of a block of the blockwise kernel: S in as few blocks as possible, all of one size.
+
+    The last one is padded by less than a block.
+    """
     return -(-length // -(-length // at_most))
 
 
-def blocks_behind(window: int, block: int) -> int:
-    """Blocks before its own that the first query of a block sees: `window - 1` keys lie in them."""
+def blocks_before(window: int, block: int) -> int:
+    """Blocks before its own that the first query of a block sees: they hold `window - 1` keys."""
     return -(-(window - 1) // block)
 
 
 def touched_keys_per_query(length: int, window: int | None, block: int) -> float:
-    """Mean number of keys that a query is multiplied with: all those of each block in which any
-    query of its block sees any key.
+    """Mean number of keys that a query is multiplied with.
 
-    (S + block) / 2 without a window: the diagonal's blocks are whole.
+    They are all keys of the blocks in which any query of its block sees any key. Without a window
+    that is (S + block) / 2: the blocks on the diagonal are multiplied whole.
 
     Args:
       length: S. window: as `Architecture.window`. block: as `flash_block` or `even_block` gives it.
     """
     blocks = -(-length // block)
-    behind = blocks if window is None else blocks_behind(window, block)
-    return block**2 * sum(min(i, behind) + 1 for i in range(blocks)) / length
+    before = blocks if window is None else blocks_before(window, block)
+    return block**2 * sum(min(i, before) + 1 for i in range(blocks)) / length

@@ -132,7 +132,7 @@ def forward_terms(arch: Architecture, sequence_length: int) -> dict[str, float]:
     """
     width, layers = arch.d_model, arch.layers
     queries, keys = attention_widths(arch)
-    inner_matrices = 2 if arch.feed_forward == "swiglu" else 1
+    inner_matrices = arch.feed_forward_kind.input_matrices
     all_keys = 2.0 * layers * queries * sequence_length
     seen_keys = 2.0 * layers * queries * keys_per_query(sequence_length, arch.window)
     matrices = {

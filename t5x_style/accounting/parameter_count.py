@@ -5,9 +5,6 @@ from t5x_style.accounting.architecture import Architecture
 
 def attention_widths(arch: Architecture) -> tuple[int, int]:
     """(N H, K H): columns of the query matrix, and of the key and of the value matrix."""
-    # Architecture works both out from the width where they are not given.
-    assert arch.head_dim is not None
-    assert arch.kv_heads is not None
     return arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
 
 
@@ -21,25 +18,24 @@ def parameters(arch: Architecture) -> dict[str, int]:
       embedding: V D.
       positions: max_length D with learned positions, else 0.
       attention: L times the query, key, value and output matrices with their biases.
-      feed_forward: L times its two matrices (three with swiglu) with their biases.
+      feed_forward: L times its two matrices (three with a gate) with their biases.
       norms: every norm's gain (and bias, for a layer norm in a model with biases), and the query
         and key gains [H] of qk_norm.
       head: D V if untied, else 0. The head has no bias.
     """
     queries, keys = attention_widths(arch)
     attention = arch.d_model * (queries + 2 * keys) + queries * arch.d_model
-    inner_matrices = 2 if arch.feed_forward == "swiglu" else 1
-    feed_forward = (inner_matrices + 1) * arch.d_model * arch.d_ff
+    kind = arch.feed_forward_kind
+    feed_forward = kind.matrices * arch.d_model * arch.d_ff
     if arch.biases:
         attention += queries + 2 * keys + arch.d_model
-        feed_forward += inner_matrices * arch.d_ff + arch.d_model
+        feed_forward += kind.input_matrices * arch.d_ff + arch.d_model
     norm = arch.d_model * (2 if arch.norm == "layer" and arch.biases else 1)
     norms = arch.layers * (1 if arch.parallel_block else 2) + 1 + int(arch.embedding_norm)
     head_dim = queries // arch.heads
-    positions = (arch.max_length or 0) if arch.positions == "learned" else 0
     return {
         "embedding": arch.vocab_size * arch.d_model,
-        "positions": positions * arch.d_model,
+        "positions": arch.position_rows * arch.d_model,
         "attention": arch.layers * attention,
         "feed_forward": arch.layers * feed_forward,
         "norms": norms * norm + (2 * arch.layers * head_dim if arch.qk_norm else 0),

@@ -1,4 +1,4 @@
-"""Attention kernels: one signature, several ways to compute the same numbers."""
+"""Attention kernels: one `AttentionInputs`, several ways to compute the same numbers."""
 
 import functools
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import jax
 from t5x_style.kernels.blockwise import blockwise_attention
 from t5x_style.kernels.cudnn import cudnn_attention
 from t5x_style.kernels.flash import flash_attention
-from t5x_style.kernels.plain import RESIDUALS, plain_attention, softcapped
+from t5x_style.kernels.plain import RESIDUALS, AttentionInputs, plain_attention, softcapped
 
-Kernel = Callable[..., jax.Array]
+Kernel = Callable[[AttentionInputs], jax.Array]
 
-ATTENTION_KERNELS: dict[str, Kernel] = {
+ATTENTION_KERNELS: dict[str, Callable[..., jax.Array]] = {
     "plain": plain_attention,
     "blockwise": blockwise_attention,
     "flash": flash_attention,
@@ -21,7 +21,7 @@ ATTENTION_KERNELS: dict[str, Kernel] = {
 
 
 def attention_kernel(name: str, block_size: int) -> Kernel:
-    """A kernel by name, with its tiles of `block_size` queries and keys where it has tiles."""
+    """A kernel by name; one that works on tiles has them of `block_size` queries and keys."""
     kernel = ATTENTION_KERNELS[name]
     return (
         kernel if name in ("plain", "cudnn") else functools.partial(kernel, block_size=block_size)
@@ -31,6 +31,7 @@ def attention_kernel(name: str, block_size: int) -> Kernel:
 __all__ = [
     "ATTENTION_KERNELS",
     "RESIDUALS",
+    "AttentionInputs",
     "Kernel",
     "attention_kernel",
     "blockwise_attention",

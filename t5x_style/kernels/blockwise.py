@@ -1,9 +1,9 @@
-"""Attention by blocks, in plain JAX: memory that grows with S on any device, and tiles that stay
-in a CPU's cache.
+"""Attention by blocks, in plain JAX: memory linear in S on any device, and tiles that stay in a
+CPU's cache.
 
-Forward it is online softmax (Milakov and Gimelshein 2018; Rabe and Staats 2021), backward the
-second algorithm of FlashAttention-2 (Dao 2023): of the forward pass it keeps the output and one
-log-sum-exp per query, and makes the scores of a block again.
+The forward pass is online softmax (Milakov and Gimelshein 2018; Rabe and Staats 2021). The backward
+pass is the second algorithm of FlashAttention-2 (Dao 2023): it keeps the output and one log-sum-exp
+per query, and recomputes the scores of a block.
 """
 
 import functools
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.accounting.attention_blocks import blocks_behind, even_block
+from t5x_style.accounting.attention_blocks import blocks_before, even_block
 from t5x_style.kernels.plain import (
     MASKED,
     RESIDUALS,
+    AttentionInputs,
     position_bias,
     segment_bias,
     softcapped,
@@ -26,46 +27,33 @@ from t5x_style.kernels.plain import (
 _NEVER = np.iinfo(np.int32).max
 
 
-def blockwise_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    slopes: jax.Array | None = None,
-    window: int | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-    softcap: float | None = None,
-    block_size: int = 512,
-) -> jax.Array:
+def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
 
     Args:
-      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
-        constants.
-      query_positions, key_positions: where T is S they must be the same and consecutive, as for
-        `flash_attention`: blocks wholly in the future or before the window are then left out.
-        Otherwise they may be any, and all blocks are multiplied and masked.
+      inputs: slopes get no gradient. Where T is S, the positions of queries and keys must be the
+        same and consecutive, as for `flash_attention`: blocks wholly in the future or before the
+        window are then left out. Otherwise they may be any, and all blocks are multiplied and
+        masked.
       block_size: queries and keys of a block, at most; see `even_block`.
 
     Returns:
       [B, S, N, H] in q's dtype.
     """
+    q, k, v, slopes, window = inputs.q, inputs.k, inputs.v, inputs.slopes, inputs.window
     batch, length, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1], k.shape[2]
-    query_block, key_block = (even_block(each, block_size) for each in (length, keys))
+    query_block, key_block = even_block(length, block_size), even_block(keys, block_size)
     where = {
-        "query_positions": _in_blocks(query_positions, query_block, 0, _NEVER),
-        "key_positions": _in_blocks(key_positions, key_block, 0, _NEVER),
+        "query_positions": _in_blocks(inputs.query_positions, query_block, 0, _NEVER),
+        "key_positions": _in_blocks(inputs.key_positions, key_block, 0, _NEVER),
     }
     if slopes is not None:
         where["slopes"] = jnp.asarray(slopes)
-    if segments is not None:
-        for name, each, size in zip(
-            ("query_segments", "key_segments"), segments, (query_block, key_block), strict=True
-        ):
-            where[name] = _in_blocks(each, size, 1).swapaxes(0, 1)
+    if inputs.segments is not None:
+        queries, others = inputs.segments
+        where["query_segments"] = _in_blocks(queries, query_block, 1).swapaxes(0, 1)
+        where["key_segments"] = _in_blocks(others, key_block, 1).swapaxes(0, 1)
     # Heads before tokens, so that a block's products are of contiguous matrices.
     k_blocks, v_blocks = (_in_blocks(x, key_block, 1).transpose(1, 0, 3, 2, 4) for x in (k, v))
     q_blocks = _in_blocks(q, query_block, 1)
@@ -75,9 +63,9 @@ def blockwise_attention(
     if length == keys:
         touched = np.tri(len(q_blocks), dtype=bool)
         if window is not None:
-            touched &= ~np.tri(len(q_blocks), k=-1 - blocks_behind(window, key_block), dtype=bool)
+            touched &= ~np.tri(len(q_blocks), k=-1 - blocks_before(window, key_block), dtype=bool)
     pairs = jnp.asarray(np.argwhere(touched), jnp.int32)
-    out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, softcap)
+    out = _attend(q_blocks, k_blocks, v_blocks, where, pairs, window, inputs.softcap)
     out = out.transpose(1, 0, 4, 2, 3, 5)
     return out.reshape(batch, -1, heads, head_dim)[:, :length]
 
@@ -111,8 +99,8 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
         out, log_sums, *running = carry
         i, j, first = pair
         maximum, total, weighted = (
-            jnp.where(first, start, each)
-            for start, each in zip((MASKED, 0.0, 0.0), running, strict=True)
+            jnp.where(first, start, carried)
+            for start, carried in zip((MASKED, 0.0, 0.0), running, strict=True)
         )
         scores = softcapped(_product("bkgsh,bkth->bkgst", q[i], k[j]), softcap)
         scores = scores + _bias(where, i, j, window, q.shape)
@@ -123,7 +111,7 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
         weighted = weighted * shrink[..., None] + _product(
             "bkgst,bkth->bkgsh", exponentials.astype(v.dtype), v[j]
         )
-        # Written at every pair of a query block; the last one, over all of its keys, stays.
+        # Written at every pair of a query block; the last write, over all of its keys, remains.
         out = out.at[i].set((weighted / total[..., None]).astype(out.dtype))
         log_sums = log_sums.at[i].set(new_maximum + jnp.log(total))
         return (out, log_sums, new_maximum, total, weighted), None
@@ -139,17 +127,17 @@ def _attend_forward(q, k, v, where, pairs, window, softcap):
     i, j = pairs.T
     first = jnp.diff(i, prepend=-1) != 0
     (out, log_sums, *_), _ = jax.lax.scan(one_pair, start, (i, j, first))
-    out, log_sums = (checkpoint_name(each, RESIDUALS) for each in (out, log_sums))
+    out, log_sums = checkpoint_name(out, RESIDUALS), checkpoint_name(log_sums, RESIDUALS)
     return out, (q, k, v, where, pairs, out, log_sums)
 
 
 def _attend_backward(window, softcap, residuals, cotangent):
     q, k, v, where, pairs, out, log_sums = residuals
-    # What the softmax takes off every gradient of a row: sum over t of weight * its gradient.
+    # The softmax subtracts this from every gradient of a row: sum over t of weight * its gradient.
     shares = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
-    # Keys before queries, [B, K, t, G, s]: no product then needs scores turned around, which a CPU
-    # does in memory. The queries' gradient comes out as [B, K, H, G, s], turned once at the end.
+    # Keys before queries, [B, K, t, G, s]: no product then needs transposed scores, which a CPU
+    # transposes in memory. The queries' gradient, [B, K, H, G, s], is transposed once at the end.
     def one_pair(gradients, pair):
         q_gradient, k_gradient, v_gradient = gradients
         i, j = pair
@@ -173,14 +161,14 @@ def _attend_backward(window, softcap, residuals, cotangent):
     (q_gradient, *others), _ = jax.lax.scan(one_pair, zeros, tuple(pairs.T))
     gradients = (q_gradient.transpose(0, 1, 2, 4, 5, 3), *others)
     dtypes = (q.dtype, k.dtype, v.dtype)
-    return *(each.astype(dtype) for each, dtype in zip(gradients, dtypes, strict=True)), None, None
+    return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _bias(where: dict, i: jax.Array, j: jax.Array, window: int | None, shape) -> jax.Array:
-    """All that is added to the scores of block i against block j: broadcasts to [B, K, G, s, t]."""
+    """The sum of biases and masks of block i against block j: broadcasts to [B, K, G, s, t]."""
     slopes = where.get("slopes")
     positions = where["query_positions"][i], where["key_positions"][j]
     bias = position_bias(*positions, slopes, window)

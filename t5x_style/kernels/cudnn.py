@@ -1,49 +1,36 @@
-"""cuDNN's flash attention for NVIDIA GPUs, under our signature."""
+"""cuDNN's flash attention for NVIDIA GPUs, on `AttentionInputs`."""
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_style.errors import UsageError
-from t5x_style.kernels.plain import RESIDUALS
+from t5x_style.kernels.plain import RESIDUALS, AttentionInputs
 
-# The widest head of which JAX asks nothing about the device that will run it.
+# The widest head for which JAX does not ask what device will run it.
 WIDEST_HEAD = 128
 
 
-def cudnn_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    slopes: jax.Array | None = None,
-    window: int | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-    softcap: float | None = None,
-) -> jax.Array:
+def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
     """The numbers of `plain_attention` by cuDNN: memory linear in S.
 
     Args:
-      q, k, v, window: as in `plain_attention`, in bfloat16. Keys and values are not repeated for
-        the queries that share them.
-      query_positions, key_positions: the mask is by places in the arrays, so both must be those of
-        the same consecutive tokens.
-      slopes, segments, softcap: None. cuDNN would take the first two as a bias [N, S, S] or
-        [B, S, S] in memory, and knows no soft-cap.
+      inputs: bfloat16. Keys and values are not repeated for the queries that share them. The mask
+        is by places in the arrays, so the positions of queries and keys must be those of the same
+        consecutive tokens. slopes, segments and softcap are None: cuDNN would take the first two as
+        a bias [N, S, S] or [B, S, S] in memory, and has no soft-cap.
 
     Returns:
       [B, S, N, H] in q's dtype.
 
     Raises:
-      UsageError: what cuDNN cannot do is asked for, or its library is not installed.
+      UsageError: cuDNN cannot do it, or its library is not installed.
     """
-    del query_positions, key_positions
-    for asked, what in (
-        (slopes is not None, "Architecture.positions = 'alibi'"),
-        (segments is not None, "Packing.attend_across_documents = False"),
-        (softcap is not None, f"Architecture.attention_softcap = {softcap}"),
+    q, k, v, window = inputs.q, inputs.k, inputs.v, inputs.window
+    for asked, feature in (
+        (inputs.slopes is not None, "Architecture.positions = 'alibi'"),
+        (inputs.segments is not None, "Packing.attend_across_documents = False"),
+        (inputs.softcap is not None, f"Architecture.attention_softcap = {inputs.softcap}"),
         (q.shape[1] != k.shape[1], "Topology.sequence > 1"),
         (q.dtype != jnp.bfloat16, f"compute_dtype = '{q.dtype}'"),
         (
@@ -53,8 +40,8 @@ def cudnn_attention(
     ):
         if asked:
             raise UsageError(
-                f"Topology.kernel = 'cudnn' has no {what} (it takes causal attention in bfloat16, "
-                f"heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
+                f"Topology.kernel = 'cudnn' has no {feature} (it takes causal attention in "
+                f"bfloat16, heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
                 "'blockwise' and 'plain' have"
             )
     try:

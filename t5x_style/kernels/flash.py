@@ -1,4 +1,4 @@
-"""The TPU's flash attention: JAX's splash kernel, forward and backward, under our signature."""
+"""The TPU's flash attention: JAX's splash kernel, forward and backward, on `AttentionInputs`."""
 
 import functools
 
@@ -15,27 +15,16 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as splash_mask_info,
 )
 
-from t5x_style.accounting.attention_blocks import ALIBI_FEATURES, flash_block, pieces_of
+from t5x_style.accounting.attention_blocks import ALIBI_FEATURES, device_pieces, flash_block
 from t5x_style.errors import UsageError
-from t5x_style.kernels.plain import RESIDUALS
+from t5x_style.kernels.plain import RESIDUALS, AttentionInputs
 
-# A position is written as a multiple of 256 and a rest; bfloat16 holds both exactly up to here.
+# A position is split into a multiple of 256 and a rest; bfloat16 holds both exactly up to here.
 ALIBI_POSITIONS = 2**16
 
 
 def flash_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    slopes: jax.Array | None = None,
-    window: int | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-    softcap: float | None = None,
-    block_size: int = 512,
-    interpret: bool = False,
+    inputs: AttentionInputs, *, block_size: int = 512, interpret: bool = False
 ) -> jax.Array:
     """The numbers of `plain_attention` by JAX's splash kernel: memory linear in S.
 
@@ -43,11 +32,10 @@ def flash_attention(
     pass is the kernel's unfused one (the fused one writes a gradient of q per block of keys).
 
     Args:
-      q, k, v, slopes, window, segments, softcap: as in `plain_attention`; slopes are held to be
-        constants. Keys and values are not repeated for the queries that share them.
-      query_positions, key_positions: the kernel's schedule is made before positions are known.
-        Those of the keys must be consecutive; those of the queries the same, or where T is n S the
-        two pieces that one of n devices attends for (see `models.sequence`).
+      inputs: slopes get no gradient; keys and values are not repeated for the queries that share
+        them. The kernel's schedule is made before positions are known: those of the keys must be
+        consecutive; those of the queries the same, or where T is n S the two pieces that one of n
+        devices attends for (see `models.attention`).
       block_size: queries and keys of a tile, at most; see `flash_block`.
       interpret: run by Pallas' interpreter, on any device and slowly: for tests.
 
@@ -57,6 +45,7 @@ def flash_attention(
     Raises:
       UsageError: S has no tile of 128; ALiBi with a soft-cap; ALiBi beyond 65,536 positions.
     """
+    q, k, v, slopes, softcap = inputs.q, inputs.k, inputs.v, inputs.slopes, inputs.softcap
     (_, length, heads, _), keys = q.shape, k.shape[1]
     shards = keys // length
     if slopes is not None:
@@ -72,17 +61,17 @@ def flash_attention(
             )
         q, k = with_alibi_features(q, k, slopes, jnp.arange(keys))
     block = flash_block(keys, block_size, shards)
-    kernel = _causal_kernel(keys, shards, heads, window, block, softcap, interpret)
+    kernel = _causal_kernel(keys, shards, heads, inputs.window, block, softcap, interpret)
     if shards > 1:
-        piece = (query_positions[0] - key_positions[0]) // (length // 2)
+        piece = (inputs.query_positions[0] - inputs.key_positions[0]) // (length // 2)
         shard = jnp.where(piece < shards, piece, 2 * shards - 1 - piece)
-        kernel = _of_shard(kernel, shard, shards)
-    q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
-    if segments is None:
+        kernel = _kernel_of_shard(kernel, shard, shards)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    if inputs.segments is None:
         out = jax.vmap(kernel)(q, k, v)
     else:
-        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(*segments))
-    # A kernel that returns its residuals besides would return a tuple.
+        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(*inputs.segments))
+    # A kernel that also returned its residuals would return a tuple.
     assert isinstance(out, jax.Array)
     return jnp.swapaxes(out, 1, 2)
 
@@ -105,29 +94,33 @@ def with_alibi_features(
     """
     parts, rest = [], slopes.astype(jnp.float32)
     for _ in range(3):
-        # Not a cast there and back, which XLA may take for nothing.
+        # Not a cast there and back, which XLA may optimise away.
         part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
         parts.append(part)
         rest = rest - part
     coarse, fine = key_positions // 256 * 256, key_positions % 256
-    of_query = jnp.stack(2 * parts, axis=-1)
-    of_key = jnp.stack(3 * [coarse] + 3 * [fine], axis=-1)
-    of_query = jnp.broadcast_to(of_query.astype(q.dtype), (*q.shape[:3], ALIBI_FEATURES))
-    of_key = jnp.broadcast_to(of_key.astype(k.dtype)[:, None], (*k.shape[:3], ALIBI_FEATURES))
-    return jnp.concatenate([q, of_query], -1), jnp.concatenate([k, of_key], -1)
+    query_features = jnp.stack(2 * parts, axis=-1)
+    key_features = jnp.stack(3 * [coarse] + 3 * [fine], axis=-1)
+    query_features = jnp.broadcast_to(
+        query_features.astype(q.dtype), (*q.shape[:3], ALIBI_FEATURES)
+    )
+    key_features = jnp.broadcast_to(
+        key_features.astype(k.dtype)[:, None], (*k.shape[:3], ALIBI_FEATURES)
+    )
+    return jnp.concatenate([q, query_features], -1), jnp.concatenate([k, key_features], -1)
 
 
 class _Seen(splash_mask.Mask):
-    """Which keys a query sees, told of whole blocks by their first and last tokens.
+    """Which keys a query sees, for whole blocks, from their first and last tokens.
 
-    Splash asks of every block of S x T only whether all, some or none of it is seen, and computes
-    the mask of 'some' by `mask_function`. Its own masks evaluate all S T pairs to answer, which
-    takes a minute at 131,072 tokens.
+    Splash asks only whether all, some or none of a block of S x T is seen, and computes the mask of
+    'some' by `mask_function`. To answer, its own masks evaluate all S T pairs, which takes a minute
+    at 131,072 tokens.
     """
 
     def __init__(self, length: int, shards: int, window: int | None):
         pieces = np.arange(length, dtype=np.int32).reshape(2 * shards, -1)
-        order = [piece for shard in range(shards) for piece in pieces_of(shard, shards)]
+        order = [piece for shard in range(shards) for piece in device_pieces(shard, shards)]
         self.q_sequence = pieces[order].reshape(-1)
         self.mask_function = functools.partial(_seen, window=window)
         self.window = length if window is None else window
@@ -160,21 +153,21 @@ def _causal_kernel(
     softcap: float | None,
     interpret: bool,
 ) -> splash.SplashAttentionKernel:
-    """Splash with its schedules as numpy arrays, so that one made in one trace serves in others.
+    """Splash with its schedules as numpy arrays, so that a kernel of one trace serves in others.
 
-    Those of all shards stand one behind the other.
+    The schedules of all shards are concatenated.
     """
     mask = splash_mask.MultiHeadMask([_Seen(length, shards, window)] * heads)
     tile = (block, block)
-    of_rows, mask_function = splash_mask_info.process_mask(mask, tile, q_seq_shards=shards)
-    of_columns, _ = splash_mask_info.process_mask_dkv(mask, tile, q_seq_shards=shards)
+    by_rows, mask_function = splash_mask_info.process_mask(mask, tile, q_seq_shards=shards)
+    by_columns, _ = splash_mask_info.process_mask_dkv(mask, tile, q_seq_shards=shards)
     return splash.SplashAttentionKernel(
-        of_rows,
-        of_rows,
-        of_columns,
-        # Tokens along the lanes: a matrix product writes them so for nothing, while a transposition
-        # to features along the lanes is a copy of its own (models/attention.py makes q, k and v as
-        # [B, S, N H], and 192 features do not fill 256 lanes).
+        by_rows,
+        by_rows,
+        by_columns,
+        # Tokens along the 128-wide vector lanes of a TPU: a matrix product writes them so at no
+        # cost. A transposition to features along the lanes is a separate copy, since
+        # models/attention.py computes q, k and v as [B, S, N H]; and 192 features do not fill 256.
         block_sizes=splash.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -196,7 +189,7 @@ def _causal_kernel(
     )
 
 
-def _of_shard(
+def _kernel_of_shard(
     kernel: splash.SplashAttentionKernel, shard: jax.Array, shards: int
 ) -> splash.SplashAttentionKernel:
     """The kernel with one shard's part of its schedules: rows of blocks, [heads, rows, columns],

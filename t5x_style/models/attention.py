@@ -1,4 +1,11 @@
-"""Multi-head and grouped-query attention with positions, around an exchangeable kernel."""
+"""Multi-head and grouped-query attention with positions, around an exchangeable kernel.
+
+Where the tokens of a sequence are on several devices, each gathers all keys and values (few heads
+under grouped queries) and attends for its share of the queries. A causal mask gives the last
+queries most of the work, so the devices trade: of 2 n pieces of the sequence, device d attends for
+pieces d and 2 n - 1 - d, which together see the same number of keys on every device. The result is
+traded back, so no other part of the model is concerned.
+"""
 
 import functools
 import math
@@ -8,7 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.kernels import Kernel, plain_attention
+from t5x_style.accounting.architecture import Architecture
+from t5x_style.accounting.attention_blocks import piece_owner
+from t5x_style.accounting.parameter_count import attention_widths
+from t5x_style.kernels import AttentionInputs, Kernel, plain_attention
 from t5x_style.models.layers import Linear, Norm, alibi_slopes, rope
 from t5x_style.models.logical import (
     BATCH,
@@ -21,8 +31,10 @@ from t5x_style.models.logical import (
     constrain,
     per_shard,
 )
-from t5x_style.models.remat import OUTPUT, QKV
-from t5x_style.models.sequence import balanced, in_order, whole
+
+# Names for the remat policies: what the kernel reads, and the product of the output matrix.
+QKV = "qkv"
+OUTPUT = "attention_output"
 
 # Keys and values [B, T, K, H] of the tokens seen so far, in slots by position.
 Cache = tuple[jax.Array, jax.Array]
@@ -35,40 +47,21 @@ class Attention(nnx.Module):
     gradients are true reduce-scatters.
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        positions: str,
-        rope_theta: float,
-        window: int | None,
-        qk_norm: bool,
-        softcap: float | None,
-        norm_epsilon: float,
-        biases: bool,
-        matmul_dtype: str | None,
-        std: float,
-        residual_std: float,
-        kernel: Kernel,
-        rngs: nnx.Rngs,
-    ):
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.positions, self.rope_theta = positions, rope_theta
-        self.window, self.softcap, self.kernel = window, softcap, kernel
-        options = {"bias": biases, "matmul_dtype": matmul_dtype, "rngs": rngs}
-        read = {"std": std, **options}
-        self.query = Linear(d_model, heads * head_dim, axes=(EMBED, HEADS), **read)
-        self.key = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **read)
-        self.value = Linear(d_model, kv_heads * head_dim, axes=(EMBED, KV_HEADS), **read)
+    def __init__(self, architecture: Architecture, *, kernel: Kernel, rngs: nnx.Rngs):
+        a = architecture
+        self.architecture, self.kernel = a, kernel
+        query_width, key_width = attention_widths(a)
+        options = {"bias": a.biases, "matmul_dtype": a.matmul_dtype, "rngs": rngs}
+        read = {"std": a.matrix_std, **options}
+        self.query = Linear(a.d_model, query_width, axes=(EMBED, HEADS), **read)
+        self.key = Linear(a.d_model, key_width, axes=(EMBED, KV_HEADS), **read)
+        self.value = Linear(a.d_model, key_width, axes=(EMBED, KV_HEADS), **read)
         self.out = Linear(
-            heads * head_dim, d_model, axes=(HEADS_ROWS, None), std=residual_std, **options
+            query_width, a.d_model, axes=(HEADS_ROWS, None), std=a.residual_std, **options
         )
-        norm = functools.partial(Norm, head_dim, kind="rms", bias=False, epsilon=norm_epsilon)
-        self.query_norm = norm() if qk_norm else None
-        self.key_norm = norm() if qk_norm else None
+        norm = functools.partial(Norm, a.head_dim, kind="rms", bias=False, epsilon=a.norm_epsilon)
+        self.query_norm = norm() if a.qk_norm else None
+        self.key_norm = norm() if a.qk_norm else None
 
     def __call__(
         self,
@@ -87,21 +80,22 @@ class Attention(nnx.Module):
         Returns:
           [B, S, D], and the cache with the new keys and values in it (None without a cache).
         """
+        a = self.architecture
         batch, length, _ = x.shape
-        q = self._split(self.query(x), self.heads, HEADS)
-        k = self._split(self.key(x), self.kv_heads, KV_HEADS)
-        v = self._split(self.value(x), self.kv_heads, KV_HEADS)
+        q = self._split(self.query(x), a.heads, HEADS)
+        k = self._split(self.key(x), a.kv_heads, KV_HEADS)
+        v = self._split(self.value(x), a.kv_heads, KV_HEADS)
         v = checkpoint_name(v, QKV)
         if self.query_norm is not None and self.key_norm is not None:
-            # A norm goes back through what it read; positions need nothing.
-            q, k = (checkpoint_name(each, QKV) for each in (q, k))
+            # The backward pass of a norm needs what it read; that of positions needs nothing.
+            q, k = checkpoint_name(q, QKV), checkpoint_name(k, QKV)
             q, k = self.query_norm(q), self.key_norm(k)
-        if self.positions == "rope":
-            q, k = (rope(each, positions, self.rope_theta) for each in (q, k))
+        if a.positions == "rope":
+            q, k = rope(q, positions, a.rope_theta), rope(k, positions, a.rope_theta)
         if self.query_norm is None:
-            q, k = (checkpoint_name(each, QKV) for each in (q, k))
-        q = q * (1 / math.sqrt(self.head_dim))
-        slopes = jnp.asarray(alibi_slopes(self.heads)) if self.positions == "alibi" else None
+            q, k = checkpoint_name(q, QKV), checkpoint_name(k, QKV)
+        q = q * (1 / math.sqrt(a.head_dim))
+        slopes = jnp.asarray(alibi_slopes(a.heads)) if a.positions == "alibi" else None
         if cache is None:
             attended = self._attend(q, k, v, positions, slopes, segments)
         else:
@@ -111,15 +105,18 @@ class Attention(nnx.Module):
             )
             cache = (k, v)
             # A few queries against a cache: no kernel is better than the formula.
+            key_positions = jnp.arange(k.shape[1], dtype=positions.dtype)
             attended = plain_attention(
-                q,
-                k,
-                v,
-                query_positions=positions,
-                key_positions=jnp.arange(k.shape[1], dtype=positions.dtype),
-                slopes=slopes,
-                window=self.window,
-                softcap=self.softcap,
+                AttentionInputs(
+                    q,
+                    k,
+                    v,
+                    positions,
+                    key_positions,
+                    slopes,
+                    window=a.window,
+                    softcap=a.attention_softcap,
+                )
             )
         attended = constrain(attended.reshape(batch, length, -1), BATCH, SEQUENCE, HEADS)
         return checkpoint_name(self.out(attended), OUTPUT), cache
@@ -135,17 +132,18 @@ class Attention(nnx.Module):
                 q, positions = balanced(q, axes), balanced(positions, axes, 0)
                 if segments is not None:
                     key_segments, segments = whole(segments, axes), balanced(segments, axes)
-            attended = self.kernel(
+            inputs = AttentionInputs(
                 q,
                 k,
                 v,
-                query_positions=positions,
-                key_positions=key_positions,
-                slopes=slopes,
-                window=self.window,
+                positions,
+                key_positions,
+                slopes,
                 segments=None if segments is None else (segments, key_segments),
-                softcap=self.softcap,
+                window=self.architecture.window,
+                softcap=self.architecture.attention_softcap,
             )
+            attended = self.kernel(inputs)
             return (in_order(attended, axes) if axes else attended,)
 
         queries, keys = (BATCH, SEQUENCE, HEADS, None), (BATCH, SEQUENCE, KV_HEADS, None)
@@ -154,5 +152,39 @@ class Attention(nnx.Module):
         return per_device(q, k, v, positions, slopes, segments)[0]
 
     def _split(self, x: jax.Array, heads: int, axis: str) -> jax.Array:
-        split = x.reshape(*x.shape[:2], heads, self.head_dim)
+        split = x.reshape(*x.shape[:2], heads, self.architecture.head_dim)
         return constrain(split, BATCH, SEQUENCE, axis, None)
+
+
+def balanced(x: jax.Array, axes: tuple[str, ...], axis: int = 1) -> jax.Array:
+    """From the tokens that are on this device to those that it attends for; inside a shard_map.
+
+    Args:
+      x: the device's consecutive tokens on `axis`, an even number of them.
+      axes: mesh axes over which the sequence is split.
+    """
+    return _trade(x, axes, axis, back=False)
+
+
+def in_order(x: jax.Array, axes: tuple[str, ...], axis: int = 1) -> jax.Array:
+    """The inverse of `balanced`."""
+    return _trade(x, axes, axis, back=True)
+
+
+def _trade(x: jax.Array, axes: tuple[str, ...], axis: int, back: bool) -> jax.Array:
+    shards = jax.lax.axis_size(axes)
+    if shards == 1:
+        return x
+    halves = []
+    # Before and after, a device has one piece of even number and one of odd: two permutations.
+    for odd, half in enumerate(jnp.split(x, 2, axis=axis)):
+        ways = [(here, piece_owner(2 * here + odd, shards)) for here in range(shards)]
+        if back:
+            ways = [(there, here) for here, there in ways]
+        halves.append(jax.lax.ppermute(half, axes, ways))
+    return jnp.concatenate(halves, axis=axis)
+
+
+def whole(x: jax.Array, axes: tuple[str, ...], axis: int = 1) -> jax.Array:
+    """All tokens in order, on every device; the gradient is a reduce-scatter."""
+    return jax.lax.all_gather(x, axes, axis=axis, tiled=True)

@@ -1,15 +1,16 @@
 """The decoder: embedding, a scanned stack of pre-norm blocks, a final norm and the head."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.kernels import Kernel, plain_attention, softcapped
-from t5x_style.models.attention import Attention, Cache
-from t5x_style.models.layers import FeedForward, Norm, normal
+from t5x_style.kernels import RESIDUALS, Kernel, plain_attention, softcapped
+from t5x_style.models.attention import OUTPUT, QKV, Attention, Cache
+from t5x_style.models.layers import PRODUCT, FeedForward, Norm, normal
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -19,7 +20,24 @@ from t5x_style.models.logical import (
     constrain,
     scatter_gradient,
 )
-from t5x_style.models.remat import rematerialised
+
+# Rematerialisation: what the backward pass keeps of each layer, by the names under which attention,
+# its kernel and the weight matrices mark their results.
+_SAVE_ATTENTION = (RESIDUALS, OUTPUT)
+_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "save_dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, RESIDUALS),
+    "save_attention": jax.checkpoint_policies.save_only_these_names(*_SAVE_ATTENTION),
+    "save_qkv": jax.checkpoint_policies.save_only_these_names(QKV, RESIDUALS),
+    "save_qkv_out": jax.checkpoint_policies.save_only_these_names(QKV, *_SAVE_ATTENTION),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=list(_SAVE_ATTENTION),
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+REMAT_POLICIES = ("none", *_POLICIES)
 
 
 class Block(nnx.Module):
@@ -31,32 +49,10 @@ class Block(nnx.Module):
         norm = functools.partial(
             Norm, a.d_model, kind=a.norm, bias=a.biases, epsilon=a.norm_epsilon
         )
-        matrices = {
-            "std": a.matrix_std,
-            "residual_std": a.residual_std,
-            "biases": a.biases,
-            "matmul_dtype": a.matmul_dtype,
-            "rngs": rngs,
-        }
         self.attention_norm = norm()
-        self.attention = Attention(
-            d_model=a.d_model,
-            heads=a.heads,
-            kv_heads=a.kv_heads,
-            head_dim=a.head_dim,
-            positions=a.positions,
-            rope_theta=a.rope_theta,
-            window=a.window,
-            qk_norm=a.qk_norm,
-            softcap=a.attention_softcap,
-            norm_epsilon=a.norm_epsilon,
-            kernel=kernel,
-            **matrices,
-        )
+        self.attention = Attention(a, kernel=kernel, rngs=rngs)
         self.feed_forward_norm = None if a.parallel_block else norm()
-        self.feed_forward = FeedForward(
-            d_model=a.d_model, d_ff=a.d_ff, kind=a.feed_forward, **matrices
-        )
+        self.feed_forward = FeedForward(a, rngs=rngs)
 
     def __call__(self, x, positions, cache: Cache | None = None, segments=None):
         normed = self.attention_norm(x)
@@ -89,8 +85,8 @@ class Decoder(nnx.Module):
         self.architecture, self.compute_dtype, self.remat = a, compute_dtype, remat
         self.embedding = normal(rngs, (a.vocab_size, a.d_model), (VOCAB, EMBED), a.matrix_std)
         self.position_table = (
-            normal(rngs, (a.max_length, a.d_model), (None, EMBED), a.matrix_std)
-            if a.positions == "learned"
+            normal(rngs, (a.position_rows, a.d_model), (None, EMBED), a.matrix_std)
+            if a.position_rows
             else None
         )
         norm = functools.partial(
@@ -154,7 +150,7 @@ class Decoder(nnx.Module):
             block = nnx.merge(definition, _gradients_scattered(layer_parameters))
             return block(x, positions, layer_cache, segments)
 
-        x, cache = jax.lax.scan(rematerialised(body, self.remat), x, (parameters, cache))
+        x, cache = jax.lax.scan(_rematerialised(body, self.remat), x, (parameters, cache))
         return self.final_norm(x), cache
 
     def output_matrix(self) -> jax.Array:
@@ -176,6 +172,23 @@ class Decoder(nnx.Module):
         a = self.architecture
         shape = (a.layers, batch, length, a.kv_heads, a.head_dim)
         return jnp.zeros(shape, self.compute_dtype), jnp.zeros(shape, self.compute_dtype)
+
+
+def _rematerialised(body: Callable, policy: str) -> Callable:
+    """The body of a layer scan under a policy.
+
+    'none' computes no product again. Under every policy, norms and activations keep only what they
+    read. 'full' keeps the layer's input alone. 'save_dots' keeps the results of the weight matrices
+    and the kernel's residuals: its output, and for all but 'plain' a log-sum-exp per query. The
+    rest is computed again: activations, norms, the plain kernel's scores. 'save_attention' keeps
+    the residuals and the product of attention's output matrix, so that no kernel runs forward
+    twice. 'save_qkv' keeps queries, keys and values instead of that product, 'save_qkv_out' both.
+    'offload' keeps what 'save_attention' keeps, but in the host's memory. The FLOPs of each are in
+    `accounting.flops`, and a test counts them.
+    """
+    if policy == "none":
+        return body
+    return jax.checkpoint(body, policy=_POLICIES[policy], prevent_cse=False)
 
 
 def _gradients_scattered(layer_parameters: nnx.State) -> nnx.State:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_style.accounting.architecture import Architecture
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -21,7 +22,10 @@ from t5x_style.models.logical import (
     in_mesh,
 )
 from t5x_style.models.low_precision import available_int8_product
-from t5x_style.models.remat import PRODUCT
+
+# A name for the remat policies: the result of a weight matrix. It is kept by name and not as a
+# product, which in eight bits is a sum in int32: twice the bytes of the result.
+PRODUCT = "product"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple, std: float) -> nnx.Param:
@@ -35,14 +39,14 @@ def constant(value: float, size: int, axis: str) -> nnx.Param:
 
 
 def _parameter(value: jax.Array, axes: tuple) -> nnx.Param:
-    # Flax places a parameter where it is made, and refuses to make one where there is no place.
+    # Flax places a parameter when it is made, and refuses to make one outside of a mesh.
     return nnx.Param(value, out_sharding=axes, eager_sharding=None if in_mesh() else False)
 
 
 class Linear(nnx.Module):
     """x [..., I] @ weight [I, O] (+ bias [O]), with the weight in x's dtype.
 
-    Every matrix product of the model but attention's and the head's goes through here.
+    All matrix products of the model but attention's and the head's are computed here.
     `matmul_dtype` is that of `Architecture`.
     """
 
@@ -63,11 +67,11 @@ def _product_in(matmul_dtype: str | None) -> Callable:
 
 @jax.custom_vjp
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [..., I] @ weight [I, O], with the weight's gradient made by way of the narrower array.
+    """x [..., I] @ weight [I, O]; the weight's gradient transposes the narrower array.
 
     Either x or the gradient of the result has to be transposed for it. A CPU does that in memory,
-    and with what made the array once more, element by element in the wrong order: of the step of a
-    30M model it took a sixth.
+    together with the elementwise operations that made the array, in the wrong order. It took a
+    sixth of the step of a 30M model.
     """
     return x @ weight
 
@@ -78,8 +82,8 @@ def _product_forward(x, weight):
 
 def _product_backward(residuals, cotangent):
     x, weight = residuals
-    # Two products read it. A TPU's compiler would make a gradient of swiglu anew inside of each,
-    # from the three arrays behind it and at two thirds of the speed.
+    # Two products read it. A TPU's compiler would compute a gradient of swiglu inside of both,
+    # from the three arrays that it is made of, at two thirds of the speed.
     cotangent = jax.lax.optimization_barrier(cotangent)
     tokens = tuple(range(x.ndim - 1))
     contracted = ((tokens, tokens), ((), ()))
@@ -93,11 +97,11 @@ def _product_backward(residuals, cotangent):
 product.defvjp(_product_forward, _product_backward)
 
 
-def _made_again(elementwise: Callable) -> Callable:
-    """The function, of which the backward pass keeps the arguments alone.
+def _recomputed_in_backward(elementwise: Callable) -> Callable:
+    """The function, for which the backward pass keeps the arguments alone.
 
-    Otherwise the scan over the layers stores every factor of its derivative: of swiglu six arrays
-    for two. To read them back takes longer than to make them again from the arguments.
+    Otherwise the scan over the layers stores every factor of its derivative: six arrays instead of
+    two for swiglu. Reading them back takes longer than computing them from the arguments.
     """
     return jax.checkpoint(elementwise, prevent_cse=False)
 
@@ -115,7 +119,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gain, bias = self.gain[...], None if self.bias is None else self.bias[...]
-        return _made_again(self._normed)(x, gain, bias)
+        return _recomputed_in_backward(self._normed)(x, gain, bias)
 
     def _normed(self, x: jax.Array, gain: jax.Array, bias: jax.Array | None) -> jax.Array:
         y = x.astype(jnp.float32)
@@ -128,6 +132,7 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
+# Of the built-in kinds of `accounting.feed_forward`: from up, or from up and gate, [B, S, F].
 _ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
     "relu2": lambda up: jnp.square(jax.nn.relu(up)),
@@ -136,21 +141,23 @@ _ACTIVATIONS: dict[str, Callable] = {
 
 
 class FeedForward(nnx.Module):
-    """Two matrices around 'gelu' (tanh form) or 'relu2' (So et al. 2021), or 'swiglu' (Shazeer
-    2020) with a third matrix as the gate. [B, S, D] to [B, S, D]."""
+    """Two matrices around an activation, or three where one makes a gate (Shazeer 2020); see
+    `accounting.feed_forward`. [B, S, D] to [B, S, D]."""
 
-    def __init__(self, *, d_model, d_ff, kind, biases, matmul_dtype, std, residual_std, rngs):
-        self.kind = kind
-        options = {"bias": biases, "matmul_dtype": matmul_dtype, "rngs": rngs}
-        wide = {"axes": (EMBED, MLP), "std": std, **options}
-        self.up = Linear(d_model, d_ff, **wide)
-        self.gate = Linear(d_model, d_ff, **wide) if kind == "swiglu" else None
-        self.down = Linear(d_ff, d_model, axes=(MLP_ROWS, None), std=residual_std, **options)
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        a = architecture
+        kind = a.feed_forward_kind
+        self.activation = kind.activation or _ACTIVATIONS[a.feed_forward]
+        options = {"bias": a.biases, "matmul_dtype": a.matmul_dtype, "rngs": rngs}
+        wide = {"axes": (EMBED, MLP), "std": a.matrix_std, **options}
+        self.up = Linear(a.d_model, a.d_ff, **wide)
+        self.gate = Linear(a.d_model, a.d_ff, **wide) if kind.gated else None
+        self.down = Linear(a.d_ff, a.d_model, axes=(MLP_ROWS, None), std=a.residual_std, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        first = (self.up,) if self.gate is None else (self.up, self.gate)
-        products = (constrain(linear(x), BATCH, SEQUENCE, MLP) for linear in first)
-        return self.down(_made_again(_ACTIVATIONS[self.kind])(*products))
+        linears = (self.up,) if self.gate is None else (self.up, self.gate)
+        products = (constrain(linear(x), BATCH, SEQUENCE, MLP) for linear in linears)
+        return self.down(_recomputed_in_backward(self.activation)(*products))
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
@@ -176,5 +183,5 @@ def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     angles = positions[:, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

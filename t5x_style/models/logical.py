@@ -1,7 +1,7 @@
 """Logical axis names, and how they become mesh axes through the rules that are in force.
 
-A model says what an axis IS (`batch`, `heads`, `vocab`); the rules of the partitioning room say
-where it lies. Outside of a mesh the functions here do nothing, so a model runs in a notebook.
+A model names what an axis IS (`batch`, `heads`, `vocab`). The rules of the partitioning room map it
+to mesh axes. Outside of a mesh the functions here do nothing, so a model runs in a notebook.
 """
 
 from collections.abc import Callable
@@ -49,10 +49,10 @@ def mesh_axes(*names: str | None) -> PartitionSpec:
 
 
 def update_axes(*names: str | None) -> PartitionSpec:
-    """Where a parameter's gradient and optimizer state lie, given its logical axes.
+    """The partition spec of a parameter's gradient and optimizer state, given its logical axes.
 
-    Where the parameter itself lies; and the rows of a matrix over the axes of `updates` as well
-    (rows: the first axis beside `layers`, so that shards stay wide where the TPU's tiles are).
+    It is that of the parameter, with the rows of a matrix split over the axes of `updates` as well.
+    Rows are the first axis after `layers`, so that shards stay wide where the TPU's tiles are.
     """
     spec, first = mesh_axes(*names), int(names[0] == LAYERS)
     used = {axis for entry in spec for axis in flat(entry)}
@@ -63,7 +63,7 @@ def update_axes(*names: str | None) -> PartitionSpec:
 
 
 def axis_names(name: str) -> tuple[str, ...]:
-    """The mesh axes on which a logical axis lies: () outside of a mesh or where it is whole."""
+    """The mesh axes that split a logical axis: () outside of a mesh or where it is whole."""
     return flat(mesh_axes(name)[0]) if in_mesh() else ()
 
 
@@ -82,8 +82,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def scatter_gradient(x: jax.Array, *names: str | None) -> jax.Array:
     """The same parameter; its gradient is reduced to its own shards, then to those of `updates`.
 
-    In one stage it would be a reduction over all chips, and a TPU makes those all-reduces of the
-    whole matrix: twice the bytes of the gradient on the wire for each chip, not 1 / fsdp of them.
+    In one stage it would be a reduction over all chips. A TPU turns that into an all-reduce of the
+    whole matrix: every chip then sends twice the bytes of the gradient, not 1 / fsdp of them.
     """
     if not in_mesh() or not axis_names(UPDATES):
         return x

@@ -1,11 +1,15 @@
 """Cross-entropy of the next token without ever holding [B, S, V].
 
-Two forms of the same sums. By tokens: tokens go through the head a chunk at a time, and the
-gradients are made in the same pass that makes the loss, so the logits are computed once (6 V D
-FLOPs a token in all, not 8); the head is gathered over the fsdp axis once and its gradient
-scattered once per step, not once per chunk. By words: the vocabulary goes by a chunk at a time, of
-which alone the head is gathered and its gradient held, for chips on which a whole head does not
-fit; a first pass finds log(Z) and a second makes the logits again (8 V D FLOPs a token).
+There are two forms of the same sums.
+
+By token chunks, a chunk of the tokens goes through the head at a time. The pass that computes the
+loss computes the gradients too, so the logits are computed once: 6 V D FLOPs a token in all, not 8.
+The head is gathered over the fsdp axis once per step, not per chunk, and its gradient is scattered
+once.
+
+By vocabulary chunks, only a chunk of the head is gathered at a time, and only its gradient is held.
+It is for chips on which a whole head does not fit. A first pass finds log(Z), and a second one
+computes the logits again: 8 V D FLOPs a token.
 """
 
 import functools
@@ -33,20 +37,20 @@ def next_token_loss(
     Args:
       hidden: [B, S, D]. head: [V, D], cast to hidden's dtype for the products.
       targets: int32 [B, S]. weights: float32 [B, S]; give them summing to one for a mean.
-      chunk_tokens: tokens per device whose logits live at once, by tokens.
-      vocab_chunks: pieces of a device's vocabulary; above 1 the loss is computed by words.
+      chunk_tokens: tokens per device whose logits live at once; not read by vocabulary chunks.
+      vocab_chunks: pieces of a device's vocabulary; above 1 the loss is by vocabulary chunks.
       softcap: c of c * tanh(logits / c).
       z_loss: coefficient of log(Z)^2 (PaLM, section 5).
 
     Returns:
-      The loss, float32 []: sum of weights * (-log p(target) + z_loss * log(Z)^2); and for the
-      record, without a gradient, float32 [B] each: the weighted sums of -log p(target) and of the
-      z term per row.
+      The loss, float32 []: the sum of weights * (-log p(target) + z_loss * log(Z)^2). And for the
+      record, without gradients, two float32 [B]: the weighted sums of -log p(target) and of the z
+      term in each row.
     """
     if vocab_chunks > 1:
-        compute = functools.partial(_by_words, vocab_chunks=vocab_chunks)
+        compute = functools.partial(_vocabulary_chunks, vocab_chunks=vocab_chunks)
     else:
-        compute = functools.partial(_by_tokens, chunk_tokens=chunk_tokens)
+        compute = functools.partial(_token_chunks, chunk_tokens=chunk_tokens)
     compute = functools.partial(compute, softcap=softcap, z_loss=z_loss)
     loss, rows = _loss(hidden, head, targets, weights, compute)
     return loss, jax.lax.stop_gradient(rows)
@@ -70,7 +74,7 @@ def _loss_forward(hidden, head, targets, weights, compute):
 
 
 def _loss_backward(compute, gradients, cotangents):
-    # The loss is linear in its cotangent, so gradients made for 1 are scaled by it.
+    # The loss is linear in its cotangent, so the gradients for a cotangent of 1 are scaled by it.
     scale, _ = cotangents
     hidden_gradient, head_gradient = gradients
     return (
@@ -86,7 +90,7 @@ _loss.defvjp(_loss_forward, _loss_backward)
 _IN_AXES = ((BATCH, SEQUENCE, None), (VOCAB, EMBED), (BATCH, SEQUENCE), (BATCH, SEQUENCE))
 
 
-def _by_tokens(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, gradients):
+def _token_chunks(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss, gradients):
     """One device's part: rows and tokens over batch axes, V over `vocab`, D over `embed`."""
     batch, length, width = hidden.shape
     vocab_axes = axis_names(VOCAB)
@@ -113,18 +117,18 @@ def _by_tokens(hidden, head, targets, weights, *, chunk_tokens, softcap, z_loss,
         return head_gradient, (nll, z, x_gradient)
 
     flat = (hidden.reshape(-1, width), targets.reshape(-1), weights.reshape(-1))
-    chunked = tuple(each.reshape(chunks, -1, *each.shape[1:]) for each in flat)
+    chunked = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in flat)
     start = jnp.zeros(head.shape, jnp.float32) if gradients else None
     head_gradient, (nll, z, x_gradient) = jax.lax.scan(body, start, chunked)
-    nll, z = (_by_row(each, batch, length) for each in (nll, z))
+    nll, z = (_row_sums(losses, batch, length) for losses in (nll, z))
     if not gradients:
         return nll, z
     head_gradient = _sum_of_devices(_scattered(head_gradient))
     return nll, z, x_gradient.reshape(hidden.shape), head_gradient
 
 
-def _by_words(hidden, head, targets, weights, *, vocab_chunks, softcap, z_loss, gradients):
-    """The same part, a chunk of its words at a time."""
+def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap, z_loss, gradients):
+    """One device's part as in `_token_chunks`, a chunk of its vocabulary at a time."""
     batch, length, width = hidden.shape
     vocab_axes = axis_names(VOCAB)
     x, target, weight = hidden.reshape(-1, width), targets.reshape(-1), weights.reshape(-1)
@@ -149,7 +153,8 @@ def _by_words(hidden, head, targets, weights, *, vocab_chunks, softcap, z_loss, 
     maximum = jax.lax.pmax(own, vocab_axes) if vocab_axes else own
     log_z = maximum + jnp.log(_sum_over(total * jnp.exp(own - maximum), vocab_axes))
     nll = weight * (log_z - _sum_over(target_logit, vocab_axes))
-    nll, z = (_by_row(each, batch, length) for each in (nll, weight * z_loss * jnp.square(log_z)))
+    z = weight * z_loss * jnp.square(log_z)
+    nll, z = (_row_sums(losses, batch, length) for losses in (nll, z))
     if not gradients:
         return nll, z
 
@@ -172,7 +177,7 @@ def _first_word(head):
 
 
 def _logits(x, head, target, first_word, softcap):
-    """float32 [T, V] of x [T, D] and head [V, D]; and which of them is each token's target."""
+    """Logits float32 [T, V] of x [T, D] and head [V, D]; and bool [T, V], the tokens' targets."""
     raw = jnp.einsum("td,vd->tv", x, head, preferred_element_type=jnp.float32)
     words = jax.lax.broadcasted_iota(jnp.int32, raw.shape, 1) + first_word
     return softcapped(raw, softcap), words == target[:, None]
@@ -197,21 +202,21 @@ def _gathered(head):
 
 
 def _scattered(head_gradient):
-    """A device's shard of D, added over the axes that split D."""
+    """A device's shard of D, summed over the axes that split D."""
     embed_axes = axis_names(EMBED)
     if not embed_axes:
         return head_gradient
     scattered = jax.lax.psum_scatter(head_gradient, embed_axes, scatter_dimension=1, tiled=True)
-    # Over an axis that does not split the tokens, the scatter has added equal gradients.
-    return scattered / _sum_over(1, _without(embed_axes, _token_axes()))
+    # Over an axis that does not split the tokens, the scatter has summed equal gradients.
+    return scattered / _sum_over(1, _difference(embed_axes, _token_axes()))
 
 
 def _sum_of_devices(head_gradient):
-    """Over the axes of tokens over which the scatter has not added already."""
-    return _sum_over(head_gradient, _without(_token_axes(), axis_names(EMBED)))
+    """Over those axes of tokens over which the scatter has not summed already."""
+    return _sum_over(head_gradient, _difference(_token_axes(), axis_names(EMBED)))
 
 
-def _by_row(losses, batch, length):
+def _row_sums(losses, batch, length):
     """[B], the sums over the tokens of each row."""
     return _sum_over(losses.reshape(batch, length).sum(1), axis_names(SEQUENCE))
 
@@ -220,7 +225,7 @@ def _token_axes() -> tuple[str, ...]:
     return (*axis_names(BATCH), *axis_names(SEQUENCE))
 
 
-def _without(axes: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+def _difference(axes: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axis in axes if axis not in others)
 
 
@@ -229,6 +234,6 @@ def _sum_over(x, axes: tuple[str, ...]) -> jax.Array:
 
 
 def _chunks(tokens: int, chunk_tokens: int) -> int:
-    """The fewest equal chunks of at most `chunk_tokens` tokens each."""
+    """The smallest number of equal chunks of at most `chunk_tokens` tokens."""
     fewest = -(-tokens // chunk_tokens)
     return next(count for count in range(fewest, tokens + 1) if tokens % count == 0)

@@ -1,6 +1,6 @@
-"""Products with a weight in eight bits: each row scaled by its largest entry, added up exactly.
+"""Products with a weight in eight bits: rows are scaled by their largest entries, sums are exact.
 
-Quantisation is qwix's. It is loaded with the first model that asks for it.
+qwix quantises. It is loaded with the first model that asks for it.
 """
 
 import functools
@@ -27,10 +27,10 @@ def int8_product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x [..., I] @ weight [I, O] in int8 with int32 sums; the result has x's dtype.
 
     Both are scaled by the largest magnitude along I: one scale a token, one an output. The gradient
-    of x is made in the same way along O, from the weight scaled anew. That of the weight is made in
-    x's dtype: it adds up over all tokens of the step, where one outlier would set the scale of
-    thousands, and a TPU has to turn both operands around in memory for it, which costs what int8
-    gains there.
+    of x is computed in the same way along O, from the weight scaled again. The weight's gradient is
+    computed in x's dtype. It sums over all tokens of the step, where one outlier would set the
+    scale of thousands. A TPU also has to transpose both operands in memory for it, which costs what
+    int8 gains there.
     """
     return _forward(x, weight)[0]
 
@@ -55,10 +55,10 @@ def _scaled_dot(left, right, contracted: tuple[int, int]) -> jax.Array:
     qwix = _qwix()
     scaled = [
         qwix.quantize(
-            # Of a bfloat16 array, the scales and quotients would be rounded to eight bits first.
+            # The scales and quotients of a bfloat16 array would be rounded to eight bits first.
             array.astype(jnp.float32),
             jnp.int8,
-            channelwise_axes=[each for each in range(array.ndim) if each != axis],
+            channelwise_axes=[other for other in range(array.ndim) if other != axis],
             calibration_method=_LARGEST_IS_127,
         )
         for array, axis in zip((left, right), contracted, strict=True)

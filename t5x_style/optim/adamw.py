@@ -1,7 +1,8 @@
 """AdamW with global-norm clipping, decaying matrices alone."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import gin
 import jax
@@ -9,7 +10,8 @@ import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim.schedule import Schedule, traced_tokens_before
+from t5x_style.optim.optimizer import LearningRateSchedule
+from t5x_style.optim.schedule import traced_tokens_before
 
 
 @gin.configurable
@@ -18,14 +20,17 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-      schedule: the learning rate.
+      schedule: the learning rate by tokens, @Schedule() or your own.
       b1, b2, epsilon: Adam's constants.
       weight_decay: per step, times the learning rate, on matrices alone: norms, biases and gains
         never decay (BloombergGPT's v1 runs diverged because they did).
       clip_norm: gradients whose global norm is greater are scaled down to it; None leaves them.
     """
 
-    schedule: Schedule
+    # Two float32 moments.
+    state_bytes_per_parameter: ClassVar[int] = 8
+
+    schedule: LearningRateSchedule
     b1: float = 0.9
     b2: float = 0.95
     epsilon: float = 1e-8
@@ -39,7 +44,11 @@ class AdamW:
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UsageError(f"AdamW.clip_norm = {self.clip_norm}: must be positive, or None")
 
-    def learning_rate(self, plan: BatchPlan):
+    def check(self, horizon_tokens: int) -> None:
+        """Refuse a run that is too short for the schedule. Raises UsageError."""
+        self.schedule.check(horizon_tokens)
+
+    def learning_rate(self, plan: BatchPlan) -> Callable[[jax.Array], jax.Array]:
         """A function from a traced step to its learning rate, float32.
 
         The first step counts its own tokens, so that the warm-up never wastes a step at zero.
@@ -55,7 +64,7 @@ class AdamW:
 
         Args:
           plan: turns steps into tokens.
-          parameter_axes: pytree like the parameters with the logical axes of each as a tuple.
+          parameter_axes: pytree like the parameters, with a tuple of logical axes for each.
         """
         is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
         matrices = jax.tree.map(_is_matrix, parameter_axes, is_leaf=is_axes)
@@ -73,5 +82,5 @@ class AdamW:
 
 
 def _is_matrix(axes: tuple[str | None, ...]) -> bool:
-    """Two axes beside the stack of layers; a stacked bias or gain has one."""
+    """Two axes or more, the stack of layers not counted; a stacked bias or gain has one."""
     return len([axis for axis in axes if axis != "layers"]) >= 2

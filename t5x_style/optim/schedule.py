@@ -26,7 +26,7 @@ class Schedule:
       warmup_tokens: length of the warm-up.
       final_fraction: learning rate at the horizon, as a fraction of the peak; not read by
         'constant'.
-      decay_fraction: share of the run that the cooldown of 'wsd' takes; read by it alone.
+      decay_fraction: share of the run that the cooldown of 'wsd' takes; no other shape reads it.
     """
 
     peak_learning_rate: float
@@ -74,7 +74,7 @@ class Schedule:
         Returns:
           float32 array of the same shape.
         """
-        # JAX takes a Python integer for an int32, which ends at 2.1 billion tokens.
+        # JAX converts a Python integer to int32, which ends at 2.1 billion tokens.
         warmup, horizon = float(self.warmup_tokens), float(horizon_tokens)
         rest = jnp.clip((tokens - warmup) / max(horizon - warmup, 1), 0.0, 1.0)
         floor = self.final_fraction

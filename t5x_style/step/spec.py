@@ -5,7 +5,7 @@ import dataclasses
 from t5x_style.accounting import Architecture, StepShape
 from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import one_of
-from t5x_style.optim import AdamW
+from t5x_style.optim import Optimizer
 from t5x_style.step.model_state import COMPUTE_DTYPES
 from t5x_style.step.step import AS_STORED
 
@@ -26,7 +26,7 @@ class StepSpec:
     """
 
     architecture: Architecture
-    optimizer: AdamW
+    optimizer: Optimizer
     plan: BatchPlan
     compute_dtype: str = "bfloat16"
     packing: Packing = AS_STORED
@@ -41,7 +41,13 @@ class StepSpec:
 
     def shape(self, sequences: int, sequence_length: int) -> StepShape:
         """A step of that shape as plain numbers, for the accounts."""
-        return StepShape(self.architecture, sequences, sequence_length, self.compute_dtype)
+        return StepShape(
+            self.architecture,
+            sequences,
+            sequence_length,
+            self.compute_dtype,
+            self.optimizer.state_bytes_per_parameter,
+        )
 
     @property
     def shapes(self) -> list[StepShape]:

@@ -77,7 +77,7 @@ class Run:
             )
         for shape in self.spec.shapes:
             check_divisible(shape, self.topology)
-        self.spec.optimizer.schedule.check(self.plan.tokens)
+        self.spec.optimizer.check(self.plan.tokens)
         if self.topology.chip is not None:
             chip(self.topology.chip)
         # Both refuse what they cannot be made from.

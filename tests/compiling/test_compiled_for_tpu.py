@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from t5x_style.accounting.attention_blocks import ALIBI_FEATURES
 from t5x_style.compiling.hlo import read_program
 from t5x_style.compiling.hlo.kernel_calls import calls_by_pass
-from t5x_style.kernels.flash import flash_attention
+from t5x_style.kernels import AttentionInputs, flash_attention
 from tests.compiling.tpu import (
     INNER,
     LAYERS,
@@ -113,15 +113,8 @@ def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
     positions = jnp.arange(length)[None]
 
     def loss(q, k, v):
-        attended = flash_attention(
-            q,
-            k,
-            v,
-            query_positions=positions,
-            key_positions=positions,
-            slopes=jnp.array([0.5, 0.25]),
-            block_size=128,
-        )
+        inputs = AttentionInputs(q, k, v, positions, positions, jnp.array([0.5, 0.25]))
+        attended = flash_attention(inputs, block_size=128)
         return attended.astype(jnp.float32).sum()
 
     split = P("data")

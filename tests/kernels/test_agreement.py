@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from t5x_style.errors import UsageError
-from t5x_style.kernels import ATTENTION_KERNELS, flash_attention, plain_attention
+from t5x_style.kernels import (
+    ATTENTION_KERNELS,
+    AttentionInputs,
+    flash_attention,
+    plain_attention,
+)
 from t5x_style.kernels.flash import ALIBI_POSITIONS, with_alibi_features
 from tests.kernels.formula import attention_and_gradients, random_qkv
 
@@ -65,7 +70,7 @@ def of_kernel(kernel, q, k, v, where):
 
     @jax.jit
     def run(q, k, v):
-        out, pull_back = jax.vjp(lambda q, k, v: kernel(q, k, v, **where), q, k, v)
+        out, pull_back = jax.vjp(lambda *qkv: kernel(AttentionInputs(*qkv, **where)), q, k, v)
         return out, pull_back(jnp.asarray(direction(q), out.dtype))
 
     return run(q, k, v)
@@ -131,8 +136,9 @@ def test_features_of_alibi_are_its_bias_to_the_last_bit():
 def test_what_flash_cannot_do_is_refused(keys, options, message):
     q, k, v = (jax.ShapeDtypeStruct((1, keys, 2, 64), jnp.bfloat16) for _ in range(3))
     positions = np.arange(keys)
-    call = functools.partial(
-        flash_attention, query_positions=positions, key_positions=positions, **options
-    )
+
+    def call(q, k, v):
+        return flash_attention(AttentionInputs(q, k, v, positions, positions, **options))
+
     with pytest.raises(UsageError, match=message):
         jax.eval_shape(call, q, k, v)

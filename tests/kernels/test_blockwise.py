@@ -4,19 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_style.kernels import blockwise_attention, plain_attention
+from t5x_style.kernels import AttentionInputs, blockwise_attention, plain_attention
 from tests.jaxprs import product_flops, shapes
 from tests.kernels.formula import random_qkv
 
 SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def value_and_gradients(kernel, q, k, v, direction, where):
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def value_and_gradients(kernel, q, k, v, direction, where, window=None):
     """Output, and the gradients of a random projection of it."""
 
     def projected(q, k, v):
-        out = kernel(q, k, v, **where)
+        out = kernel(AttentionInputs(q, k, v, **where, window=window))
         return (out * direction).sum(), out
 
     (_, out), gradients = jax.value_and_grad(projected, (0, 1, 2), has_aux=True)(q, k, v)
@@ -75,10 +75,9 @@ def test_segments_of_other_queries_than_keys():
 
 def same_values_and_gradients(q, k, v, block, where, window=None):
     direction = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
-    blockwise = functools.partial(blockwise_attention, block_size=block, window=window)
-    plain = functools.partial(plain_attention, window=window)
-    ours = value_and_gradients(blockwise, q, k, v, direction, where)
-    theirs = value_and_gradients(plain, q, k, v, direction, where)
+    blockwise = functools.partial(blockwise_attention, block_size=block)
+    ours = value_and_gradients(blockwise, q, k, v, direction, where, window)
+    theirs = value_and_gradients(plain_attention, q, k, v, direction, where, window)
     for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=5e-6)
 
@@ -100,21 +99,19 @@ def test_a_window_of_plain_attention(window, queries, first_query):
 def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
     q, k, v = random_qkv(queries=12, keys=12)
     where = {"query_positions": np.arange(12), "key_positions": np.arange(12), "slopes": SLOPES}
+    kernel = functools.partial(blockwise_attention, block_size=4)
     with_window, without = (
-        value_and_gradients(
-            functools.partial(blockwise_attention, block_size=4, window=each), q, k, v, q, where
-        )
-        for each in (window, None)
+        value_and_gradients(kernel, q, k, v, q, where, each) for each in (window, None)
     )
     jax.tree.map(np.testing.assert_array_equal, with_window, without)
 
 
 def test_a_first_block_without_any_allowed_key_leaves_no_trace():
     q, k, v = random_qkv(queries=4, keys=8)
-    where = {"query_positions": np.arange(4, 8), "key_positions": np.arange(8)[::-1].copy()}
+    inputs = AttentionInputs(q, k, v, np.arange(4, 8), np.arange(8)[::-1].copy())
     np.testing.assert_allclose(
-        jax.jit(functools.partial(blockwise_attention, block_size=2))(q, k, v, **where),
-        jax.jit(plain_attention)(q, k, v, **where),
+        jax.jit(functools.partial(blockwise_attention, block_size=2))(inputs),
+        jax.jit(plain_attention)(inputs),
         rtol=2e-5,
         atol=2e-6,
     )
@@ -124,10 +121,10 @@ def test_scores_far_below_zero():
     """The running maximum starts below them all: from zero, each exponential would vanish."""
     q, k, v = random_qkv(queries=8, keys=8)
     q[..., 0], k[..., 0] = -20, 20
-    where = {"query_positions": np.arange(8), "key_positions": np.arange(8)}
+    inputs = AttentionInputs(q, k, v, np.arange(8), np.arange(8))
     np.testing.assert_allclose(
-        jax.jit(functools.partial(blockwise_attention, block_size=4))(q, k, v, **where),
-        jax.jit(plain_attention)(q, k, v, **where),
+        jax.jit(functools.partial(blockwise_attention, block_size=4))(inputs),
+        jax.jit(plain_attention)(inputs),
         rtol=1e-3,
         atol=1e-4,
     )
@@ -146,10 +143,11 @@ def test_scores_far_below_zero():
 def test_blocks_that_no_query_sees_are_not_multiplied(length, window, pairs):
     q, k, v = random_qkv(queries=length, keys=length)
     positions = np.arange(length)
-    kernel = functools.partial(
-        blockwise_attention, query_positions=positions, key_positions=positions,
-        window=window, block_size=4,
-    )  # fmt: skip
+
+    def kernel(q, k, v):
+        inputs = AttentionInputs(q, k, v, positions, positions, window=window)
+        return blockwise_attention(inputs, block_size=4)
+
     one_product = 2 * 2 * 4 * 4 * 4 * 8  # batch, heads, queries, keys, head size
     assert product_flops(jax.make_jaxpr(kernel)(q, k, v).jaxpr) == pairs * 2 * one_product
     both = jax.make_jaxpr(jax.grad(lambda *each: kernel(*each).sum(), (0, 1, 2)))(q, k, v)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_style.errors import UsageError
-from t5x_style.kernels import cudnn_attention
+from t5x_style.kernels import AttentionInputs, cudnn_attention
 from tests.kernels.formula import attention, random_qkv
 
 LENGTH = 24
@@ -32,7 +32,7 @@ def test_the_numbers_that_are_asked_for(kv_heads, window, monkeypatch):
     expected = attention(
         *(np.asarray(each, np.float64) for each in (q, k, v)), **WHERE, window=window
     )
-    got = cudnn_attention(q, k, v, **WHERE, window=window)
+    got = cudnn_attention(AttentionInputs(q, k, v, **WHERE, window=window))
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=2e-2, atol=2e-2)
 
@@ -56,7 +56,7 @@ def operands(*, keys=LENGTH, head_dim=8, dtype=jnp.bfloat16):
 )
 def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, told):
     with pytest.raises(UsageError, match=f"has no .*{told}.*'blockwise' and 'plain' have"):
-        cudnn_attention(*operands(**given), **WHERE, **asked)
+        cudnn_attention(AttentionInputs(*operands(**given), **WHERE, **asked))
 
 
 def test_a_missing_library_is_named(monkeypatch):
@@ -65,4 +65,4 @@ def test_a_missing_library_is_named(monkeypatch):
 
     monkeypatch.setattr("jax.nn.dot_product_attention", missing)
     with pytest.raises(UsageError, match=r"cuDNN is not detected.*tools/setup gpu"):
-        cudnn_attention(*operands(), **WHERE)
+        cudnn_attention(AttentionInputs(*operands(), **WHERE))

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_style.kernels import plain_attention
+from t5x_style.kernels import AttentionInputs, plain_attention
 from tests.kernels.formula import attention, random_qkv
 
-compiled = jax.jit(plain_attention, static_argnames="window")
 SLOPES = np.array([0.5, 0.25, 1.5, 0.0625], np.float32)
+
+
+def compiled(q, k, v, **where):
+    return jax.jit(plain_attention)(AttentionInputs(q, k, v, **where))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

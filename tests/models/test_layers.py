@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from t5x_style.accounting import Topology
+from t5x_style.accounting import Architecture, Topology
+from t5x_style.accounting.feed_forward import FEED_FORWARDS
 from t5x_style.compiling import described_devices
-from t5x_style.models.layers import Norm, alibi_slopes, product, rope
+from t5x_style.models.layers import _ACTIVATIONS, FeedForward, Norm, alibi_slopes, product, rope
 from tests.models.reference import turned
 
 
@@ -105,3 +106,47 @@ def test_a_tpu_makes_a_gradient_of_swiglu_once_and_not_inside_of_each_product():
     text = jax.jit(gradients).lower(*arguments).compile().as_text()
     # Once forwards, once for the gradients of both; five where the products make it themselves.
     assert text.count(" exponential(") == 2
+
+
+def test_every_built_in_kind_has_its_function():
+    assert _ACTIVATIONS.keys() == FEED_FORWARDS.keys()
+    assert all(kind.activation is None for kind in FEED_FORWARDS.values())
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_users_feed_forward_against_its_plain_reading(biases):
+    """GeGLU of a module outside the package: values, and gradients by jax.grad."""
+    architecture = Architecture(40, 2, 24, 48, 4, feed_forward="tests.my_team.GEGLU", biases=biases)
+    layer = FeedForward(architecture, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(layer)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 24)).astype(np.float32)
+    direction = rng.normal(size=x.shape).astype(np.float32)
+    plain_state = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+        nnx.to_pure_dict(state),
+    )
+    nnx.replace_by_pure_dict(state, plain_state)
+
+    def ours(state, x):
+        return (nnx.merge(definition, state)(x) * direction).sum()
+
+    def plain(p, x):
+        def linear(name, x):
+            y = jnp.einsum("bsi,io->bso", x, p[name]["weight"])
+            return y + p[name]["bias"] if biases else y
+
+        gate = linear("gate", x)
+        cube = gate + 0.044715 * gate**3
+        gelu = 0.5 * gate * (1 + jnp.tanh(np.sqrt(2 / np.pi) * cube))
+        return (linear("down", gelu * linear("up", x)) * direction).sum()
+
+    got, (state_gradient, x_gradient) = jax.jit(jax.value_and_grad(ours, (0, 1)))(state, x)
+    expected, expected_gradients = jax.jit(jax.value_and_grad(plain, (0, 1)))(plain_state, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    got_gradients = (nnx.to_pure_dict(state_gradient), x_gradient)
+    assert jax.tree.structure(got_gradients) == jax.tree.structure(expected_gradients)
+    for one, other in zip(
+        jax.tree.leaves(got_gradients), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4)

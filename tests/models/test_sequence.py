@@ -10,10 +10,15 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from t5x_style.accounting import Topology
-from t5x_style.accounting.attention_blocks import piece_owner, pieces_of
-from t5x_style.kernels import blockwise_attention, flash_attention, plain_attention
+from t5x_style.accounting.attention_blocks import device_pieces, piece_owner
+from t5x_style.kernels import (
+    AttentionInputs,
+    blockwise_attention,
+    flash_attention,
+    plain_attention,
+)
 from t5x_style.models import Decoder
-from t5x_style.models.sequence import balanced, in_order, whole
+from t5x_style.models.attention import balanced, in_order, whole
 from t5x_style.partitioning import in_force, make_mesh
 from tests.kernels.formula import random_qkv
 from tests.models.architectures import BLOOMBERG, SLIDING_WINDOW
@@ -36,7 +41,7 @@ def test_devices_trade_pieces_and_get_them_back(shards):
     )(positions)
     np.testing.assert_array_equal(back, positions)
     for shard, mine in enumerate(traded.reshape(shards, 4)):
-        pieces = pieces_of(shard, shards)
+        pieces = device_pieces(shard, shards)
         assert [piece_owner(piece, shards) for piece in pieces] == [shard, shard]
         assert mine.tolist() == [2 * piece + i for piece in pieces for i in range(2)]
         # Keys that its queries see, which is its work: the same for all.
@@ -61,7 +66,7 @@ def test_a_kernel_on_its_share_of_the_queries(name, window):
     positions = jnp.arange(length)
 
     def on_shard(q, k, v, positions, segments):
-        out = kernel(
+        inputs = AttentionInputs(
             balanced(q, AXES),
             whole(k, AXES),
             whole(v, AXES),
@@ -70,15 +75,17 @@ def test_a_kernel_on_its_share_of_the_queries(name, window):
             segments=(balanced(segments, AXES), whole(segments, AXES)),
             window=window,
         )
-        return in_order(out, AXES)
+        return in_order(kernel(inputs), AXES)
 
     rows = PartitionSpec(None, "sequence")
     over = (rows, rows, rows, PartitionSpec("sequence"), rows)
     split = jax.shard_map(on_shard, mesh=mesh, in_specs=over, out_specs=rows, check_vma=False)
 
     def alone(q, k, v, positions, segments):
-        where = {"query_positions": positions, "key_positions": positions, "window": window}
-        return plain_attention(q, k, v, segments=(segments, segments), **where)
+        inputs = AttentionInputs(
+            q, k, v, positions, positions, segments=(segments, segments), window=window
+        )
+        return plain_attention(inputs)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(attend, q, k, v):

@@ -83,7 +83,7 @@ def parameters_per_device(arch: Architecture, topology: Topology, replicas: int 
     """
     queries, keys = attention_widths(arch)
     terms = parameters(arch)
-    inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
+    inner = arch.d_ff * arch.feed_forward_kind.input_matrices
     split = arch.layers * (queries + 2 * keys + inner) if arch.biases else 0
     whole = terms["norms"] + (2 * arch.layers * arch.d_model if arch.biases else 0)
     matrices = sum(terms.values()) - terms["positions"] - split - whole
@@ -127,11 +127,11 @@ def kept_bytes_per_layer(shape: StepShape, topology: Topology, tokens: int) -> i
         split = attended + (0 if remat == "save_attention" else c * (columns + 2 * keys))
         return tokens * (c * whole * width + split // tensor)
     if remat == "save_dots":
-        inner = arch.d_ff * (2 if arch.feed_forward == "swiglu" else 1)
+        inner = arch.d_ff * arch.feed_forward_kind.input_matrices
         split = attended + c * (columns + 2 * keys + inner)
         return tokens * (c * norms * width + split // tensor)
     split = _attention_bytes(arch, shape.sequence_length, kernel, c)
-    split += c * arch.d_ff * (3 if arch.feed_forward == "swiglu" else 2)
+    split += c * arch.d_ff * arch.feed_forward_kind.kept_arrays
     if arch.qk_norm:
         split += c * (columns + keys)
     return tokens * (2 * c * norms * width + split // tensor)
@@ -157,7 +157,7 @@ def _made_bytes_per_layer(
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
     split = _attention_bytes(arch, sequence_length, kernel, c)
-    split += arch.d_ff * {"swiglu": 4 * c, "gelu": 6 * c, "relu2": 2 * c + 1}[arch.feed_forward]
+    split += arch.d_ff * arch.feed_forward_kind.factor_bytes(c)
     if arch.qk_norm:
         split += 12 * (columns + keys) + 8 * (arch.heads + arch.kv_heads)
     return tokens * (norms * (12 * arch.d_model + 8 + c * arch.d_model) + split // tensor)
@@ -245,5 +245,5 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
 def _layer_matrices(arch: Architecture) -> int:
     """Elements of one layer's matrices, without biases."""
     columns, keys = attention_widths(arch)
-    inner = arch.d_ff * (3 if arch.feed_forward == "swiglu" else 2)
+    inner = arch.d_ff * arch.feed_forward_kind.matrices
     return arch.d_model * (2 * columns + 2 * keys + inner)

@@ -197,7 +197,7 @@ def _shape(wanted: _Wanted, width: int, layers: int, step: int) -> Architecture 
         d_model=width,
         d_ff=4 * width if bloomberg else _rounded(8 * width / 3, _feed_forward_step(width, step)),
         heads=width // head_dim,
-        kv_heads=kv_heads,
+        kv_heads=kv_heads or width // head_dim,
         head_dim=head_dim,
         positions="alibi" if bloomberg else "rope",
         norm="layer" if bloomberg else "rms",
@@ -216,10 +216,10 @@ def _head_dim(width: int, sizes: tuple[int, ...], multiple: int) -> int | None:
 
 def _tuned(wanted: _Wanted, shape: Architecture, step: int) -> Architecture:
     """The shape with its inner width moved to meet the size; a large model's gelu stays at 4 D."""
-    swiglu = shape.feed_forward == "swiglu"
-    if not swiglu and shape.d_model >= _SMALL_BELOW:
+    gated = shape.feed_forward_kind.gated
+    if not gated and shape.d_model >= _SMALL_BELOW:
         return shape
-    usual, matrices = (8 * shape.d_model / 3, 3) if swiglu else (4 * shape.d_model, 2)
+    usual, matrices = (8 * shape.d_model / 3, 3) if gated else (4 * shape.d_model, 2)
     missing = wanted.params - total_parameters(shape)
     meets = shape.d_ff + missing / (matrices * shape.layers * shape.d_model)
     least, most = usual * (1 - _FEED_FORWARD_SLACK), usual * (1 + _FEED_FORWARD_SLACK)

@@ -18,7 +18,7 @@ from t5x_style.errors import UsageError
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
-    from t5x_style.optim import AdamW
+    from t5x_style.optim import Optimizer
     from t5x_style.step.spec import StepSpec
 
 __all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
@@ -31,7 +31,7 @@ BINDINGS_OF = "train"
 def compile(
     *,
     architecture: Architecture,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     topology: Topology,
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
@@ -59,7 +59,7 @@ def compile(
 
     Args:
       architecture: the model, @Architecture().
-      optimizer: @AdamW().
+      optimizer: @AdamW(), or your own; see `optim.Optimizer`.
       topology: mesh, slice, kernel, remat and flags, @Topology().
       task_feature_lengths: {'targets': tokens per sequence}, or phases.
       batch_size: sequences per step, or phases.

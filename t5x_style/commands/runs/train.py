@@ -26,7 +26,7 @@ from t5x_style.reporting import (
 if TYPE_CHECKING:
     from t5x_style.data import Corpus, Packing, Stores
     from t5x_style.hosts import Hosts
-    from t5x_style.optim import AdamW
+    from t5x_style.optim import Optimizer
     from t5x_style.training.early_stopping import EarlyStopping
 
 CONFIGURABLES = (
@@ -50,7 +50,7 @@ def train(
     model_dir: str,
     architecture: Architecture,
     corpus: Corpus,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     topology: Topology,
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
@@ -84,7 +84,7 @@ def train(
       model_dir: where everything that the run leaves lies.
       architecture: the decoder, @Architecture().
       corpus: what is learnt from, @Corpus().
-      optimizer: @AdamW().
+      optimizer: @AdamW(), or your own; see `optim.Optimizer`.
       topology: mesh, rules, kernel and remat, @Topology().
       task_feature_lengths: {'targets': tokens per sequence}; or phases {'targets': [(tokens per
         sequence, tokens of the run), ..., (tokens per sequence, None)]}.

@@ -12,7 +12,6 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
     """plan.json as a table for people: (quantity, value, where it comes from)."""
     horizon, flops = derived["horizon"], derived["flops_per_token"]
     a, optimizer = derived["architecture"], derived["optimizer"]
-    schedule = optimizer["schedule"]
     tokens = horizon["tokens"]
     batches = ", then ".join(
         f"{phase['sequences']:,} x {phase['steps']:,} steps" for phase in horizon["phases"]
@@ -41,12 +40,7 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{flops['model_flops_causal'] * tokens:.4g}, hardware "
             f"{flops['hardware_flops'] * tokens:.4g} (remat {derived['remat']})",
         ),
-        (
-            "learning rate",
-            f"{schedule['peak_learning_rate']:g}",
-            f"{schedule['shape']}, warm-up {count(schedule['warmup_tokens'])} tokens, to "
-            f"{schedule['final_fraction']:g} of the peak",
-        ),
+        _learning_rate_row(optimizer),
         (
             "mesh",
             mesh_text(derived["mesh"]),
@@ -76,6 +70,19 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     return rows
+
+
+def _learning_rate_row(optimizer: dict[str, Any]) -> tuple[str, str, str]:
+    """Of AdamW's own schedule the peak and the shape; otherwise the fields of what was bound."""
+    schedule = optimizer.get("schedule", optimizer)
+    if not {"peak_learning_rate", "shape", "warmup_tokens", "final_fraction"} <= schedule.keys():
+        return "learning rate", "", ", ".join(f"{key} {value}" for key, value in schedule.items())
+    return (
+        "learning rate",
+        f"{schedule['peak_learning_rate']:g}",
+        f"{schedule['shape']}, warm-up {count(schedule['warmup_tokens'])} tokens, to "
+        f"{schedule['final_fraction']:g} of the peak",
+    )
 
 
 def source_rows(derived: dict[str, Any]) -> list[tuple[str, ...]]:

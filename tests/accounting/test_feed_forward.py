@@ -1,0 +1,60 @@
+import json
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from t5x_style.accounting import Architecture, FeedForwardKind, parameters
+from t5x_style.accounting.layouts.memory import Mesh, step_memory
+from t5x_style.errors import UsageError
+
+SWIGLU = Architecture(40, 2, 24, 48, 4, feed_forward="swiglu", biases=True)
+
+
+@pytest.fixture
+def team(tmp_path, monkeypatch):
+    """A module of its own that loads no jax."""
+    (tmp_path / "light_team.py").write_text(
+        "from t5x_style.accounting import FeedForwardKind\n"
+        "REGLU = FeedForwardKind(gated=True, factor_arrays=3, activation=lambda up, gate: up)\n"
+        "BARE = FeedForwardKind(gated=True, factor_arrays=3)\n"
+    )
+    (tmp_path / "broken_team.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "light_team"
+    for name in ("light_team", "broken_team"):
+        sys.modules.pop(name, None)
+
+
+def test_the_accounts_ask_a_users_kind_for_its_numbers(team):
+    reglu = replace(SWIGLU, feed_forward=f"{team}.REGLU")
+    assert isinstance(reglu.feed_forward_kind, FeedForwardKind)
+    assert parameters(reglu) == parameters(SWIGLU)
+    shape = {"batch_sequences": 2, "sequence_length": 8, "remat": "none"}
+    ours, theirs = (step_memory(each, Mesh(), **shape) for each in (reglu, SWIGLU))
+    # One array of F bfloat16 numbers fewer for each of the 16 tokens.
+    assert ours == replace(theirs, layer=theirs.layer - 2 * 16 * 48)
+
+
+def test_it_goes_into_json_and_comes_back(team):
+    reglu = replace(SWIGLU, feed_forward=f"{team}.REGLU")
+    plain = json.loads(json.dumps(asdict(reglu)))
+    assert plain["feed_forward"] == "light_team.REGLU"
+    assert Architecture(**plain) == reglu
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("swiglo", r"one of gelu, swiglu, relu2, nor the dotted path .* did you mean 'swiglu'"),
+        ("light_tean.REGLU", "light_tean cannot be imported: ModuleNotFoundError"),
+        ("broken_team.REGLU", "broken_team cannot be imported: ZeroDivisionError"),
+        ("light_team.REGLUE", "light_team has no 'REGLUE'; did you mean 'REGLU'"),
+        ("light_team.BARE", "must be a t5x_style.accounting.FeedForwardKind with an activation"),
+        ("light_team.FeedForwardKind", "must be a t5x_style.accounting.FeedForwardKind"),
+        ("math.pi", "FeedForwardKind with an activation, not 3.14"),
+    ],
+)
+def test_a_kind_that_is_none_is_refused(team, name, message):
+    with pytest.raises(UsageError, match=message):
+        replace(SWIGLU, feed_forward=name)

@@ -1,0 +1,142 @@
+"""A team's own feed-forward, optimizer and schedule, added by gin alone (tests/my_team.py)."""
+
+import gzip
+import itertools
+import json
+import pathlib
+
+import gin
+import pytest
+
+from t5x_style.accounting import Architecture, total_parameters
+from t5x_style.commands.main import main
+from t5x_style.data import Source
+from t5x_style.data.sources.records import documents
+from t5x_style.data.tokenizers.train import train_tokenizer
+
+ROOT = pathlib.Path(__file__).parents[2]
+GEGLU = "tests.my_team.GEGLU"
+CONFIG = """
+import tests.my_team
+
+include 'gin_configs/runs/pretrain.gin'
+include 'gin_configs/mixtures/legal_general.gin'
+include 'gin_configs/models/quickstart_500k.gin'
+include 'gin_configs/topologies/cpu.gin'
+
+VOCAB_SIZE = 512
+TASK_FEATURE_LENGTHS = {'targets': 32}
+BATCH_SIZE = 16
+TRAIN_STEPS = 20
+COMPUTE_DTYPE = 'float32'
+LOG_PERIOD = 1
+EVAL_PERIOD = 20
+CHECKPOINT_PERIOD = 20
+
+Architecture.layers = 1
+Architecture.d_model = 32
+Architecture.d_ff = 64
+Architecture.feed_forward = 'tests.my_team.GEGLU'
+legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}
+general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}
+"""
+LION = """
+train.optimizer = @Lion()
+Lion.rate = 3e-3
+"""
+STAIRCASE = """
+AdamW.schedule = @Staircase()
+Staircase.first = 1e-2
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> pathlib.Path:
+    """Two small corpora and a vocabulary."""
+    folder = tmp_path_factory.mktemp("home")
+    sources = {}
+    for name in ("legal", "general"):
+        with gzip.open(ROOT / f"t5x_style/data/corpora/{name}.train.jsonl.gz", "rt") as corpus:
+            texts = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 100)]
+        path = folder / f"{name}.jsonl"
+        path.write_text(
+            "\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts))
+        )
+        sources[name] = Source(name=name, splits={"train": str(path), "validation": str(path)})
+    train_tokenizer(
+        {name: documents(source, "train") for name, source in sources.items()},
+        {"legal": 0.51, "general": 0.49},
+        vocab_size=512,
+        path=folder / "vocabulary.model",
+    )
+    return folder
+
+
+@pytest.fixture
+def call(home, monkeypatch, capsys):
+    """Runs a verb on CONFIG and more of it: what --json prints."""
+    monkeypatch.chdir(home)
+
+    def run(verb: str, more: str, *flags: str) -> dict:
+        (home / "run.gin").write_text(CONFIG + more)
+        status = main([verb, "--gin_file=run.gin", "--json", *flags])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return json.loads(printed.out)
+
+    yield run
+    gin.clear_config()
+
+
+def folders(home: pathlib.Path, name: str) -> list[str]:
+    return [
+        f"--gin.MODEL_DIR={home / name}",
+        f"--gin.CACHE_DIR={home / 'stores'}",
+        f"--gin.TOKENIZER={home / 'vocabulary.model'}",
+        "--gin.train.eval_tokens=2000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "fields"),
+    [("lion", LION, {"rate": 3e-3}), ("staircase", STAIRCASE, {"schedule": {"first": 1e-2}})],
+)
+def test_a_run_of_a_teams_own_parts_learns(name, more, fields, home, call):
+    result = call("train", more, *folders(home, name))
+    lines = [json.loads(text) for text in (home / name / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 20
+    assert result["line"]["loss"] == losses[-1] < losses[0] - 0.3
+    plan = json.loads((home / name / "plan.json").read_text())
+    assert plan["optimizer"].items() >= fields.items()
+    architecture = Architecture(**plan["architecture"])
+    assert architecture.feed_forward == GEGLU
+    assert plan["parameters"]["total"] == total_parameters(architecture)
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    # Steps 5, 10 and 15 begin the second, third and fourth quarter.
+    halvings = [1] * 4 + [0.5] * 5 + [0.25] * 5 + [0.125] * 6
+    expected = [3e-3] * 20 if name == "lion" else [1e-2 * part for part in halvings]
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
+def test_compile_agrees_with_the_formula(call):
+    report = call("compile", LION)
+    assert report["hlo_flops_error"] == pytest.approx(0, abs=1e-9)
+    assert report["unknown_loops"] == []
+    sizes = report["bytes_per_chip"]
+    # One float32 moment, and the steps that Lion and the run count.
+    assert sizes["parameters"] <= sizes["optimizer"] <= sizes["parameters"] + 16
+
+
+def test_plan_takes_a_teams_feed_forward(home, call, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    (home / "plan.gin").write_text(
+        "include 'gin_configs/models/llama_1b.gin'\n"
+        "plan.architecture = @Architecture()\n"
+        f"Architecture.feed_forward = '{GEGLU}'\n"
+    )
+    status = main(["plan", "--gin_file=plan.gin", "--chip=v5e", "--days=3", "--chips=16", "--json"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert GEGLU in printed.out
+    gin.clear_config()
