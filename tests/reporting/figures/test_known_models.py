@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from t5x_style.accounting.audit import bloomberggpt, total_parameters
+from t5x_style.accounting import total_parameters
+from t5x_style.accounting.audit import bloomberggpt
 from t5x_style.errors import UsageError
 from t5x_style.quantities import count
-from t5x_style.reporting import KnownModel
-from t5x_style.reporting.figures import known_models
+from t5x_style.reporting import KnownModel, known_models
 from t5x_style.reporting.figures.known_models import parse_models
 
 ENTRY = {"name": "A", "params": 1e9, "tokens": 20e9, "year": 2024, "source": "a paper"}
