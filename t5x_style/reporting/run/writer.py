@@ -19,6 +19,9 @@ from typing import Any
 from t5x_style.errors import Fault
 from t5x_style.files import write_whole
 
+# The files of a run directory. Training writes the first two before step 0.
+PLAN_FILE = "plan.json"
+CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 EVENT_KINDS = (

@@ -71,7 +71,7 @@ def test_the_page_of_one_run(made_up_run, tmp_path):
         "Share in the tokens so far",
         "Learning rate",
         "Speed",
-        "Share of the chips' peak",
+        "Utilization of the chips",
         "Compute efficiency so far",
         "Where the time went",
     ]
@@ -157,7 +157,7 @@ def test_a_run_that_stopped_early_and_a_law_of_ones_own(made_up_run, tmp_path):
     assert f"the {own['expected_loss']:.4f} that mine expects" in page.text
 
 
-def test_what_each_source_was_due_and_had(made_up_run, tmp_path):
+def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "small")
     account = {"unique_tokens": 4_000_000, "epochs": 0.1, "effective_tokens": 400_000.0}
     sources = {
@@ -173,5 +173,5 @@ def test_what_each_source_was_due_and_had(made_up_run, tmp_path):
         r"\s*400,000",
         page.text,
     )
-    # The table says it; a line of the history does not say it again.
+    # The table has it; the line of the event does not repeat it.
     assert "sources {" not in page.text
