@@ -1,6 +1,6 @@
 import pytest
 
-from t5x_style.quantities import bits_per_byte, count, duration, scientific
+from t5x_style.quantities import bits_per_byte, byte_count, count, duration, scientific
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,21 @@ def test_count(value, text):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (95.74 * 2**30, "95.7 GiB"),
+        (1010 * 2**30, "1010 GiB"),
+        (2**40, "1 TiB"),
+    ],
+)
+def test_byte_count(value, text):
+    assert byte_count(value) == text
 
 
 def test_scientific():

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one run, or comparing several."""
+"""One self-contained HTML page about a run, or about several to compare."""
 
 import dataclasses
 import html
@@ -166,7 +166,7 @@ _MEASURES = (
     ),
     _Measure(
         "utilisation",
-        "Utilization of the chips",
+        "Utilisation of the chips",
         "share of the dense bfloat16 peak",
         lambda run: {key: run.curve(key) for key in _UTILISATIONS},
         format_y="{:.1%}".format,

@@ -1,48 +1,47 @@
-"""The layouts that a search has compiled, as people read them."""
+"""The layouts that a search has compiled, as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_style.quantities import GIB
 from t5x_style.reporting.text.tables import table
-
-_GIB = 2**30
 
 
 def layout_line(facts: Mapping[str, Any]) -> str:
-    """One layout and what came of it, in a line. See `layout_search.Trial.facts`."""
-    name = f"{_mesh(facts)}, remat {facts['remat']}, {facts['microbatches']} passes"
+    """One layout and its result, in a line. See `compiling.search.Trial.facts`."""
+    name = f"{_mesh(facts)}, remat {facts['remat']}, {facts['microbatches']} microbatches"
     if facts["change"]:
         name += f", {facts['change']}"
     if facts["refusal"] is not None:
         return f"{name}: {facts['refusal'].splitlines()[0]}"
     return (
-        f"{name}: {facts['seconds']:.4g} s a step, MFU {facts['mfu_hidden']:.1%} hidden / "
-        f"{facts['mfu_exposed']:.1%} exposed, {facts['peak'] / _GIB:.1f} GiB a chip"
+        f"{name}: {facts['seconds']:.4g} s per step, MFU {facts['mfu_hidden']:.1%} hidden / "
+        f"{facts['mfu_exposed']:.1%} exposed, {facts['peak'] / GIB:.1f} GiB per chip"
     )
 
 
 def layouts_text(layouts: Sequence[Mapping[str, Any]]) -> str:
-    """All of them, the fastest first; those that no other beats in both time and memory marked."""
-    done = sorted((each for each in layouts if "peak" in each), key=lambda each: each["seconds"])
-    refused = [each for each in layouts if "peak" not in each]
+    """All layouts, the fastest first. A star marks those that no other beats in time and memory."""
+    fitting = [facts for facts in layouts if "peak" in facts]
+    refused = [facts for facts in layouts if "peak" not in facts]
     rows = [
         (
-            "*" if each["unbeaten"] else "",
-            _mesh(each),
-            each["remat"],
-            each["microbatches"],
-            each["change"],
-            f"{each['peak'] / _GIB:.2f}",
-            f"{each['seconds']:.4g}",
-            f"{each['mfu_hidden']:.1%} / {each['mfu_exposed']:.1%}",
+            "*" if facts["unbeaten"] else "",
+            _mesh(facts),
+            facts["remat"],
+            facts["microbatches"],
+            facts["change"],
+            f"{facts['peak'] / GIB:.2f}",
+            f"{facts['seconds']:.4g}",
+            f"{facts['mfu_hidden']:.1%} / {facts['mfu_exposed']:.1%}",
         )
-        for each in done
+        for facts in sorted(fitting, key=lambda facts: facts["seconds"])
     ]
     rows += [
-        ("", _mesh(each), each["remat"], each["microbatches"], each["change"], *_REFUSED)
-        for each in refused
+        ("", _mesh(facts), facts["remat"], facts["microbatches"], facts["change"], *_REFUSED)
+        for facts in refused
     ]
-    return table(rows, _HEADERS) + "\n* no other layout is as fast in as little memory"
+    return table(rows, _HEADERS) + "\n* no other layout is as fast with as little memory"
 
 
 _REFUSED = ("does not fit", "-", "-")
@@ -50,10 +49,10 @@ _HEADERS = (
     "",
     "mesh",
     "remat",
-    "passes",
+    "microbatches",
     "change",
-    "peak GiB a chip",
-    "s a step",
+    "peak GiB per chip",
+    "s per step",
     "MFU hidden / exposed",
 )
 

@@ -1,4 +1,4 @@
-"""The models of the figure, against what papers print about them beside N and D."""
+"""The models of the figure, against further figures that their papers print."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def test_a_model_is_read():
         ("[\n{]", "here:2: not JSON"),
         ("{}", "here: must be a list of models, not dict"),
         ("[1]", "here, model 1: must be an object, not 1"),
-        (json.dumps([ENTRY, ENTRY]), "here: 'A' stands there 2 times"),
+        (json.dumps([ENTRY, ENTRY]), "here: 'A' is listed 2 times"),
         (
             json.dumps([ENTRY | {"param": 1}]),
             "here, model 1: unknown key 'param'; did you mean 'params'?",

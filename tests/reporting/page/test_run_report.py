@@ -71,7 +71,7 @@ def test_the_page_of_one_run(made_up_run, tmp_path):
         "Share in the tokens so far",
         "Learning rate",
         "Speed",
-        "Utilization of the chips",
+        "Utilisation of the chips",
         "Compute efficiency so far",
         "Where the time went",
     ]
