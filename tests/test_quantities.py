@@ -58,5 +58,5 @@ def test_scientific():
 
 
 def test_bpb():
-    """2.10 nats a token at 4.895 ASCII characters a token."""
+    """2.10 nats per token at 4.895 ASCII characters per token."""
     assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)

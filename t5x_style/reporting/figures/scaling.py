@@ -6,6 +6,7 @@ listed below the graphs.
 """
 
 import html
+import io
 import math
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from t5x_style.accounting.laws.chinchilla import APPROACH_3, LAWS, Law
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, scientific
 from t5x_style.reporting.figures.charts import COLOURS, embedded_svg
 from t5x_style.reporting.figures.known_models import KnownModel, known_models
@@ -87,11 +89,11 @@ def scaling_figure(
       The path written.
 
     Raises:
-      UsageError: for another suffix, a number that is not above 0 and finite, or a name that is
-        empty or too long for a label.
+      UsageError: as `check_suffix`; for a number that is not above 0 and finite, or a name that
+        is empty or too long for a label.
     """
+    check_suffix(output)
     path = pathlib.Path(output)
-    check_suffix(path)
     for name, value in (
         ("flops", flops),
         ("plan_params", plan_params),
@@ -107,30 +109,17 @@ def scaling_figure(
         model for model in known_models() if low < model.flops < high and model.name != plan_name
     ]
     content = _Content(float(flops), plan, models)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
-        path.write_text(_page(content), encoding="utf-8")
-    else:
-        _save(_draw(content), path)
+    write_whole(path, _page(content) if path.suffix == ".html" else _image(content, path.suffix))
     return path
-
-
-def _save(figure, path: pathlib.Path) -> None:
-    from matplotlib import rc_context
-
-    # Neither the date nor the version of the program: the same plan is the same file.
-    left_out = ("Date", "Creator", "Format", "Type") if path.suffix == ".svg" else ("Software",)
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "scaling"}):
-        figure.savefig(path, dpi=_PNG_DOTS, metadata=dict.fromkeys(left_out), facecolor="white")
 
 
 def check_suffix(output: str | os.PathLike) -> None:
     """Refuses a path that no figure can be written to, before any work.
 
     Raises:
-      UsageError: for a suffix that is none of SUFFIXES.
+      UsageError: for a suffix that is none of SUFFIXES, or a path with a scheme.
     """
-    suffix = pathlib.Path(output).suffix
+    suffix = local_path(output, "figure").suffix
     if suffix not in SUFFIXES:
         raise UsageError(
             f"a figure at {os.fspath(output)!r}: must end in {', '.join(SUFFIXES)}"
@@ -175,6 +164,24 @@ def _optimum(law: Law, flops: float, quantity: str) -> float:
 
 def _value(model: KnownModel | _Plan, quantity: str) -> float:
     return (model.params, model.tokens)[_QUANTITIES.index(quantity)]
+
+
+def _image(content: _Content, suffix: str) -> bytes:
+    """The figure as a file of SVG or PNG."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # Neither the date nor the version of the program: the same plan is the same file.
+    left_out = ("Date", "Creator", "Format", "Type") if suffix == ".svg" else ("Software",)
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "scaling"}):
+        _draw(content).savefig(
+            buffer,
+            format=suffix[1:],
+            dpi=_PNG_DOTS,
+            metadata=dict.fromkeys(left_out),
+            facecolor="white",
+        )
+    return buffer.getvalue()
 
 
 def _draw(content: _Content):

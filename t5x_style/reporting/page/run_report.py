@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from t5x_style.accounting import CONVENTIONS, verdict_of_line
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, duration, scientific
 from t5x_style.reporting.figures.charts import bars_svg, lines_svg
 from t5x_style.reporting.html import captioned, html_table, page
@@ -38,8 +39,10 @@ def write_report(
       The path written.
 
     Raises:
-      UsageError: for a directory without a run, a run without a training line, or none at all.
+      UsageError: for a directory without a run, a run without a training line, no directory at
+        all, or a path with a scheme.
     """
+    path = local_path(output, "output")
     runs = _named([read_run(model_dir) for model_dir in model_dirs])
     if not runs:
         raise UsageError("a report needs a run directory")
@@ -55,9 +58,7 @@ def write_report(
         _flops(runs),
         *(_details(name, run) for name, run in runs.items()),
     ]
-    path = pathlib.Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(title, sections), encoding="utf-8")
+    write_whole(path, page(title, sections))
     return path
 
 

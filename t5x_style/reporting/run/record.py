@@ -9,6 +9,7 @@ from typing import Any
 
 from t5x_style.accounting import ParametricLaw
 from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.files import local_path
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
     EVALUATION_PREFIX,
@@ -120,10 +121,10 @@ def read_run(model_dir: str | os.PathLike) -> RunRecord:
     """Reads a run, finished, running or killed.
 
     Raises:
-      UsageError: if there is no such directory, or no run in it.
+      UsageError: if there is no such directory, or no run in it, or its path has a scheme.
       Fault: if one of its files is broken, with the line.
     """
-    path = pathlib.Path(model_dir)
+    path = local_path(model_dir, "model_dir")
     if not path.is_dir():
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(f"no run directory {path}{did_you_mean(path.name, siblings)}")
@@ -147,7 +148,7 @@ def read_plan(model_dir: str | os.PathLike) -> dict[str, Any]:
       UsageError: the directory has no plan.json.
       Fault: the file is broken.
     """
-    path = pathlib.Path(model_dir) / PLAN_FILE
+    path = local_path(model_dir, "MODEL_DIR") / PLAN_FILE
     if not path.is_file():
         raise UsageError(f"MODEL_DIR = {model_dir}: no run there ({PLAN_FILE} is missing)")
     try:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_style.errors import Fault
-from t5x_style.files import write_whole
+from t5x_style.files import local_path, write_whole
 
 # The files of a run directory. Training writes the first two before step 0.
 PLAN_FILE = "plan.json"
@@ -62,9 +62,10 @@ class RunWriter:
             are cut. With None the run starts from nothing, and every line is cut.
 
         Raises:
+          UsageError: if `model_dir` has a scheme, such as gs://.
           Fault: if metrics.jsonl or events.jsonl cannot be read or written.
         """
-        self._dir = pathlib.Path(model_dir)
+        self._dir = local_path(model_dir, "model_dir")
         self._resume_step = resume_step
         try:
             self._dir.mkdir(parents=True, exist_ok=True)

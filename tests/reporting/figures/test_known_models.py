@@ -37,7 +37,7 @@ def test_compute_ratios_of_the_bloomberggpt_paper(by_name, name, ratio):
     assert by_name[name].flops / own.flops == pytest.approx(ratio, abs=0.01)
 
 
-def test_bloomberggpt_is_the_one_of_the_accounts(by_name):
+def test_bloomberggpt_agrees_with_the_accounts(by_name):
     assert by_name["BloombergGPT"].params == total_parameters(bloomberggpt.ARCHITECTURE)
     assert by_name["BloombergGPT"].tokens == bloomberggpt.accounts()["tokens"]
 
@@ -49,7 +49,7 @@ def test_cerebras_gpt_has_twenty_tokens_per_parameter(by_name):
         assert model.tokens / model.params == pytest.approx(20, rel=0.02)
 
 
-def test_names_give_the_size_that_is_drawn(by_name):
+def test_parameters_agree_with_the_size_in_the_name(by_name):
     """`GPT-NeoX 20B` has 20 billion parameters, to the digits of its name."""
     sized = 0
     for name, model in by_name.items():
@@ -96,6 +96,6 @@ def test_a_model_is_read():
         (json.dumps([ENTRY | {"source": " "}]), "source = ' ': must be text"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(text, message):
+def test_a_broken_file_is_refused(text, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         parse_models(text, where="here")

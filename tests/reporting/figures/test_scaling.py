@@ -1,4 +1,4 @@
-"""The figure of a plan, looked at by its boxes, its curves and the bytes it leaves."""
+"""The figure of a plan: the boxes of its texts, its curves and points, and the file."""
 
 import itertools
 import math
@@ -69,7 +69,7 @@ def labels_of(axes):
 
 
 def names_listed(figure):
-    """Number -> model, as the list below the graphs gives them."""
+    """Number -> model, from the list below the graphs."""
     texts = [
         text.get_text().strip("\u2007").split("  ", 1) for text in figure.legends[1].get_texts()
     ]
@@ -102,21 +102,21 @@ def letters_of(text):
         (3.51e23, 0.01),
     ],
 )
-def test_labels_collide_with_nothing_and_are_all_there(drawn, tmp_path, flops, share):
+def test_labels_are_complete_and_overlap_nothing(drawn, tmp_path, flops, share):
     scaling_figure(tmp_path / "plan.png", **plan_of(flops, share))
     (figure,) = drawn
     # The resolution of the file, which is not the one in which the labels were placed.
     figure.set_dpi(160)
     FigureCanvasAgg(figure).draw()
-    assert_no_text_lies_on_another(figure)
+    assert_no_text_overlaps(figure)
     assert_numbers_name_their_models(figure)
 
 
-def assert_no_text_lies_on_another(figure):
+def assert_no_text_overlaps(figure):
     boxes = [(text.get_text(), letters_of(text)) for text in texts_of(figure)]
     for (first, a), (second, b) in itertools.combinations(boxes, 2):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(overlap) < 1, f"{first!r} lies on {second!r}"
+        assert min(overlap) < 1, f"{first!r} overlaps {second!r}"
     for text, box in boxes:
         assert box.x0 >= 0, text
         assert box.y0 >= 0, text
@@ -134,7 +134,7 @@ def assert_no_text_lies_on_another(figure):
                 or box.y0 >= y + reach - 1
                 or box.y1 <= y - reach + 1
             )
-            assert clear, f"{text!r} lies on a marker"
+            assert clear, f"{text!r} overlaps a marker"
 
 
 def assert_numbers_name_their_models(figure):
@@ -176,7 +176,7 @@ def test_curves_pass_through_the_published_table(drawn, tmp_path):
         assert slope == pytest.approx((0.73, 0.27)[place])
 
 
-def test_band_budget_star_and_points_stand_where_they_should(drawn, tmp_path):
+def test_places_of_band_budget_star_and_points(drawn, tmp_path):
     scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name="ours")
     spent = 6.0 * 50_558_868_480 * 568_747_622_400
     for place, axes in enumerate(drawn[0].axes):
@@ -234,12 +234,12 @@ def test_the_same_plan_is_the_same_file_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["svg", "html"])
-def test_a_file_stands_alone(tmp_path, suffix):
+def test_a_file_needs_no_other_file(tmp_path, suffix):
     text = scaling_figure(tmp_path / f"plan.{suffix}", **BLOOMBERGGPT).read_text()
     assert not re.search(r"<script|<link|<image|<img|@import|\bsrc=", text)
     assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', text))
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
-    # What names are left are those of XML's own vocabularies, which nothing fetches.
+    # The remaining addresses are names of XML vocabularies, which nothing fetches.
     for address in re.findall(r'"(https?:[^"]*)"', text):
         assert address.startswith("http://www.w3.org/"), address
 
@@ -288,10 +288,15 @@ def test_a_dollar_in_a_name_is_no_formula(drawn, tmp_path):
         ({"plan_name": "x" * 33}, "must have 1 to 32 characters"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(tmp_path, change, message):
+def test_wrong_values_are_refused(tmp_path, change, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         scaling_figure(tmp_path / "plan.svg", **(BLOOMBERGGPT | change))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_with_a_scheme_is_refused():
+    with pytest.raises(UsageError, match=r"figure = 'gs://bucket/plan\.svg': gs:// is not"):
+        scaling_figure("gs://bucket/plan.svg", **BLOOMBERGGPT)
 
 
 @pytest.mark.parametrize(

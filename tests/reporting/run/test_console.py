@@ -50,7 +50,7 @@ def test_mfu_comes_with_its_convention():
     assert "MFU full 41.2% | MFU causal 37.1%" in stream.getvalue()
 
 
-def test_the_time_left_counts_what_evaluations_cost(clock):
+def test_the_time_left_includes_evaluations(clock):
     stream = io.StringIO()
     show = Progress(1_000, stream).show
     show({**LINE, "tokens": 100, "tokens_per_second": 50.0})

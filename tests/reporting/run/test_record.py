@@ -8,7 +8,7 @@ from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import RunWriter, read_plan, read_run
 
 
-def test_what_a_run_left_is_read(made_up_run, tmp_path):
+def test_a_finished_run_is_read(made_up_run, tmp_path):
     run = read_run(made_up_run(tmp_path / "run", steps=100))
     assert [line["step"] for line in run.training] == list(range(10, 101, 10))
     assert [line["step"] for line in run.evaluations] == [0, 100]
@@ -17,7 +17,7 @@ def test_what_a_run_left_is_read(made_up_run, tmp_path):
     assert "train.steps" in run.config
 
 
-def test_a_run_that_only_began_is_read(tmp_path):
+def test_a_run_without_a_line_is_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     run = read_run(tmp_path)
     assert (run.training, run.evaluations, run.events, run.plan, run.config) == ([], [], [], {}, "")
@@ -29,6 +29,8 @@ def test_wrong_directories_are_refused(made_up_run, tmp_path):
         read_run(tmp_path / "quickstrt")
     with pytest.raises(UsageError, match=r"has no metrics\.jsonl"):
         read_run(tmp_path)
+    with pytest.raises(UsageError, match="model_dir = 'gs://bucket/run': gs:// is not"):
+        read_run("gs://bucket/run")
 
 
 def test_a_broken_plan_is_a_fault(made_up_run, tmp_path):
@@ -38,7 +40,7 @@ def test_a_broken_plan_is_a_fault(made_up_run, tmp_path):
         read_run(model_dir)
 
 
-def test_the_law_of_ones_own_is_read_from_the_plan(made_up_run, tmp_path):
+def test_the_users_own_law_is_read_from_the_plan(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=10)
     assert read_run(model_dir).own_law is None
     law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
