@@ -10,7 +10,7 @@ from t5x_style.reporting.text.tables import dtypes_text
 def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
     """plan.json as a table: (quantity, value, where the value comes from)."""
     horizon, flops = derived["horizon"], derived["flops_per_token"]
-    a, optimizer = derived["architecture"], derived["optimizer"]
+    arch, optimizer = derived["architecture"], derived["optimizer"]
     schedule = optimizer["schedule"]
     tokens = horizon["tokens"]
     batches = ", then ".join(
@@ -26,9 +26,9 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "parameters",
             f"{derived['parameters']['total']:,}",
-            f"{derived['parameters']['non_embedding']:,} without embeddings; L {a['layers']}, "
-            f"D {a['d_model']}, F {a['d_ff']}, heads {a['heads']}/{a['kv_heads']} x "
-            f"{a['head_dim']}, V {a['vocab_size']:,}",
+            f"{derived['parameters']['non_embedding']:,} without embeddings; L {arch['layers']}, "
+            f"D {arch['d_model']}, F {arch['d_ff']}, heads {arch['heads']}/{arch['kv_heads']} x "
+            f"{arch['head_dim']}, V {arch['vocab_size']:,}",
         ),
         ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} per parameter"),
         ("steps", f"{horizon['steps']:,}", f"sequences per step: {batches}"),
@@ -49,7 +49,7 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "mesh",
             " x ".join(f"{k}={v}" for k, v in derived["mesh"].items() if v > 1) or "one device",
-            f"compute in {dtypes_text(derived['compute_dtype'], a['matmul_dtype'])}, attention "
+            f"compute in {dtypes_text(derived['compute_dtype'], arch['matmul_dtype'])}, attention "
             f"{derived['kernel']}",
         ),
     ]
