@@ -1,6 +1,9 @@
-"""Numbers as people read them, and the loss in the unit that tokenizers cannot move."""
+"""Numbers as text for people, and the loss in a unit that does not depend on the tokenizer."""
 
 import math
+
+SECONDS_PER_DAY = 86_400
+GIB = 2**30
 
 
 def count(value: float) -> str:
@@ -26,7 +29,17 @@ def duration(seconds: float) -> str:
     if seconds < 48 * 3600:
         minutes = round(seconds / 60)
         return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{seconds / 86400:.1f} d"
+    return f"{seconds / SECONDS_PER_DAY:.1f} d"
+
+
+def byte_count(value: float) -> str:
+    """A number of bytes: 512 B, 1.5 KiB, 95.7 GiB."""
+    for size, unit in ((2**40, "TiB"), (GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= size:
+            scaled = value / size
+            # From 1000 on, three digits would become a power of ten.
+            return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:.0f} {unit}"
+    return f"{value:.0f} B"
 
 
 def scientific(value: float) -> str:
@@ -35,10 +48,10 @@ def scientific(value: float) -> str:
 
 
 def bits_per_byte(nats: float, size: float) -> float:
-    """A summed loss over the text that it was about: comparable between tokenizers.
+    """A loss per byte of text, which can be compared between tokenizers.
 
     Args:
-      nats: summed over the text's tokens.
-      size: of the text, in bytes (in characters, it is bits per character).
+      nats: the loss, summed over the tokens of the text.
+      size: bytes of the text. With characters instead, the result is bits per character.
     """
     return nats / (size * math.log(2))

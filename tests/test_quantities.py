@@ -1,6 +1,6 @@
 import pytest
 
-from t5x_style.quantities import bits_per_byte, count, duration, scientific
+from t5x_style.quantities import bits_per_byte, byte_count, count, duration, scientific
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,25 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (95.74 * 2**30, "95.7 GiB"),
+        (1010 * 2**30, "1010 GiB"),
+        (2**40, "1 TiB"),
+    ],
+)
+def test_byte_count(value, text):
+    assert byte_count(value) == text
+
+
 def test_scientific():
     assert scientific(1.72531e23) == "1.73e23"
 
 
 def test_bpb():
-    """2.10 nats a token at 4.895 ASCII characters a token."""
+    """2.10 nats per token at 4.895 ASCII characters per token."""
     assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.quantities import GIB
 
 _GB = 10**9
-_GIB = 2**30
 
 # Share of a link's printed rate that carries data; the scaling book works with 9e10 of 1e11.
 LINK_EFFICIENCY = 0.90
@@ -92,18 +92,18 @@ CHIPS: dict[str, Chip] = {
             "torus_2d", 4, 62e9, 256, 6.25e9,
         ),
         Chip(
-            "v3", 123e12, 32 * _GIB, 900e9, 2, ("TPU v3",),
+            "v3", 123e12, 32 * GIB, 900e9, 2, ("TPU v3",),
             _CLOUD_TPU + " (scaling book: 1.4e14 FLOP/s); links: 656 Gbit/s, Jouppi et al. 2020, "
             "from memory (scaling book: 1e11 bytes/s); " + _DCN,
             "torus_2d", 4, 82e9, 1024, 6.25e9,
         ),
         Chip(
-            "v4", 275e12, 32 * _GIB, 1200e9, 1, ("TPU v4",),
+            "v4", 275e12, 32 * GIB, 1200e9, 1, ("TPU v4",),
             _CLOUD_TPU + "; links: Jouppi et al. 2023, from memory (scaling book: 4.5e10 bytes/s); "
             + _DCN,
             "torus_3d", 6, 50e9, 4096, 6.25e9,
             # A v4 chip shows its two cores as one device, as it does on a Cloud TPU machine.
-            usable_bytes=int(30.75 * _GIB), slices=_SLICES_3D, clock=1.05e9, cores=2,
+            usable_bytes=int(30.75 * GIB), slices=_SLICES_3D, clock=1.05e9, cores=2,
             compiler_options={"chip_config_name": "megacore"}, overlap_in_text=False,
         ),
         Chip(
@@ -111,14 +111,14 @@ CHIPS: dict[str, Chip] = {
             _CLOUD_TPU + " (one page: 800 GiB/s of memory bandwidth); links: 400 GB/s a chip in "
             "both directions; " + _DCN,
             "torus_2d", 4, 50e9, 256, 3.125e9,
-            matrix_efficiency=0.88, usable_bytes=int(15.75 * _GIB), slices=_SLICES_2D, clock=1.5e9,
+            matrix_efficiency=0.88, usable_bytes=int(15.75 * GIB), slices=_SLICES_2D, clock=1.5e9,
         ),
         Chip(
             "v5p", 459e12, 95 * _GB, 2765e9, 1, ("TPU v5p", "TPU v5"),
             _CLOUD_TPU + " (scaling book: 96 GB, 2.8e12 bytes/s); links: 1200 GB/s a chip in both "
             "directions; " + _DCN,
             "torus_3d", 6, 100e9, 8960, 6.25e9,
-            matrix_efficiency=0.90, usable_bytes=int(95.74 * _GIB), slices=_SLICES_3D,
+            matrix_efficiency=0.90, usable_bytes=int(95.74 * GIB), slices=_SLICES_3D,
             clock=1.75e9, cores=2, overlap_in_text=False,
         ),
         Chip(
@@ -126,14 +126,14 @@ CHIPS: dict[str, Chip] = {
             _CLOUD_TPU + " (scaling book: 9.2e14 FLOP/s, 1.6e12 bytes/s); links: 800 GB/s a chip "
             "in both directions; " + _DCN,
             "torus_2d", 4, 100e9, 256, 3.125e9,
-            matrix_efficiency=0.70, usable_bytes=int(31.25 * _GIB), slices=_SLICES_2D,
+            matrix_efficiency=0.70, usable_bytes=int(31.25 * GIB), slices=_SLICES_2D,
             clock=1.75e9,
         ),
         Chip(
-            "tpu7x", 2307e12, 192 * _GIB, 7380e9, 2, ("TPU7x",),
+            "tpu7x", 2307e12, 192 * GIB, 7380e9, 2, ("TPU7x",),
             _CLOUD_TPU + "; links: 1200 GB/s a chip in both directions; network: assumed as v5p's",
             "torus_3d", 6, 100e9, 9216, 6.25e9,
-            usable_bytes=int(94.75 * _GIB), slices=_SLICES_3D,
+            usable_bytes=int(94.75 * GIB), slices=_SLICES_3D,
         ),
         Chip(
             "a100_40gb", 312e12, 40 * _GB, 1555e9, 1,

@@ -4,11 +4,9 @@ from t5x_style.accounting import StepShape
 from t5x_style.compiling.estimates import ASSUMPTIONS
 from t5x_style.compiling.memory_use import ChipMemory
 from t5x_style.compiling.report import CompileReport, ProgramAccounts
-from t5x_style.quantities import count, duration
+from t5x_style.quantities import GIB, SECONDS_PER_DAY, count, duration
 from t5x_style.reporting.text.tables import dtypes_text, table
 
-_GIB = 2**30
-_DAY = 86_400
 # A larger share of FLOPs off the formula is a fault of one of the two.
 _TOLERATED_ERROR = 0.005
 
@@ -20,27 +18,29 @@ def report_text(report: CompileReport) -> str:
         return parts[0]
     accounts = report.accounts
     rows = _byte_rows(report.memory, report.planned_bytes_per_chip)
-    parts.append(table(rows, ("bytes a chip", "GiB", "")))
+    parts.append(table(rows, ("bytes per chip", "GiB", "")))
     parts.append(_flops_lines(accounts))
     if report.estimates:
         parts.append(table(_estimate_rows(report), _ESTIMATE_HEADERS))
         parts += [f"{name}: {ASSUMPTIONS[name].meaning}" for name in report.estimates]
     elif report.topology.slice is not None:
         parts.append(
-            f"no seconds: XLA writes no cycles for {report.topology.chip}. On the device it tries "
-            "several kernels for each product; here it took its first choice"
+            f"no time estimate: XLA gives no cycles for {report.topology.chip}. On the device it "
+            "tries several kernels for each product; here it took its first choice"
         )
     parts.append(table(_traffic_rows(accounts), _TRAFFIC_HEADERS))
     if accounts.expensive:
         operations = [
             (row.kind, row.cycles, row.count, row.name, row.source) for row in accounts.expensive
         ]
-        parts.append(table(operations, ("costliest", "cycles", "a step", "operation", "from")))
+        parts.append(
+            table(operations, ("most expensive", "cycles", "per step", "operation", "source"))
+        )
     buffers = [
-        (buffer.shape, f"{buffer.bytes / _GIB:.3f}", buffer.count, buffer.source)
+        (buffer.shape, f"{buffer.bytes / GIB:.3f}", buffer.count, buffer.source)
         for buffer in accounts.largest_buffers
     ]
-    parts.append(table(buffers, ("largest buffers", "GiB", "times", "from")))
+    parts.append(table(buffers, ("largest buffers", "GiB", "count", "source")))
     return "\n\n".join(parts)
 
 
@@ -53,11 +53,11 @@ def _step_rows(report: CompileReport) -> list[tuple[str, str]]:
         where = f"{slices}, {report.chips} chips, {where}"
     return [
         ("parameters", f"{report.parameters:,}"),
-        ("for", where),
+        ("target", where),
         ("mesh", topology.mesh_text),
         ("step", _step_text(shape, report)),
         (
-            "FLOPs a step",
+            "FLOPs per step",
             f"6 N D {flops['6nd']:.4g}, full {flops['full']:.4g}, causal {flops['causal']:.4g}, "
             f"hardware {report.hardware_flops:.4g}",
         ),
@@ -76,15 +76,15 @@ def _step_text(shape: StepShape, report: CompileReport) -> str:
 
 def _byte_rows(memory: ChipMemory, planned: int) -> list[tuple[str, str, str]]:
     notes = {
-        "padding": "of the arguments, by the compiler's layouts",
-        "activations": "temporary without the gradients",
+        "padding": "of the arguments, in the compiler's layouts",
+        "activations": "temporary memory without the gradients",
         "peak": {True: "fits", False: "does NOT fit", None: ""}[memory.fits],
     }
     rows = [
-        (name, f"{size / _GIB:.3f}", notes.get(name, "")) for name, size in memory.to_json().items()
+        (name, f"{size / GIB:.3f}", notes.get(name, "")) for name, size in memory.to_json().items()
     ]
-    difference = f"{planned / memory.peak - 1:+.0%} of the peak"
-    return [*rows, ("planned", f"{planned / _GIB:.3f}", f"what the planner expects: {difference}")]
+    difference = f"{planned / memory.peak - 1:+.0%} against the peak"
+    return [*rows, ("planned", f"{planned / GIB:.3f}", f"the planner's estimate, {difference}")]
 
 
 def _flops_lines(accounts: ProgramAccounts) -> str:
@@ -95,7 +95,7 @@ def _flops_lines(accounts: ProgramAccounts) -> str:
     lines = [f"matrix products in the program: {accounts.hlo_flops:.6g} FLOPs, {agreement}"]
     if accounts.kernel_calls:
         calls = ", ".join(f"{name} x {n}" for name, n in accounts.kernel_calls.items())
-        lines.append(f"kernels, whose products the program's text does not show: {calls}")
+        lines.append(f"kernels, whose products are not in the program's text: {calls}")
     if accounts.library_calls:
         calls = ", ".join(f"{name} x {n}" for name, n in accounts.library_calls.items())
         lines.append(f"library routines, whose products are NOT in that sum: {calls}")
@@ -107,7 +107,7 @@ def _flops_lines(accounts: ProgramAccounts) -> str:
     return "\n".join(lines)
 
 
-_TRAFFIC_HEADERS = ("collective", "over", "chips", "a step", "GB sent a chip", "over work")
+_TRAFFIC_HEADERS = ("collective", "axis", "chips", "per step", "GB sent per chip", "overlapped")
 
 
 def _traffic_rows(accounts: ProgramAccounts) -> list[tuple[object, ...]]:
@@ -118,20 +118,20 @@ def _traffic_rows(accounts: ProgramAccounts) -> list[tuple[object, ...]]:
             row.group_size,
             row.count,
             f"{row.wire_bytes / 1e9:.3f}",
-            "not known" if row.overlapped is None else f"{row.overlapped:.0%}",
+            "unknown" if row.overlapped is None else f"{row.overlapped:.0%}",
         )
         for row in accounts.traffic
     ]
 
 
 _ESTIMATE_HEADERS = (
-    "estimated, by assumptions",
+    "estimate",
     "collectives",
     "step",
     "MFU causal",
     "HFU",
     "tokens/s",
-    "the run",
+    "whole run",
     "dollars",
 )
 
@@ -149,7 +149,7 @@ def _estimate_rows(report: CompileReport) -> list[tuple[object, ...]]:
                     f"{step.mfu(seconds):.1%}",
                     f"{step.hfu(seconds):.1%}",
                     count(step.tokens / seconds),
-                    duration(_DAY * step.days(tokens, seconds)),
+                    duration(SECONDS_PER_DAY * step.days(tokens, seconds)),
                     None if price is None else f"{step.cost(tokens, seconds, price):,.0f}",
                 )
             )

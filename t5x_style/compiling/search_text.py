@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from t5x_style.compiling.search import Trial, unbeaten
+from t5x_style.quantities import GIB
 from t5x_style.reporting.text.tables import table
 
-_GIB = 2**30
 _REFUSED = ("does not fit", "-", "-")
 _HEADERS = (
     "",
@@ -13,8 +13,8 @@ _HEADERS = (
     "remat",
     "microbatches",
     "change",
-    "peak GiB a chip",
-    "s a step",
+    "peak GiB per chip",
+    "seconds per step",
     "MFU hidden / exposed",
 )
 
@@ -29,8 +29,8 @@ def trial_line(trial: Trial) -> str:
         return f"{name}: {trial.refusal.splitlines()[0]}"
     hidden, exposed = trial.mfu
     return (
-        f"{name}: {trial.seconds:.4g} s a step, MFU {hidden:.1%} hidden / {exposed:.1%} exposed, "
-        f"{trial.peak / _GIB:.1f} GiB a chip"
+        f"{name}: {trial.seconds:.4g} s per step, MFU {hidden:.1%} hidden / {exposed:.1%} exposed, "
+        f"{trial.peak / GIB:.1f} GiB per chip"
     )
 
 
@@ -45,7 +45,7 @@ def trials_text(trials: Sequence[Trial]) -> str:
             (
                 "*" if trial in best else "",
                 *_layout_cells(trial),
-                f"{trial.peak / _GIB:.2f}",
+                f"{trial.peak / GIB:.2f}",
                 f"{trial.seconds:.4g}",
                 f"{hidden:.1%} / {exposed:.1%}",
             )

@@ -1,11 +1,19 @@
-"""What a run leaves, written and read again; the console line, tables, the page."""
+"""The files of a run, written and read; the console line, tables, figures and the page."""
 
 from t5x_style.reporting.figures.known_models import KnownModel, known_models
 from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
 from t5x_style.reporting.page.run_report import write_report
 from t5x_style.reporting.run.console import Progress
-from t5x_style.reporting.run.record import RunRecord, read_run
-from t5x_style.reporting.run.writer import EVENT_KINDS, RunWriter, SilentWriter
+from t5x_style.reporting.run.record import Event, RunRecord, read_plan, read_run
+from t5x_style.reporting.run.writer import (
+    CONFIG_FILE,
+    EVENT_KINDS,
+    EVENTS_FILE,
+    METRICS_FILE,
+    PLAN_FILE,
+    RunWriter,
+    SilentWriter,
+)
 from t5x_style.reporting.text.derived import (
     ACHIEVED_HEADERS,
     SOURCE_HEADERS,
@@ -17,8 +25,13 @@ from t5x_style.reporting.text.tables import table
 
 __all__ = [
     "ACHIEVED_HEADERS",
+    "CONFIG_FILE",
+    "EVENTS_FILE",
     "EVENT_KINDS",
+    "METRICS_FILE",
+    "PLAN_FILE",
     "SOURCE_HEADERS",
+    "Event",
     "KnownModel",
     "Progress",
     "RunRecord",
@@ -28,6 +41,7 @@ __all__ = [
     "check_suffix",
     "derived_rows",
     "known_models",
+    "read_plan",
     "read_run",
     "scaling_figure",
     "source_rows",

@@ -1,4 +1,4 @@
-"""The parts of a self-contained HTML page: its frame, a captioned figure, a table."""
+"""The parts of a self-contained HTML page: the frame, a figure with a caption, a table."""
 
 import html
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }
 
 
 def page(title: str, sections: Sequence[str]) -> str:
-    """A whole page that needs no other file. `sections` are HTML; empty ones are left out."""
+    """A page that needs no other file. `sections` are HTML; empty ones are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -33,13 +33,13 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 def captioned(title: str, svg: str) -> str:
-    """An SVG under its title, which a screen reader says too."""
+    """An SVG under its title, which is also its label for screen readers."""
     labelled = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
     return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{labelled}</figure>"
 
 
 def html_table(headers: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
-    """A table of texts, numbers flush right; None is a dash."""
+    """A table of texts, with numbers flush right and a dash for None."""
 
     def cell(tag: str, text: str | None) -> str:
         text = "-" if text is None else text

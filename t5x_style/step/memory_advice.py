@@ -7,8 +7,8 @@ from typing import Any
 from t5x_style.accounting import StepShape, Topology
 from t5x_style.accounting.layouts.memory import step_memory
 from t5x_style.accounting.recompute import REMAT_RECOMPUTES
+from t5x_style.quantities import GIB
 
-_GIB = 2**30
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # The two ways in which the TPU compiler says it: after and before it has placed every buffer.
 _REFUSALS = (
@@ -50,9 +50,7 @@ def memory_refusal(message: str, shape: StepShape, topology: Topology) -> str | 
 
 def too_much(used: int, room: int) -> str:
     """How much is wanting, of bytes on one device."""
-    return (
-        f"the step takes {used / _GIB:.2f} GiB of each device, and {room / _GIB:.2f} GiB are there"
-    )
+    return f"the step takes {used / GIB:.2f} GiB of each device, and {room / GIB:.2f} GiB are there"
 
 
 def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[str]:
@@ -99,12 +97,12 @@ def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[st
     )
     enough = [(saved, name) for saved, name in saving if saved >= excess]
     lines = [
-        f"would fit, as the planner expects: {name} (saves {saved / _GIB:.1f} GiB)"
+        f"would fit, as the planner expects: {name} (saves {saved / GIB:.1f} GiB)"
         for saved, name in enough
     ]
     if not enough:
         lines = [
-            f"would save {saved / _GIB:.1f} GiB, as the planner expects: {name}"
+            f"would save {saved / GIB:.1f} GiB, as the planner expects: {name}"
             for saved, name in saving
         ]
     return lines or ["take more chips, or a smaller batch: nothing else would save memory"]

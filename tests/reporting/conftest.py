@@ -15,7 +15,7 @@ ARCHITECTURE = Architecture(vocab_size=4096, layers=4, d_model=128, d_ff=344, he
 
 @pytest.fixture(scope="session")
 def made_up_run():
-    """A function from a directory (and what tells runs apart) to a finished run in it."""
+    """A function from a directory, and values that differ by run, to a finished run in it."""
 
     def make(model_dir, *, peak=3e-3, steps=400, mfu=0.31):
         noise = random.Random(peak)

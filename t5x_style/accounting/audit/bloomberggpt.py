@@ -12,6 +12,7 @@ from t5x_style.accounting.chips import CHIPS
 from t5x_style.accounting.flops import CONVENTIONS, training_flops_per_token
 from t5x_style.accounting.parameter_count import parameters, total_parameters
 from t5x_style.accounting.topology import Topology
+from t5x_style.quantities import SECONDS_PER_DAY
 
 # Table 4 and appendix A.
 ARCHITECTURE = Architecture(
@@ -157,7 +158,7 @@ def accounts() -> dict:
             "mfu_highest": max(shares),
         },
         "time": {
-            "days": seconds / 86400,
+            "days": seconds / SECONDS_PER_DAY,
             "gpu_hours": gpu_hours,
             "share_of_budget": gpu_hours / BUDGET_GPU_HOURS,
         },

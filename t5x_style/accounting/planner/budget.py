@@ -5,6 +5,7 @@ import time
 
 from t5x_style.accounting.chips import chip
 from t5x_style.errors import UsageError
+from t5x_style.quantities import SECONDS_PER_DAY
 
 # Default share of the dense bfloat16 peak, by 6 N D. BloombergGPT reached 24.5 % on A100s;
 # MaxText's tables give 40 to 60 % on TPUs.
@@ -13,7 +14,6 @@ EXPECTED_MFU = 0.4
 EXPECTED_CPU_MFU = 0.25
 THIS_CPU = "this_cpu"
 
-SECONDS_PER_DAY = 86400.0
 SECONDS_PER_HOUR = 3600.0
 
 

@@ -15,8 +15,7 @@ from t5x_style.compiling.hlo.collectives import NETWORK
 from t5x_style.compiling.hlo.kernel_calls import AttentionWork, calls_by_pass, kernel_flops
 from t5x_style.compiling.hlo.program import Program
 from t5x_style.errors import Fault, UsageError, one_of
-
-_DAY = 86400
+from t5x_style.quantities import SECONDS_PER_DAY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class StepEstimate:
 
     def days(self, run_tokens: float, seconds: float) -> float:
         """Days of a run of so many tokens, if a step takes `seconds`."""
-        return run_tokens / self.tokens * seconds / _DAY
+        return run_tokens / self.tokens * seconds / SECONDS_PER_DAY
 
     def cost(self, run_tokens: float, seconds: float, price_per_chip_hour: float) -> float:
         """What that run costs, in the price's currency."""

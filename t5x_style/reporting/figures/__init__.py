@@ -1,1 +1,1 @@
-"""Charts and the scaling figure, as SVG."""
+"""Charts, and the scaling figure of a plan, as SVG."""

@@ -1,4 +1,4 @@
-"""Line and bar charts as SVG text, for a page that must stand alone."""
+"""Line and bar charts as SVG text, for a page without other files."""
 
 import io
 import re
@@ -26,15 +26,15 @@ def lines_svg(
     format_y: Callable[[float], str] | None = None,
     marker: str | None = None,
 ) -> str:
-    """One chart of several curves, each with an entry in the legend above the axes.
+    """One chart of several curves, with a legend above the axes.
 
-    A series without points is left out and keeps its colour all the same.
+    A series without points is not drawn, but its colour stays reserved.
 
     Args:
-      name: unique on the page; the ids within the SVG are made from it.
+      name: unique on the page; prefixes the ids within the SVG.
       series: label -> (x, y). Up to 7 colours, then the dash changes.
       format_y: text of a tick; matplotlib's own if None.
-      marker: drawn at every point where there are few of them.
+      marker: drawn at every point.
     """
     columns = max(1, min(len(series), 64 // (max(map(len, series)) + 6)))
     legend_rows = -(-len(series) // columns)
@@ -73,7 +73,7 @@ def lines_svg(
 
 
 def bars_svg(name: str, values: Mapping[str, float], labels: Mapping[str, str]) -> str:
-    """Horizontal bars, the largest on top, each with its label behind it."""
+    """Horizontal bars, the largest on top, with their labels at the right ends."""
     ordered = sorted(values.items(), key=lambda item: item[1])
     figure, axes = _figure(0.6 + 0.32 * len(ordered))
     bars = axes.barh([key for key, _ in ordered], [value for _, value in ordered], color=COLOURS[0])
@@ -87,7 +87,7 @@ def bars_svg(name: str, values: Mapping[str, float], labels: Mapping[str, str]) 
 
 
 def _figure(height: float):
-    # Half a second of import, for a page and never for a run.
+    # Half a second of import: only for a page.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -100,7 +100,7 @@ def _figure(height: float):
 
 
 def embedded_svg(figure, name: str) -> str:
-    """A matplotlib figure as an SVG element whose ids, made from `name`, meet no other's."""
+    """A matplotlib figure as an SVG element. Its ids begin with `name`, unique on the page."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -110,13 +110,13 @@ def embedded_svg(figure, name: str) -> str:
         figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # On a page with several charts, matplotlib's ids and its style sheet would reach the others.
+    # On a page with several charts, matplotlib's ids and style sheet would affect the others.
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     return re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
 def _thinned(values: Sequence[float]) -> Sequence[float]:
-    """At most MOST_POINTS of them, evenly taken, the last among them."""
+    """At most MOST_POINTS evenly spaced values, the last one included."""
     step = -(-len(values) // MOST_POINTS)
     return values if step <= 1 else values[(len(values) - 1) % step :: step]

@@ -1,7 +1,7 @@
-"""Models that others trained, to hold a plan against: known_models.json beside this file.
+"""Published models to compare a plan with, from known_models.json in this folder.
 
-A model is there if a paper or an official card gives both its parameters and the tokens that it was
-trained on. Where the tokens of a family are given and not those of one size, `source` says so.
+A model is listed if a paper or an official card gives both its parameters and its training tokens.
+Where only the tokens of a family are given, `source` notes it.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class KnownModel:
 
     Attributes:
       params: N, embedding included.
-      tokens: D, text read twice counted twice.
-      year: of its publication.
-      source: where both numbers stand.
+      tokens: D, every epoch counted.
+      year: of publication.
+      source: of both numbers.
     """
 
     name: str
@@ -33,8 +33,8 @@ class KnownModel:
 
     @property
     def flops(self) -> float:
-        """6 N D, as the laws count; what the run spent by its own account is more."""
-        # As a float: a whole number of this size does not fit numpy's integers.
+        """6 N D, as the laws count. The training spent more."""
+        # As a float: an integer of this size does not fit numpy's integers.
         return 6.0 * self.params * self.tokens
 
 
@@ -48,14 +48,14 @@ def parse_models(text: str, *, where: str) -> tuple[KnownModel, ...]:
 
     Args:
       text: the JSON.
-      where: names the file in a message.
+      where: the file's name in messages.
 
     Returns:
       The models, the least FLOPs first.
 
     Raises:
-      UsageError: text that is no such list, a missing or unknown key, a value of another kind, or a
-        name that stands there twice.
+      UsageError: text that is no such list, a missing or unknown key, a value of another type, or
+        a name that is listed twice.
     """
     try:
         entries = json.loads(text)
@@ -67,7 +67,7 @@ def parse_models(text: str, *, where: str) -> tuple[KnownModel, ...]:
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"{where}: {name!r} stands there {names.count(name)} times")
+            raise UsageError(f"{where}: {name!r} is listed {names.count(name)} times")
     return tuple(sorted(models, key=lambda model: (model.flops, model.name)))
 
 

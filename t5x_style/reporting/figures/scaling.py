@@ -1,30 +1,32 @@
-"""The figure of a plan: where it stands among scaling laws and the models that others trained.
+"""The figure of a plan between scaling laws and the models that others trained.
 
 Two graphs as in figure 1 of Wu et al. 2023 (BloombergGPT, arXiv 2303.17564): parameters against
-FLOPs, and tokens against FLOPs, on log axes.
+FLOPs, and tokens against FLOPs, on log axes. Published models are numbered points; their names are
+listed below the graphs.
 """
 
 import html
+import io
 import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from t5x_style.accounting.laws.chinchilla import APPROACH_3, LAWS, Law
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, scientific
 from t5x_style.reporting.figures.charts import COLOURS, embedded_svg
 from t5x_style.reporting.figures.known_models import KnownModel, known_models
-from t5x_style.reporting.figures.label_placement import Box, Point, Segment, place_labels, spread
 from t5x_style.reporting.html import captioned, html_table, page
 
 SUFFIXES = (".svg", ".png", ".html")
 
 
 class _Line(NamedTuple):
-    """A law on the graphs. In grey, its dash and the name at its end tell it from the others."""
+    """A law on the graphs. Printed in grey, the lines still differ by their dashes."""
 
     name: str
     law: Law
@@ -39,26 +41,27 @@ _CHINCHILLA = (
 )
 _LINES = (_Line("Kaplan", KAPLAN, COLOURS[6], ":"), *_CHINCHILLA)
 _QUANTITIES = ("parameters", "tokens")
-_INK, _PALE_INK = "#303030", "#808080"
-_NOTE = (
-    "Shaded: between the three Chinchilla laws. Points: models as published, each at C = 6 N D. "
-    "Star: the plan."
-)
+_INK, _BAND, _GRID = "#303030", "#ececec", "#e4e4e4"
 
 # Budgets to either side of the plan's: about the width of the paper's figure, 1e22 to 3.2e24.
 _DECADES_BELOW, _DECADES_ABOVE = 1.7, 1.3
 
-# Inches. Fixed margins and no layout engine, since labels are placed before anything is drawn.
-_PANEL_WIDTH, _PANEL_HEIGHT = 5.0, 5.0
-_LEFT, _RIGHT, _BOTTOM, _TOP = 0.75, 1.0, 0.75, 0.35
-_POINTS = 72.0
+# Inches. The list of names adds its rows to the height of the graphs.
+_WIDTH, _GRAPHS_HEIGHT, _NAME_HEIGHT, _NAME_COLUMNS = 9.0, 4.8, 0.17, 5
 _PNG_DOTS = 160.0
 
 # Points.
-_LABEL_SIZE, _NAME_SIZE, _PLAN_SIZE = 7.0, 8.0, 8.5
+_SMALL, _LARGE = 8.0, 9.5
 _MARKER, _STAR = 5.0, 15.0
-_AIR = 1.5
 _LONGEST_NAME = 32
+
+# Where a label may be: (x, y) in half-sizes of the label and its marker, and the cost of the spot.
+# The first is preferred. A spot farther out costs more than crossing lines, less than an overlap.
+_SPOTS = tuple(
+    (distance * x, distance * y, cost)
+    for distance, cost in ((1.0, 0), (1.7, 5))
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (-1, 1), (1, -1))
+)
 
 
 def scaling_figure(
@@ -69,29 +72,28 @@ def scaling_figure(
     plan_tokens: float,
     plan_name: str = "this plan",
 ) -> pathlib.Path:
-    """Draws a plan between the lines of Kaplan and Chinchilla-1, -2 and -3, and known models.
+    """Draws a plan with the lines of Kaplan and of Chinchilla-1, -2 and -3, and published models.
 
-    The axes follow the budget, and known models outside them are left out. Every point stands at
-    C = 6 N D. A known model of the plan's own name is drawn once, as the plan. A name for which the
-    crowd leaves no place is left out; the point and the page's table have it all the same.
+    The axes follow the budget; models outside them are left out. Every point is drawn at
+    C = 6 N D. A model with the plan's own name is drawn once, as the plan.
 
     Args:
-      output: path of the figure. Its suffix says what is written: .svg, .png, or .html, a page that
-        stands alone, with both graphs and a table of their numbers and sources.
+      output: path of the figure. The suffix chooses the format: .svg, .png, or .html, a page with
+        the graphs and a table of their numbers and sources, which needs no other file.
       flops: the budget C, model FLOPs by 6 N D.
       plan_params: N.
       plan_tokens: D. 6 N D may be less than the budget, where the data ran out.
-      plan_name: what the star is called, at most 32 characters.
+      plan_name: the label of the star, at most 32 characters.
 
     Returns:
       The path written.
 
     Raises:
-      UsageError: for another suffix, a number that is not above 0 and finite, or a
-        name that is empty or too long to stand on a graph.
+      UsageError: as `check_suffix`; for a number that is not above 0 and finite, or a name that
+        is empty or too long for a label.
     """
+    check_suffix(output)
     path = pathlib.Path(output)
-    check_suffix(path)
     for name, value in (
         ("flops", flops),
         ("plan_params", plan_params),
@@ -100,40 +102,24 @@ def scaling_figure(
         if not 0 < value < math.inf:
             raise UsageError(f"{name} = {value!r}: must be a finite number above 0")
     if not 0 < len(plan_name.strip()) <= _LONGEST_NAME:
-        raise UsageError(
-            f"plan_name = {plan_name!r}: must have 1 to {_LONGEST_NAME} characters, to stand on a "
-            "graph"
-        )
+        raise UsageError(f"plan_name = {plan_name!r}: must have 1 to {_LONGEST_NAME} characters")
     plan = _Plan(plan_name, float(plan_params), float(plan_tokens))
     low, high = _flops_range(flops, plan)
     models = [
         model for model in known_models() if low < model.flops < high and model.name != plan_name
     ]
     content = _Content(float(flops), plan, models)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
-        path.write_text(_page(content), encoding="utf-8")
-    else:
-        _save(_drawn(_QUANTITIES, content), path)
+    write_whole(path, _page(content) if path.suffix == ".html" else _image(content, path.suffix))
     return path
-
-
-def _save(figure, path: pathlib.Path) -> None:
-    from matplotlib import rc_context
-
-    # Neither the date nor the version of the program: the same plan is the same file.
-    left_out = ("Date", "Creator", "Format", "Type") if path.suffix == ".svg" else ("Software",)
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "scaling"}):
-        figure.savefig(path, dpi=_PNG_DOTS, metadata=dict.fromkeys(left_out), facecolor="white")
 
 
 def check_suffix(output: str | os.PathLike) -> None:
     """Refuses a path that no figure can be written to, before any work.
 
     Raises:
-      UsageError: for a suffix that is none of SUFFIXES.
+      UsageError: for a suffix that is none of SUFFIXES, or a path with a scheme.
     """
-    suffix = pathlib.Path(output).suffix
+    suffix = local_path(output, "figure").suffix
     if suffix not in SUFFIXES:
         raise UsageError(
             f"a figure at {os.fspath(output)!r}: must end in {', '.join(SUFFIXES)}"
@@ -142,7 +128,7 @@ def check_suffix(output: str | os.PathLike) -> None:
 
 
 class _Plan(NamedTuple):
-    """What the star stands for."""
+    """The plan that the star marks."""
 
     name: str
     params: float
@@ -154,7 +140,7 @@ class _Plan(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """What both graphs show; `flops` is the budget."""
+    """The values that both graphs show; `flops` is the budget. Models are numbered from 1."""
 
     flops: float
     plan: _Plan
@@ -180,28 +166,51 @@ def _value(model: KnownModel | _Plan, quantity: str) -> float:
     return (model.params, model.tokens)[_QUANTITIES.index(quantity)]
 
 
-def _drawn(quantities: Sequence[str], content: _Content):
-    """A matplotlib Figure with a graph per quantity, side by side."""
+def _image(content: _Content, suffix: str) -> bytes:
+    """The figure as a file of SVG or PNG."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # Neither the date nor the version of the program: the same plan is the same file.
+    left_out = ("Date", "Creator", "Format", "Type") if suffix == ".svg" else ("Software",)
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "scaling"}):
+        _draw(content).savefig(
+            buffer,
+            format=suffix[1:],
+            dpi=_PNG_DOTS,
+            metadata=dict.fromkeys(left_out),
+            facecolor="white",
+        )
+    return buffer.getvalue()
+
+
+def _draw(content: _Content):
+    """A matplotlib Figure: a graph per quantity, a legend above them, the names below them."""
     # Half a second of import, for a figure and never for a plan.
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panel = _LEFT + _PANEL_WIDTH + _RIGHT
-    width, height = panel * len(quantities), _BOTTOM + _PANEL_HEIGHT + _TOP
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        # At this resolution matplotlib's dots are the points in which labels are placed.
-        figure = Figure(figsize=(width, height), dpi=_POINTS)
-        for index, quantity in enumerate(quantities):
-            left = (panel * index + _LEFT) / width
-            axes = figure.add_axes(
-                (left, _BOTTOM / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
-            )
+    rows = -(-len(content.models) // _NAME_COLUMNS)
+    size = (_WIDTH, _GRAPHS_HEIGHT + _NAME_HEIGHT * rows)
+    with rc_context({"font.size": _LARGE, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        graphs = dict(zip(_QUANTITIES, figure.subplots(1, len(_QUANTITIES)), strict=True))
+        for quantity, axes in graphs.items():
             _set_axes(axes, quantity, content)
             _draw_laws(axes, quantity, content)
             _draw_points(axes, quantity, content)
-        figure.text(
-            _LEFT / width, 0.08 / height, _NOTE, fontsize=_LABEL_SIZE, color=_PALE_INK, va="bottom"
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(
+            handles, names, loc="outside upper center", ncols=4, frameon=False, handlelength=2.6
         )
+        _list_names(figure, content.models)
+        # Labels need the final places of the axes, and must not move them.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for quantity, axes in graphs.items():
+            _draw_labels(axes, quantity, content)
     return figure
 
 
@@ -225,7 +234,7 @@ def _set_axes(axes, quantity: str, content: _Content) -> None:
         # At 2 and 5: all eight take a third of the time of drawing.
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.set_minor_formatter(NullFormatter())
-    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    axes.grid(True, color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
@@ -242,14 +251,6 @@ def _draw_laws(axes, quantity: str, content: _Content) -> None:
     # Two points make a power law, but the band has a corner wherever two laws cross.
     budgets = [low * (high / low) ** (step / 60) for step in range(61)]
     curves = {line: [_optimum(line.law, flops, quantity) for flops in budgets] for line in _LINES}
-    chinchilla = list(zip(*(curves[line] for line in _CHINCHILLA), strict=True))
-    axes.fill_between(
-        budgets,
-        list(map(min, chinchilla)),
-        list(map(max, chinchilla)),
-        color="#ececec",
-        linewidth=0,
-    )
     for line, values in curves.items():
         axes.plot(
             budgets,
@@ -259,34 +260,28 @@ def _draw_laws(axes, quantity: str, content: _Content) -> None:
             linestyle=line.dash,
             linewidth=1.4,
         )
-    axes.axvline(content.flops, color=_INK, linewidth=1.0)
-    axes.text(
+    chinchilla = list(zip(*(curves[line] for line in _CHINCHILLA), strict=True))
+    axes.fill_between(
+        budgets,
+        list(map(min, chinchilla)),
+        list(map(max, chinchilla)),
+        label="between the Chinchilla laws",
+        color=_BAND,
+        linewidth=0,
+    )
+    axes.axvline(
         content.flops,
-        1.012,
-        f"budget: {scientific(content.flops)} FLOPs",
-        transform=axes.get_xaxis_transform(),
-        ha="center",
-        va="bottom",
-        fontsize=_NAME_SIZE,
+        label=f"budget: {scientific(content.flops)} FLOPs",
         color=_INK,
+        linewidth=1.0,
     )
-    # Each name beside the end of its line, outside the axes; -1 and -2 end too near to each other.
-    ends = sorted(
-        ((_place(axes, high, values[-1]).y, line) for line, values in curves.items()),
-        key=lambda end: end[0],
-    )
-    right = axes.bbox.x1
-    heights = spread([end for end, _ in ends], 1.35 * _NAME_SIZE)
-    for (end, line), height in zip(ends, heights, strict=True):
-        _leader(axes, Segment(Point(right, end), Point(right + 9, height)), line.colour)
-        _text(axes, line.name, Point(right + 11, height), _NAME_SIZE, ha="left")
 
 
 def _draw_points(axes, quantity: str, content: _Content) -> None:
-    plan, models = content.plan, content.models
     axes.plot(
-        [model.flops for model in models],
-        [_value(model, quantity) for model in models],
+        [model.flops for model in content.models],
+        [_value(model, quantity) for model in content.models],
+        label="published model, numbered",
         linestyle="",
         marker="o",
         markersize=_MARKER,
@@ -296,8 +291,9 @@ def _draw_points(axes, quantity: str, content: _Content) -> None:
         zorder=4,
     )
     axes.plot(
-        [plan.flops],
-        [_value(plan, quantity)],
+        [content.plan.flops],
+        [_value(content.plan, quantity)],
+        label="the plan",
         linestyle="",
         marker="*",
         markersize=_STAR,
@@ -306,123 +302,117 @@ def _draw_points(axes, quantity: str, content: _Content) -> None:
         markeredgewidth=0.8,
         zorder=5,
     )
-    labels = [(f"{plan.name}: {count(_value(plan, quantity))}", _PLAN_SIZE, "bold")]
-    labels += [(model.name, _LABEL_SIZE, "normal") for model in models]
-    spots = [_place(axes, plan.flops, _value(plan, quantity))]
-    spots += [_place(axes, model.flops, _value(model, quantity)) for model in models]
-    markers = [Box.around(spot, _MARKER, _MARKER) for spot in spots]
-    markers[0] = Box.around(spots[0], _STAR, _STAR)
-    frame = axes.bbox
-    lines = _segments(axes, quantity, content)
-    places = place_labels(
-        markers,
-        [_text_size(*label) for label in labels],
-        within=Box(frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2),
-        lines=lines,
-    )
-    for (text, size, weight), placed in zip(labels, places, strict=True):
-        if placed is None:
-            continue
-        if placed.leader is not None:
-            _leader(axes, placed.leader, _PALE_INK)
-        on_line = any(placed.box.cut_by(line) for line in lines)
-        _text(axes, text, placed.box.middle(), size, weight=weight, halo=on_line)
 
 
-def _segments(axes, quantity: str, content: _Content) -> list[Segment]:
-    """The laws, straight on these axes since they are power laws, and the budget."""
-    low, high = content.ends()
-    bottom, top = axes.get_ylim()
-    return [
-        Segment(
-            _place(axes, low, _optimum(line.law, low, quantity)),
-            _place(axes, high, _optimum(line.law, high, quantity)),
-        )
-        for line in _LINES
-    ] + [Segment(_place(axes, content.flops, bottom), _place(axes, content.flops, top))]
+def _list_names(figure, models: Sequence[KnownModel]) -> None:
+    """The numbered names, below the graphs, in columns."""
+    from matplotlib.lines import Line2D
 
-
-def _place(axes, flops: float, value: float) -> Point:
-    """Where on the page, in points."""
-    x, y = axes.transData.transform((flops, value))
-    return Point(float(x), float(y))
-
-
-def _leader(axes, segment: Segment, colour: str) -> None:
-    (x0, y0), (x1, y1) = segment
-    axes.plot(
-        (x0 / _POINTS, x1 / _POINTS),
-        (y0 / _POINTS, y1 / _POINTS),
-        transform=axes.figure.dpi_scale_trans,
-        color=colour,
-        linewidth=0.6,
-        clip_on=False,
-        zorder=3,
+    figure_space = "\u2007"  # as wide as a digit
+    figure.legend(
+        [Line2D([], [], linestyle="") for _ in models],
+        [
+            f"{str(number).rjust(2, figure_space)}  {model.name}"
+            for number, model in enumerate(models, 1)
+        ],
+        loc="outside lower center",
+        ncols=_NAME_COLUMNS,
+        fontsize=_SMALL,
+        frameon=False,
+        handlelength=0,
+        handletextpad=0,
+        labelspacing=0.3,
     )
 
 
-def _text(
-    axes, text: str, at: Point, size: float, *, weight="normal", ha="center", halo=False
-) -> None:
+def _draw_labels(axes, quantity: str, content: _Content) -> None:
+    """The name of the plan at its star, and the number of each model at its point.
+
+    Every label takes the nearest spot that meets no other label or point, and few lines.
+    """
     from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
 
-    axes.text(
-        at.x / _POINTS,
-        at.y / _POINTS,
-        text,
-        transform=axes.figure.dpi_scale_trans,
-        ha=ha,
-        va="center",
-        fontsize=size,
-        fontweight=weight,
-        color=_INK,
-        # A dollar in a name is no formula.
-        parse_math=False,
-        # For legibility on a line. Not everywhere: it takes every letter's outline twice.
-        path_effects=[withStroke(linewidth=1.6, foreground="white")] if halo else [],
-        zorder=6,
-    )
+    name = f"{content.plan.name}: {count(_value(content.plan, quantity))}"
+    labels: list[tuple[KnownModel | _Plan, float, dict[str, Any]]] = [
+        (content.plan, _STAR, {"text": name, "fontsize": _LARGE, "fontweight": "bold"})
+    ]
+    labels += [
+        (model, _MARKER, {"text": str(number), "fontsize": _SMALL})
+        for number, model in enumerate(content.models, 1)
+    ]
+    dots_per_point = axes.figure.dpi / 72
+    markers = []
+    for model, size, _ in labels:
+        x, y = axes.transData.transform((model.flops, _value(model, quantity)))
+        half = size * dots_per_point / 2
+        markers.append(Bbox([[x - half, y - half], [x + half, y + half]]))
+    taken = list(markers)
+    lines = [
+        line.get_path().transformed(line.get_transform())
+        for line in axes.lines
+        if line.get_linestyle() != "None"
+    ]
 
+    def cost(box: Bbox) -> int:
+        crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
+        outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
+        return 100 * outside + 10 * box.count_overlaps(taken) + crossed
 
-def _text_size(text: str, size: float, weight: str) -> tuple[float, float]:
-    """Width and height of a line of text in points, with the air around it."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(size=size, weight=weight)
-    width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return width + 2 * _AIR, height + 2 * _AIR
+    for marker, (model, _, style) in zip(markers, labels, strict=True):
+        label = axes.annotate(
+            xy=(model.flops, _value(model, quantity)),
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=_INK,
+            # A dollar in a name is no formula.
+            parse_math=False,
+            zorder=6,
+            **style,
+        )
+        # A line of text is taller than its letters.
+        box = label.get_window_extent().expanded(1, 0.75)
+        reach = (marker.width + box.width) / 2 + 1, (marker.height + box.height) / 2 + 1
+        spots = [(x * reach[0], y * reach[1], far) for x, y, far in _SPOTS]
+        x, y, _ = min(spots, key=lambda spot: cost(box.translated(*spot[:2])) + spot[2])
+        placed = box.translated(x, y)
+        label.set_position((x / dots_per_point, y / dots_per_point))
+        if cost(placed):
+            # Legible on a line. Not everywhere: the outline of every letter is written twice.
+            label.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
+        taken.append(placed)
 
 
 def _page(content: _Content) -> str:
     flops, plan = content.flops, content.plan
     title = f"{plan.name}: {count(plan.params)} parameters, {count(plan.tokens)} tokens"
-    graphs = [
-        captioned(
-            f"{quantity.capitalize()} against FLOPs",
-            embedded_svg(_drawn((quantity,), content), f"scaling-{quantity}"),
-        )
-        for quantity in _QUANTITIES
-    ]
-    headers = ["", "parameters", "tokens", "tokens per parameter", "FLOPs (6 N D)"]
+    headers = ["parameters", "tokens", "tokens per parameter", "FLOPs (6 N D)"]
     plan_row = [plan.name, *_numbers(plan.params, plan.tokens), "the star"]
     law_rows = [
         [line.name, *_numbers(*line.law.optimal(flops)), line.law.source] for line in _LINES
     ]
     model_rows = [
-        [model.name, *_numbers(model.params, model.tokens), f"{model.year}", model.source]
-        for model in content.models
+        [
+            f"{number}",
+            model.name,
+            *_numbers(model.params, model.tokens),
+            f"{model.year}",
+            model.source,
+        ]
+        for number, model in enumerate(content.models, 1)
     ]
     sections = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="note">Budget: {scientific(flops)} model FLOPs (6 N D).</p>',
-        # One below the other: side by side their labels would be too small to read.
-        '<div style="max-width: 820px">\n' + "\n".join(graphs) + "\n</div>",
-        "<h2>The plan, and what each law makes of the budget</h2>",
-        html_table([*headers, "source"], [plan_row, *law_rows]),
+        captioned("Parameters and tokens against FLOPs", embedded_svg(_draw(content), "scaling")),
+        "<h2>The plan, and the optimum of each law for the budget</h2>",
+        html_table(["", *headers, "source"], [plan_row, *law_rows]),
     ]
     if model_rows:
-        sections += ["<h2>Models drawn</h2>", html_table([*headers, "year", "source"], model_rows)]
+        model_headers = ["number", "model", *headers, "year", "source"]
+        sections += ["<h2>Models drawn</h2>", html_table(model_headers, model_rows)]
     return page(title, sections)
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one run, or comparing several."""
+"""One self-contained HTML page about a run, or about several to compare."""
 
 import dataclasses
 import html
@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from t5x_style.accounting import CONVENTIONS, verdict_of_line
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, duration, scientific
 from t5x_style.reporting.figures.charts import bars_svg, lines_svg
 from t5x_style.reporting.html import captioned, html_table, page
-from t5x_style.reporting.run.record import RunRecord, read_run
+from t5x_style.reporting.run.record import Points, RunRecord, read_run
 
 _FLOPS_KEYS = {
     "model_flops_6nd": "6nd",
@@ -20,16 +21,15 @@ _FLOPS_KEYS = {
     "hardware_flops": "hardware",
 }
 _UTILISATIONS = ("mfu_full", "mfu_causal", "hfu")
-_SECONDS = "seconds/"
 
 
 def write_report(
     model_dirs: Sequence[str | os.PathLike], output: str | os.PathLike
 ) -> pathlib.Path:
-    """Writes the page about the runs in `model_dirs`, from the files they left.
+    """Writes the page about the runs in `model_dirs`, from their files.
 
-    Every chart and table stands where its numbers are there: a run that is still going, or was
-    killed, has a page too.
+    A chart or table without numbers is left out: a run that is still going, or was killed, has a
+    page too.
 
     Args:
       model_dirs: one run, or several to compare.
@@ -39,8 +39,10 @@ def write_report(
       The path written.
 
     Raises:
-      UsageError: for a directory without a run, a run without a training line, or none at all.
+      UsageError: for a directory without a run, a run without a training line, no directory at
+        all, or a path with a scheme.
     """
+    path = local_path(output, "output")
     runs = _named([read_run(model_dir) for model_dir in model_dirs])
     if not runs:
         raise UsageError("a report needs a run directory")
@@ -56,9 +58,7 @@ def write_report(
         _flops(runs),
         *(_details(name, run) for name, run in runs.items()),
     ]
-    path = pathlib.Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(title, sections), encoding="utf-8")
+    write_whole(path, page(title, sections))
     return path
 
 
@@ -74,31 +74,24 @@ def _named(records: Iterable[RunRecord]) -> dict[str, RunRecord]:
 
 def _summary(runs: Mapping[str, RunRecord]) -> str:
     headers = ["run", "steps", "tokens", "parameters", "training loss"]
-    sources = list(
-        dict.fromkeys(
-            source for run in runs.values() for source in _sources(run.evaluations, "bits_per_byte")
-        )
-    )
+    held_out = {name: run.evaluation_curves("bits_per_byte") for name, run in runs.items()}
+    sources = list(dict.fromkeys(source for curves in held_out.values() for source in curves))
     headers += [f"{source}, bits per byte" for source in sources]
     headers += ["time", "state"]
     rows = []
     for name, run in runs.items():
         last = run.training[-1]
-        per_param = last.get("tokens_per_param")
-        seconds = sum(_seconds(run).values())
+        seconds = sum(run.seconds.values())
         rows.append(
             [
                 name,
                 f"{last['step']:,}",
                 count(last["tokens"]),
-                count(last["tokens"] / per_param) if per_param else None,
+                None if run.parameters is None else count(run.parameters),
                 _number(last.get("loss"), ".4f"),
-                *(
-                    _number(_latest(run.evaluations, f"eval/{source}/bits_per_byte"), ".4f")
-                    for source in sources
-                ),
+                *(_number(_last(held_out[name].get(source)), ".4f") for source in sources),
                 duration(seconds) if seconds else None,
-                run.events[-1]["event"] if run.events else None,
+                run.state,
             ]
         )
     return html_table(headers, rows)
@@ -109,7 +102,8 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
     for name, run in runs.items():
         if "tokens_per_param" not in run.training[-1]:
             continue
-        lines = verdict_of_line({**run.training[-1], **_prefixed(_seconds(run))}, run.own_law)
+        seconds = {f"seconds/{cause}": value for cause, value in run.seconds.items()}
+        lines = verdict_of_line(run.training[-1] | seconds, run.own_law)
         if run.ending is not None:
             lines.insert(0, run.ending)
         if len(runs) > 1:
@@ -120,20 +114,20 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Measure:
-    """What one chart shows.
+    """The contents of one chart.
 
     Attributes:
       name: unique on the page.
-      label_of: key of a line -> the curve it belongs to, or None.
-      evaluations: read from the evaluation lines, not the training lines.
+      curves: label -> curve, of one run.
+      marker: drawn at every point.
       format_y: text of a tick.
     """
 
     name: str
     title: str
     y_label: str
-    label_of: Callable[[str], str | None]
-    evaluations: bool = False
+    curves: Callable[[RunRecord], dict[str, Points]]
+    marker: str | None = None
     format_y: Callable[[float], str] | None = None
 
 
@@ -142,64 +136,66 @@ _MEASURES = (
         "loss",
         "Training loss",
         "nats per token",
-        lambda key: "blend" if key == "loss" else _between(key, "loss/", ""),
+        lambda run: {"blend": run.curve("loss"), **run.curves_by_source("loss")},
     ),
     _Measure(
         "bits_per_byte",
         "Held-out text",
         "bits per byte",
-        lambda key: _between(key, "eval/", "/bits_per_byte"),
-        evaluations=True,
+        lambda run: run.evaluation_curves("bits_per_byte"),
+        marker="o",
     ),
     _Measure(
         "share",
         "Share in the tokens so far",
         "share",
-        lambda key: _between(key, "share/", ""),
+        lambda run: run.curves_by_source("share"),
         format_y="{:.2%}".format,
     ),
     _Measure(
         "learning_rate",
         "Learning rate",
         "learning rate",
-        lambda key: key if key == "learning_rate" else None,
+        lambda run: {"learning_rate": run.curve("learning_rate")},
     ),
     _Measure(
         "speed",
         "Speed",
         "tokens per second",
-        lambda key: key if key == "tokens_per_second" else None,
+        lambda run: {"tokens_per_second": run.curve("tokens_per_second")},
         format_y=count,
     ),
     _Measure(
         "utilisation",
-        "Share of the chips' peak",
-        "of dense bfloat16 peak",
-        lambda key: key if key in _UTILISATIONS else None,
+        "Utilisation of the chips",
+        "share of the dense bfloat16 peak",
+        lambda run: {key: run.curve(key) for key in _UTILISATIONS},
         format_y="{:.1%}".format,
     ),
     _Measure(
         "efficiency",
         "Compute efficiency so far",
         "C' / C",
-        lambda key: _between(key, "chinchilla/", "/compute_efficiency"),
+        lambda run: run.curves_by_law("compute_efficiency"),
         format_y="{:.0%}".format,
     ),
 )
 
 
 def _charts(runs: Mapping[str, RunRecord]) -> str:
-    """Of one run a chart per measure; of several one per measure and source, a colour per run."""
+    """For one run a chart per measure; for several one per measure and source, a colour per run."""
     figures = []
     for measure in _MEASURES:
         curves = _curves(runs, measure)
         if len(runs) == 1:
-            charts = {"": {label: next(iter(of.values())) for label, of in curves.items()}}
+            charts = {"": {label: next(iter(by_run.values())) for label, by_run in curves.items()}}
         else:
             # Every run in every chart, with or without points, so that it keeps its colour.
             charts = {
-                label if len(curves) > 1 else "": {name: of.get(name, ([], [])) for name in runs}
-                for label, of in curves.items()
+                label if len(curves) > 1 else "": {
+                    name: by_run.get(name, ([], [])) for name in runs
+                }
+                for label, by_run in curves.items()
             }
         for index, (label, series) in enumerate(charts.items()):
             if series:
@@ -209,12 +205,12 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
                     x_label="tokens",
                     y_label=measure.y_label,
                     format_y=measure.format_y,
-                    marker="o" if measure.evaluations else None,
+                    marker=measure.marker,
                 )
                 title = f"{measure.title}: {label}" if label else measure.title
                 figures.append(captioned(title, svg))
     for index, (name, run) in enumerate(runs.items()):
-        seconds = {cause: value for cause, value in _seconds(run).items() if value > 0}
+        seconds = {cause: value for cause, value in run.seconds.items() if value > 0}
         if seconds:
             total = sum(seconds.values())
             labels = {
@@ -227,20 +223,13 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
     return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>"
 
 
-def _curves(
-    runs: Mapping[str, RunRecord], measure: _Measure
-) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """Label -> run -> (tokens, value), where the value is there and not null."""
-    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+def _curves(runs: Mapping[str, RunRecord], measure: _Measure) -> dict[str, dict[str, Points]]:
+    """Label -> run -> curve; curves without points are left out."""
+    found: dict[str, dict[str, Points]] = {}
     for name, run in runs.items():
-        for line in run.evaluations if measure.evaluations else run.training:
-            for key, value in line.items():
-                label = measure.label_of(key)
-                if label is None or value is None:
-                    continue
-                x, y = found.setdefault(label, {}).setdefault(name, ([], []))
-                x.append(line["tokens"])
-                y.append(value)
+        for label, curve in measure.curves(run).items():
+            if curve[0]:
+                found.setdefault(label, {})[name] = curve
     return found
 
 
@@ -252,7 +241,7 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
             cells = [None if total is None else scientific(total) for total in totals]
             rows.append([convention, *cells, CONVENTIONS[convention].meaning])
     for key in _UTILISATIONS:
-        values = [_latest(run.training, key) for run in runs.values()]
+        values = [_last(run.curve(key)) for run in runs.values()]
         if any(value is not None for value in values):
             rows.append([key, *(_number(value, ".1%") for value in values), "latest"])
     if not rows:
@@ -261,36 +250,36 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
 
 
 def _details(name: str, run: RunRecord) -> str:
-    """What was derived, what happened, and the configuration, folded away."""
+    """The events, the derived values and the configuration, folded away."""
     parts = [f"<h2>{html.escape(name)}</h2>"]
     if run.plan.get("sources"):
-        parts.append(_due_and_had(run))
+        parts.append(_source_table(run))
     if run.events:
         rows = [
             [
-                event["event"],
-                f"{event['step']:,}",
-                count(event["tokens"]),
+                event.kind,
+                f"{event.step:,}",
+                count(event.tokens),
                 ", ".join(
                     f"{key} {value}"
-                    for key, value in event.items()
-                    if key not in ("event", "step", "tokens", "time", "seconds", "sources")
+                    for key, value in event.details.items()
+                    if key not in ("seconds", "sources")
                 ),
             ]
             for event in run.events
         ]
-        parts.append(_folded("What happened", html_table(["event", "step", "tokens", ""], rows)))
+        parts.append(_folded("Events", html_table(["event", "step", "tokens", ""], rows)))
     if run.plan:
         rows = [[key, str(value)] for key, value in _flattened(run.plan)]
-        parts.append(_folded("What was derived before step 0", html_table(["name", "value"], rows)))
+        parts.append(_folded("Values derived before step 0", html_table(["name", "value"], rows)))
     if run.config:
         parts.append(_folded("Configuration", f"<pre>{html.escape(run.config)}</pre>"))
     return "\n".join(parts) if len(parts) > 1 else ""
 
 
-def _due_and_had(run: RunRecord) -> str:
-    """What the whole run is due of each source, and what it has had by its last line."""
-    last = run.training[-1] if run.training else {}
+def _source_table(run: RunRecord) -> str:
+    """The plan of the whole run for each source, and the source's tokens by the last line."""
+    seen = {measure: run.curves_by_source(measure) for measure in ("share", "tokens", "epochs")}
     rows = []
     for name, source in run.plan["sources"].items():
         first, end = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
@@ -298,52 +287,27 @@ def _due_and_had(run: RunRecord) -> str:
             [
                 name,
                 first if first == end else f"{first} to {end}",
-                _number(last.get(f"share/{name}"), ".2%"),
+                _number(_last(seen["share"].get(name)), ".2%"),
                 f"{source['tokens']:,}",
-                _number(last.get(f"tokens/{name}"), ","),
+                _number(_last(seen["tokens"].get(name)), ","),
                 f"{source['unique_tokens']:,}",
                 f"{source['epochs']:.2f}",
-                _number(last.get(f"epochs/{name}"), ".2f"),
+                _number(_last(seen["epochs"].get(name)), ".2f"),
                 f"{source['effective_tokens']:,.0f}",
             ]
         )
-    headers = ["source", "share asked", "share had", "tokens due", "tokens had", "of unique"]
-    return html_table([*headers, "epochs due", "epochs had", "tokens due are worth fresh"], rows)
+    headers = ["source", "share planned", "share so far", "tokens planned", "tokens so far"]
+    headers += ["unique tokens", "epochs planned", "epochs so far", "effective tokens planned"]
+    return html_table(headers, rows)
 
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>\n{body}\n</details>"
 
 
-def _seconds(run: RunRecord) -> dict[str, float]:
-    """Seconds by cause up to the end of the run, else up to its last training line."""
-    if run.events and "seconds" in run.events[-1]:
-        return run.events[-1]["seconds"]
-    return {
-        key.removeprefix(_SECONDS): value
-        for key, value in run.training[-1].items()
-        if key.startswith(_SECONDS) and value is not None
-    }
-
-
-def _prefixed(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {_SECONDS + cause: value for cause, value in seconds.items()}
-
-
-def _sources(lines: Sequence[dict], measure: str) -> list[str]:
-    """Sources whose `measure` any evaluation line has, in order of first appearance."""
-    names = (_between(key, "eval/", f"/{measure}") for line in lines for key in line)
-    return list(dict.fromkeys(name for name in names if name is not None))
-
-
-def _between(key: str, prefix: str, suffix: str) -> str | None:
-    if key.startswith(prefix) and key.endswith(suffix):
-        return key[len(prefix) : len(key) - len(suffix)]
-    return None
-
-
-def _latest(lines: Sequence[dict], key: str) -> float | None:
-    return next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+def _last(curve: Points | None) -> float | None:
+    """The last value of a curve; None if there is no point."""
+    return curve[1][-1] if curve is not None and curve[1] else None
 
 
 def _number(value: float | None, specification: str) -> str | None:

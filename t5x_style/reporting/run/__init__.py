@@ -1,1 +1,1 @@
-"""What a run leaves: written, read again, and its console line."""
+"""The files of a run, written and read, and its console line."""

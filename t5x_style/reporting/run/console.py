@@ -1,4 +1,4 @@
-"""One console line per logged step."""
+"""The console line of a training run, one per logged step."""
 
 import shutil
 import sys
@@ -8,21 +8,21 @@ from typing import TextIO
 
 from t5x_style.quantities import count, duration
 
-# The law whose verdict the line carries if the user has none: the refit of Chinchilla's own points.
+# The law in the line if the user has none: the refit of Chinchilla's own points.
 AUDIT_LAW = "besiroglu"
 
 
 class Progress:
-    """Prints training lines as they come: over each other on a terminal, else below each other."""
+    """Prints training lines. On a terminal, a line overwrites the one before."""
 
     def __init__(
         self, total_tokens: int, stream: TextIO | None = None, *, own_law: str | None = None
     ):
         """Args:
-        total_tokens: where the run will end.
-        stream: defaults to standard output.
-        own_law: the name of the user's own fit; its verdict is shown instead of a published
-          law's, and the loss that it expects.
+        total_tokens: planned tokens of the run.
+        stream: standard output if None.
+        own_law: the name of the user's own fit. The line then shows its efficiency instead of a
+          published law's, and the loss that it expects.
         """
         self._total = total_tokens
         self._own_law = own_law
@@ -49,7 +49,7 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Ends the line that is being overwritten, if there is one."""
+        """Ends the open line of a terminal, if there is one."""
         if self._line_is_open:
             self._stream.write("\n")
             self._stream.flush()
@@ -78,12 +78,12 @@ class Progress:
         per_param = line.get("tokens_per_param")
         efficiency = line.get(f"chinchilla/{law}/compute_efficiency")
         if per_param is not None and efficiency is not None:
-            audit = f"{per_param:.1f} a parameter, efficiency {efficiency:.0%}"
+            audit = f"{per_param:.1f} tokens per parameter, efficiency {efficiency:.0%}"
             gain = line.get(f"chinchilla/{law}/remaining_gain")
             remaining = line.get("remaining_tokens")
             if gain is not None and remaining:
                 rest = remaining / (tokens + remaining)
-                audit += f", the remaining {rest:.1%} buys {gain:.3g} nats"
+                audit += f", {gain:.3g} nats to gain in the remaining {rest:.1%}"
             parts.append(f"{audit} ({law})")
         speed = line.get("tokens_per_second")
         if speed is not None:
@@ -98,7 +98,7 @@ class Progress:
         return " | ".join(parts)
 
     def _seconds_left(self, tokens: float, tokens_per_second: float | None) -> float | None:
-        """From the mean speed since the first line, which has evaluations and saves in it."""
+        """By the mean speed since the first line, which includes evaluations and checkpoints."""
         now = time.monotonic()
         if self._first is None:
             self._first = (now, tokens)

@@ -1,8 +1,8 @@
-"""What a run leaves while it runs: metrics.jsonl, events.jsonl and TensorBoard's event files.
+"""Writes a run's metrics.jsonl, events.jsonl and TensorBoard event files while it trains.
 
 The calling thread only queues; one writer thread encodes and writes. A resumed run first cuts
-metrics.jsonl back to the step it resumes from, so that the file reads as if nothing had happened;
-events.jsonl keeps the whole history.
+metrics.jsonl back to the step that it resumes from, so that the file reads as if the run had never
+stopped. events.jsonl keeps the whole history.
 """
 
 import json
@@ -17,8 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_style.errors import Fault
-from t5x_style.files import write_whole
+from t5x_style.files import local_path, write_whole
 
+# The files of a run directory. Training writes the first two before step 0.
+PLAN_FILE = "plan.json"
+CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 EVENT_KINDS = (
@@ -44,29 +47,30 @@ class RunWriter:
     """Writes one run's files under `model_dir`. Used from one thread, in one process of a run.
 
     Attributes:
-      lost_seconds: wall time of work that a kill threw away and no checkpoint's ledger knows of:
-        what the lines cut now stood for, and those cut since the checkpoint was written.
+      lost_seconds: wall time of the work that kills threw away and that is in no checkpoint's
+        ledger: the lines cut now, and those cut since the checkpoint was written.
     """
 
     lost_seconds: float
 
     def __init__(self, model_dir: str | os.PathLike, *, resume_step: int | None):
-        """Opens the files, cutting what lies behind `resume_step`.
+        """Opens the files and cuts the lines after `resume_step`.
 
         Args:
-          model_dir: made if it is not there.
-          resume_step: the step of the checkpoint that the run goes on from; lines of later steps
-            are cut. None starts from nothing: every line is cut.
+          model_dir: made if it does not exist.
+          resume_step: the step of the checkpoint that the run resumes from; lines of later steps
+            are cut. With None the run starts from nothing, and every line is cut.
 
         Raises:
+          UsageError: if `model_dir` has a scheme, such as gs://.
           Fault: if metrics.jsonl or events.jsonl cannot be read or written.
         """
-        self._dir = pathlib.Path(model_dir)
+        self._dir = local_path(model_dir, "model_dir")
         self._resume_step = resume_step
         try:
             self._dir.mkdir(parents=True, exist_ok=True)
             self.lost_seconds = _cut(self._dir, resume_step)
-            # Open as long as the writer lives: close() shuts them.
+            # Both stay open until close().
             self._metrics = open(self._dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
             self._events = open(self._dir / EVENTS_FILE, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
@@ -82,8 +86,8 @@ class RunWriter:
         """Queues one training or evaluation line.
 
         A line with any key under 'eval/' is an evaluation line. `time` (unix seconds) is added.
-        NaN and infinities are written as null: JSON has no word for them. TensorBoard gets every
-        evaluation line, and of the training lines the last of each second.
+        NaN and infinities are written as null: JSON cannot express them. TensorBoard gets every
+        evaluation line, and the last training line of every second.
 
         Raises:
           TypeError: for a value that is no plain number, bool or None.
@@ -95,12 +99,12 @@ class RunWriter:
         self._put("metrics", {**line, "time": time.time()})
 
     def event(self, kind: str, *, step: int, tokens: int, **fields: object) -> None:
-        """Queues one event; it is on disk within moments.
+        """Queues one event, which is written within moments.
 
         Args:
           kind: one of EVENT_KINDS. 'started' and 'resumed' get `lost_seconds` added, because the
-            process may be killed again before a checkpoint holds them.
-          fields: whatever else JSON can hold, `reason` before all.
+            process may be killed again before a checkpoint includes them.
+          fields: further JSON values, such as `reason`.
 
         Raises:
           ValueError: for another kind.
@@ -114,10 +118,10 @@ class RunWriter:
         )
 
     def flush(self) -> None:
-        """Returns when all that was queued is on the disk itself.
+        """Returns when everything queued is on disk.
 
-        Call it before a checkpoint is written: lines up to the checkpoint's step must not be lost
-        by a kill, because the resumed run will not write them again.
+        Call it before a checkpoint is written: a kill must not lose lines up to the checkpoint's
+        step, because the resumed run will not write them again.
         """
         done = threading.Event()
         self._put("flush", done)
@@ -125,7 +129,7 @@ class RunWriter:
         self._raise_error()
 
     def close(self) -> None:
-        """Writes what is left and closes the files. A second call does nothing."""
+        """Writes the rest of the queue and closes the files. A second call does nothing."""
         if self._thread.is_alive():
             self._queue.put(("close", None))
             self._thread.join()
@@ -148,7 +152,7 @@ class RunWriter:
             raise Fault(f"cannot write to {self._dir}: {self._error}") from self._error
 
     def _run(self) -> None:
-        """The writer thread. After an error it only drains, so that nobody waits for ever."""
+        """The writer thread. After an error it only drains the queue, so that no caller hangs."""
         flush_at = None
         while True:
             try:
@@ -159,7 +163,7 @@ class RunWriter:
             try:
                 if self._error is None:
                     self._handle(kind, payload)
-                    # Lines may come so densely that the queue is never empty.
+                    # With many lines the queue may never be empty.
                     if kind == "metrics" and flush_at and time.monotonic() >= flush_at:
                         kind = "tick"
                         self._handle(kind, None)
@@ -185,7 +189,7 @@ class RunWriter:
             return
         if kind == "event":
             self._events.write(json.dumps(_jsonable(payload), allow_nan=False) + "\n")
-        # Metrics before events: an event never tells of a line that is not there.
+        # Metrics before events: an event on disk has its lines on disk.
         self._metrics.flush()
         self._events.flush()
         if self._unflushed_training is not None:
@@ -202,17 +206,17 @@ class RunWriter:
 
     def _summarise(self, folder: str, line: Mapping[str, Any]) -> None:
         """One TensorBoard record with all of the line's numbers, in `folder`."""
-        # Half a second of import, which belongs on this thread and not before the first step.
+        # Half a second of import: on this thread, and not before the first step.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.proto.summary_pb2 import Summary
 
         if folder not in self._tensorboard:
             (self._dir / folder).mkdir(exist_ok=True)
-            # The writer's own name has whole seconds, in which a quick restart would overwrite.
+            # The default file name has whole seconds: a quick restart would overwrite the file.
             writer = EventsWriter(str(self._dir / folder / "events"), f".{time.time_ns()}")
             if self._resume_step is not None:
-                # Tells TensorBoard to forget the points that were cut from metrics.jsonl.
+                # Makes TensorBoard drop the points that were cut from metrics.jsonl.
                 start = SessionLog(status=SessionLog.START)
                 writer.write_event(
                     Event(wall_time=time.time(), step=self._resume_step + 1, session_log=start)
@@ -229,15 +233,15 @@ class RunWriter:
 
 
 class SilentWriter:
-    """Stands for the `RunWriter` in the processes of a run that do not write."""
+    """The `RunWriter` of the processes that do not write."""
 
     lost_seconds = 0.0
 
     def metrics(self, line: Mapping[str, object]) -> None:
-        """Process 0 has the same line."""
+        """Process 0 writes the same line."""
 
     def event(self, kind: str, *, step: int, tokens: int, **fields: object) -> None:
-        """Process 0 has the same event."""
+        """Process 0 writes the same event."""
 
     def flush(self) -> None:
         """Nothing is queued."""
@@ -247,7 +251,7 @@ class SilentWriter:
 
 
 def _jsonable(value: Any) -> Any:
-    """The value as strict JSON can hold it: plain numbers, non-finite ones as None."""
+    """The value as strict JSON: plain numbers, non-finite ones as None."""
     if isinstance(value, Mapping):
         return {str(key): _jsonable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -258,13 +262,13 @@ def _jsonable(value: Any) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
-    raise TypeError(f"{value!r} cannot stand in a line of JSON")
+    raise TypeError(f"{value!r} is no JSON value")
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-    """The lines of a .jsonl file that a run appends to; none if the file is not there.
+    """The lines of a .jsonl file that a run appends to; none if there is no file.
 
-    A last line that a kill cut in two is left out.
+    A last line that a kill cut short is left out.
 
     Raises:
       Fault: for a broken line anywhere else, with its number.
@@ -289,7 +293,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
 
 
 def _cut(model_dir: pathlib.Path, resume_step: int | None) -> float:
-    """Drops the metric lines behind `resume_step`; returns RunWriter.lost_seconds."""
+    """Drops the metric lines after `resume_step`; returns RunWriter.lost_seconds."""
     path = model_dir / METRICS_FILE
     lines = read_lines(path)
     events_path = model_dir / EVENTS_FILE
@@ -310,8 +314,8 @@ def _cut(model_dir: pathlib.Path, resume_step: int | None) -> float:
             break
     if not cut:
         return lost_before
-    # The lost work began after the last kept line, or when the process that did it came up,
-    # whichever is later: the pause between a kill and the restart is nobody's work.
+    # The lost work began after the last kept line, or when its process started, whichever is
+    # later: the pause between a kill and the restart is no lost work.
     began = [line["time"] for line in kept[-1:]]
     began += [
         event["time"]
@@ -322,7 +326,7 @@ def _cut(model_dir: pathlib.Path, resume_step: int | None) -> float:
 
 
 def _end_with_newline(path: pathlib.Path) -> None:
-    """Takes off an event that a kill cut in two, so that the next one starts its own line."""
+    """Drops an event that a kill cut short, so that the next one starts on a line of its own."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1

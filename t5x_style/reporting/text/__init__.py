@@ -1,1 +1,1 @@
-"""Plans, compiled steps, accounts and derived values as text."""
+"""Plans, compiled steps, accounts and derived values, as text."""

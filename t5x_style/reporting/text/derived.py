@@ -1,4 +1,4 @@
-"""What a run derives before step 0, and what it had of its sources, as tables for people."""
+"""The values that a run derives before step 0, and the tokens of its sources, as tables."""
 
 import itertools
 from typing import Any
@@ -9,9 +9,9 @@ from t5x_style.reporting.text.tables import dtypes_text
 
 
 def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """plan.json as a table for people: (quantity, value, where it comes from)."""
+    """plan.json as a table: (quantity, value, where the value comes from)."""
     horizon, flops = derived["horizon"], derived["flops_per_token"]
-    a, optimizer = derived["architecture"], derived["optimizer"]
+    arch, optimizer = derived["architecture"], derived["optimizer"]
     tokens = horizon["tokens"]
     batches = ", then ".join(
         f"{phase['sequences']:,} x {phase['steps']:,} steps" for phase in horizon["phases"]
@@ -26,12 +26,12 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "parameters",
             f"{derived['parameters']['total']:,}",
-            f"{derived['parameters']['non_embedding']:,} without embeddings; L {a['layers']}, "
-            f"D {a['d_model']}, F {a['d_ff']}, heads {a['heads']}/{a['kv_heads']} x "
-            f"{a['head_dim']}, V {a['vocab_size']:,}",
+            f"{derived['parameters']['non_embedding']:,} without embeddings; L {arch['layers']}, "
+            f"D {arch['d_model']}, F {arch['d_ff']}, heads {arch['heads']}/{arch['kv_heads']} x "
+            f"{arch['head_dim']}, V {arch['vocab_size']:,}",
         ),
-        ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} a parameter"),
-        ("steps", f"{horizon['steps']:,}", f"sequences a step: {batches}"),
+        ("tokens", f"{tokens:,}", f"{horizon['tokens_per_param']:.1f} per parameter"),
+        ("steps", f"{horizon['steps']:,}", f"sequences per step: {batches}"),
         ("sequence length", f"{horizon['sequence_length']:,}", f"TASK_FEATURE_LENGTHS: {lengths}"),
         (
             "FLOPs, 6 N D",
@@ -44,7 +44,7 @@ def derived_rows(derived: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "mesh",
             mesh_text(derived["mesh"]),
-            f"compute in {dtypes_text(derived['compute_dtype'], a['matmul_dtype'])}, attention "
+            f"compute in {dtypes_text(derived['compute_dtype'], arch['matmul_dtype'])}, attention "
             f"{derived['kernel']}",
         ),
     ]
@@ -86,7 +86,7 @@ def _learning_rate_row(optimizer: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def source_rows(derived: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The sources of plan.json under SOURCE_HEADERS: what each is due, and what it is worth."""
+    """The planned tokens of each source in plan.json, under SOURCE_HEADERS."""
     rows = []
     for name, source in derived["sources"].items():
         first, last = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
@@ -94,15 +94,18 @@ def source_rows(derived: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-SOURCE_HEADERS = ("source", "share asked", "tokens due", "of unique", "epochs", "worth fresh")
+_ACCOUNT_HEADERS = ("unique tokens", "epochs", "effective tokens")
+SOURCE_HEADERS = ("source", "share planned", "tokens planned", *_ACCOUNT_HEADERS)
 
 
 def achieved_rows(accounts: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The same of what a run has had (see `Run.accounts`), under ACHIEVED_HEADERS."""
-    return [(name, f"{each['share']:.2%}", *_account(each)) for name, each in accounts.items()]
+    """The tokens of each source so far (see `Run.accounts`), under ACHIEVED_HEADERS."""
+    return [
+        (name, f"{account['share']:.2%}", *_account(account)) for name, account in accounts.items()
+    ]
 
 
-ACHIEVED_HEADERS = ("source", "share had", "tokens had", "of unique", "epochs", "worth fresh")
+ACHIEVED_HEADERS = ("source", "share so far", "tokens so far", *_ACCOUNT_HEADERS)
 
 
 def _account(account: dict[str, Any]) -> tuple[str, ...]:

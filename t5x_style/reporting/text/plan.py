@@ -1,6 +1,7 @@
-"""A plan as text for people: one section for each decision."""
+"""A plan as text: a section for each decision."""
 
 import textwrap
+from collections.abc import Mapping
 
 from t5x_style.accounting import (
     Allocation,
@@ -10,8 +11,10 @@ from t5x_style.accounting import (
     total_parameters,
 )
 from t5x_style.accounting.laws.data_constrained import C4_LAW
+from t5x_style.accounting.layouts.memory import Memory
+from t5x_style.accounting.layouts.meshes import Candidate
 from t5x_style.accounting.planner.budget import THIS_CPU
-from t5x_style.quantities import count, duration, scientific
+from t5x_style.quantities import SECONDS_PER_DAY, byte_count, count, duration, scientific
 from t5x_style.reporting.text.tables import table
 
 MOST_MESHES = 6
@@ -40,15 +43,17 @@ def _budget(plan: Plan) -> str:
     text = f"budget: {scientific(budget.flops)} model FLOPs (6 N D)"
     hours = budget.chip_hours(budget.flops)
     if hours is not None:
+        assert budget.peak_flops is not None
         peak = f"{budget.peak_flops / 1e12:.4g} TFLOP/s" + (
             " measured in float32" if budget.form == "cpu_minutes" else " peak in bfloat16"
         )
         text += f" = {hours:,.4g} chip hours of {budget.chip} ({peak})"
         text += f" at {budget.mfu:.1%} MFU by 6ND"
-    if budget.days(budget.flops) is not None:
-        text += f", {duration(budget.days(budget.flops) * 86400)} on {budget.chips:,}"
-    if budget.cost(budget.flops) is not None:
-        text += f", costing {budget.cost(budget.flops):,.0f}"
+    days, cost = budget.days(budget.flops), budget.cost(budget.flops)
+    if days is not None:
+        text += f", {duration(days * SECONDS_PER_DAY)} on {budget.chips:,}"
+    if cost is not None:
+        text += f", costing {cost:,.0f}"
     return text
 
 
@@ -57,7 +62,7 @@ def _allocations(plan: Plan) -> str:
     rows += [_allocation_row(plan, row.law, row, _ends(row)) for row in plan.within_data]
     rows.append(_allocation_row(plan, "recommended", plan.recommended, f"by {plan.law.name}"))
     if plan.bloomberggpt is not None:
-        why = "BloombergGPT's rule: every token once, 30 % of the budget kept back"
+        why = "BloombergGPT's rule: every token once, 30 % of the budget in reserve"
         rows.append(_allocation_row(plan, "one epoch", plan.bloomberggpt, why))
     rows.append(_allocation_row(plan, "this plan", plan.chosen, "the model below, in whole steps"))
     headers = (
@@ -66,7 +71,7 @@ def _allocations(plan: Plan) -> str:
         "10 to 90 %",
         "tokens",
         "10 to 90 %",
-        "worth fresh",
+        "effective tokens",
         "tokens/param",
         "of budget",
         "loss",
@@ -99,7 +104,7 @@ def _range(ends: tuple[float, float]) -> str:
 
 def _ends(row: Allocation) -> str:
     if row.scarce_source is not None:
-        return f"within the data: {row.scarce_source} ends"
+        return f"within the data: limited by {row.scarce_source}"
     return "within the data"
 
 
@@ -118,7 +123,7 @@ def _costs_of_caps(plan: Plan) -> str:
                 None if money is None else f"{money:,.0f}",
             )
         )
-    headers = ("what the data's limits cost, each alone", "loss", "efficiency", "FLOPs", "money")
+    headers = ("cost of each data limit", "loss", "efficiency", "FLOPs", "money")
     return table(rows, headers)
 
 
@@ -128,11 +133,11 @@ def _served(plan: Plan) -> str:
         return ""
     text = f"with {count(served.served_tokens)} tokens to be served: "
     if served.saving <= 0:
-        return text + "no smaller model reaches the loss of this plan for less within the data"
+        return text + "no smaller model reaches this plan's loss for less within the data"
     return text + (
         f"{count(served.allocation.params)} parameters on {count(served.allocation.tokens)} tokens "
-        f"reach the loss of this plan for {served.saving:.1%} fewer FLOPs over training and "
-        f"service; to train them takes {served.training_flops / plan.budget.flops:.2f} times the "
+        f"reach this plan's loss with {served.saving:.1%} fewer FLOPs over training and "
+        f"inference; the training takes {served.training_flops / plan.budget.flops:.2f} times the "
         "budget (Sardana et al. 2024)"
     )
 
@@ -156,10 +161,10 @@ def _model(plan: Plan) -> str:
         [(term, int(value)) for term, value in (*forward.items(), ("sum", sum(forward.values())))],
         (f"forward, S = {plan.recipe.sequence_length}", "FLOPs/token"),
     )
-    return f"{text}\n{_beside(params, flops)}"
+    return f"{text}\n{_side_by_side(params, flops)}"
 
 
-def _beside(left: str, right: str) -> str:
+def _side_by_side(left: str, right: str) -> str:
     """Two tables next to each other."""
     lefts, rights = left.splitlines(), right.splitlines()
     width = max(map(len, lefts)) + 4
@@ -190,7 +195,15 @@ def _blend(plan: Plan) -> str:
         ("total", count(sum(sources.unique_tokens.values())), f"{sum(sources.shares.values()):.2%}",
          count(total), "", "", count(sources.effective_tokens(total)))
     )  # fmt: skip
-    headers = ("source", "unique tokens", "share", "tokens", "epochs", "at most", "worth fresh")
+    headers = (
+        "source",
+        "unique tokens",
+        "share",
+        "tokens",
+        "epochs",
+        "max epochs",
+        "effective tokens",
+    )
     return table(rows, headers)
 
 
@@ -210,7 +223,7 @@ def _recipe(plan: Plan) -> str:
         ("horizon", f"{count(recipe.tokens)} tokens", recipe.rules["horizon"]),
         (
             "checkpoints",
-            f"{number} of {_bytes(plan.checkpoint_bytes)}",
+            f"{number} of {byte_count(plan.checkpoint_bytes)}",
             f"one every {plan.checkpoint_period:,} steps: float32 parameters and two moments",
         ),
     ]
@@ -227,34 +240,36 @@ def _chips(plan: Plan) -> str:
     if plan.meshes is None or plan.remat_memory is None:
         if plan.budget.chip in (None, THIS_CPU):
             return ""
-        return f"meshes: give --chips to see which of {plan.budget.chip} hold this model"
+        return f"meshes: --chips lists those of {plan.budget.chip} that hold this model"
+    assert plan.budget.chips is not None
     rows = []
     for layout in plan.meshes[:MOST_MESHES]:
         roof = layout.roofline
-        days = layout.step_seconds * plan.recipe.steps / 86400
+        seconds = layout.step_seconds * plan.recipe.steps
         cost = None
         if plan.budget.price_per_chip_hour is not None:
-            cost = f"{days * 24 * plan.budget.chips * plan.budget.price_per_chip_hour:,.0f}"
+            chip_hours = seconds / 3600 * plan.budget.chips
+            cost = f"{chip_hours * plan.budget.price_per_chip_hour:,.0f}"
         rows.append(
             (
                 layout.topology.mesh_text,
                 layout.topology.remat,
                 str(layout.topology.microbatches),
-                _bytes(layout.bytes_per_chip["total"]),
+                byte_count(layout.bytes_per_chip["total"]),
                 duration(layout.step_seconds),
                 f"{roof.mfu('6nd'):.0%}",
                 f"{roof.mfu('6nd', roof.hidden_seconds):.0%}"
                 f" / {roof.mfu('6nd', roof.exposed_seconds):.0%}",
                 roof.bound,
-                duration(days * 86400),
+                duration(seconds),
                 cost,
             )
         )
     headers = (
         "mesh",
         "remat",
-        "passes",
-        "a chip",
+        "microbatches",
+        "per chip",
         "step",
         "MFU by 6ND",
         "hidden / exposed",
@@ -262,16 +277,15 @@ def _chips(plan: Plan) -> str:
         "run",
         "cost",
     )
-    return f"{table(rows, headers)}\n\n{_memory(plan)}"
+    return f"{table(rows, headers)}\n\n{_memory(plan.meshes[0], plan.remat_memory)}"
 
 
-def _memory(plan: Plan) -> str:
-    best = plan.meshes[0]
+def _memory(best: Candidate, remat_memory: Mapping[str, Memory]) -> str:
     rows = [
         (
             remat,
             *(
-                _bytes(part * best.devices_per_chip)
+                byte_count(part * best.devices_per_chip)
                 for part in (
                     memory.parameters,
                     memory.optimizer,
@@ -281,12 +295,11 @@ def _memory(plan: Plan) -> str:
                 )
             ),
         )
-        for remat, memory in plan.remat_memory.items()
+        for remat, memory in remat_memory.items()
     ]
-    name = f"bytes a chip, {best.topology.mesh_text}, {best.topology.microbatches} passes"
-    return table(
-        rows, (name, "parameters", "optimizer", "gradients", "activations", "at the fullest moment")
-    )
+    topology = best.topology
+    name = f"bytes per chip, {topology.mesh_text}, {topology.microbatches} microbatches"
+    return table(rows, (name, "parameters", "optimizer", "gradients", "activations", "peak"))
 
 
 def _sensitivity(plan: Plan) -> str:
@@ -301,7 +314,7 @@ def _sensitivity(plan: Plan) -> str:
                 count(row.tokens),
                 f"{row.loss:.4f}",
                 f"{row.efficiency:.1%}",
-                None if row.days is None else duration(row.days * 86400),
+                None if row.days is None else duration(row.days * SECONDS_PER_DAY),
                 None if row.cost is None else f"{row.cost:,.0f}",
             )
         )
@@ -315,13 +328,6 @@ def _notes(plan: Plan) -> str:
     lines += [f"{law.name}: {law.source}" for law in laws]
     lines.append(
         "losses are nats per token of a law's own text and vocabulary: compare them with each "
-        "other, not with a run's"
+        "other, not with the loss of a run"
     )
     return "\n".join(lines)
-
-
-def _bytes(value: float) -> str:
-    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} B"

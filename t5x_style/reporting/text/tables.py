@@ -1,4 +1,4 @@
-"""Plain text for a terminal: aligned tables, and what several of them say alike."""
+"""Plain text for a terminal: aligned tables, and cells that several tables share."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None) -> str:
     """Rows as aligned columns, without a newline at the end.
 
-    A column is set flush right when every cell in it begins with a digit or a sign. Integers get
-    thousands separators, other floats four significant digits, None becomes '-'; strings stand as
-    they are.
+    A column is flush right when every cell in it begins with a digit or a sign. Integers get
+    thousands separators, floats four significant digits. None becomes '-', and strings are kept.
 
     Raises:
       ValueError: if the rows (and headers) are not all of one length.
@@ -21,7 +20,7 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None
         raise ValueError(f"a table needs rows of one length, not {[len(line) for line in lines]}")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rightward = [all(map(_numeric, column)) for column in zip(*body, strict=True)]
-    # A table of headers alone has no column to look at.
+    # A table of headers alone has no cells to look at.
     rightward = rightward or [False] * len(widths)
     if headers is not None:
         lines.insert(1, ["-" * width for width in widths])
@@ -35,7 +34,7 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None
 
 
 def dtypes_text(compute_dtype: str, matmul_dtype: str | None) -> str:
-    """What a model computes in; a share of a peak is one of bfloat16's whatever that is."""
+    """The dtypes of a step. A share of the peak is always one of bfloat16's peak."""
     if matmul_dtype is None:
         return compute_dtype
     return f"{compute_dtype}, the blocks' weights in {matmul_dtype} (MFU: of the bfloat16 peak)"

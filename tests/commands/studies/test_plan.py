@@ -68,7 +68,7 @@ def test_scarce_data():
     )
     assert {row["scarce_source"] for row in result["within_data"].values()} == {"legal"}
     assert result["sources"]["legal"]["epochs"] <= 4
-    assert "legal ends" in text
+    assert "limited by legal" in text
     together = result["cap_costs"][-1]
     assert together["source"] is None
     assert together["loss"] > 0
@@ -81,7 +81,7 @@ def test_every_section_of_a_full_plan_is_there():
         "--served_tokens=1e12", "--sequence_length=4096",
     )  # fmt: skip
     assert status == 0
-    for word in ("budget:", "what the data's limits cost", "to be served", "model: L", "epochs",
+    for word in ("budget:", "cost of each data limit", "to be served", "model: L", "epochs",
                  "learning rate", "checkpoints", "mesh", "remat", "optimizer", "as planned",
                  "MFU -50%", "tokens of legal +50%"):  # fmt: skip
         assert word in text, word

@@ -1,4 +1,4 @@
-"""Labels are looked at by their boxes: none may lie on another, on the axes, or off the page."""
+"""Charts: no label may overlap another one or the axes, or leave the page."""
 
 import itertools
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ from t5x_style.reporting.figures.charts import MOST_POINTS, bars_svg, lines_svg
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were made into SVG, in order."""
+    """The figures saved as SVG, in order."""
     figures = []
     save = Figure.savefig
 
@@ -44,7 +44,7 @@ def assert_nothing_collides(figure):
     for (first, a), (second, b) in itertools.combinations(found, 2):
         if (first, a.bounds) != (second, b.bounds):
             overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert min(overlap) < 1, f"{first!r} lies on {second!r}"
+            assert min(overlap) < 1, f"{first!r} overlaps {second!r}"
     for text, box in found:
         assert box.x0 >= -1, text
         assert box.y0 >= -1, text

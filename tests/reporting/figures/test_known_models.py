@@ -1,15 +1,15 @@
-"""The models of the figure, against what papers print about them beside N and D."""
+"""The models of the figure, against further figures that their papers print."""
 
 import json
 import re
 
 import pytest
 
-from t5x_style.accounting.audit import bloomberggpt, total_parameters
+from t5x_style.accounting import total_parameters
+from t5x_style.accounting.audit import bloomberggpt
 from t5x_style.errors import UsageError
 from t5x_style.quantities import count
-from t5x_style.reporting import KnownModel
-from t5x_style.reporting.figures import known_models
+from t5x_style.reporting import KnownModel, known_models
 from t5x_style.reporting.figures.known_models import parse_models
 
 ENTRY = {"name": "A", "params": 1e9, "tokens": 20e9, "year": 2024, "source": "a paper"}
@@ -37,7 +37,7 @@ def test_compute_ratios_of_the_bloomberggpt_paper(by_name, name, ratio):
     assert by_name[name].flops / own.flops == pytest.approx(ratio, abs=0.01)
 
 
-def test_bloomberggpt_is_the_one_of_the_accounts(by_name):
+def test_bloomberggpt_agrees_with_the_accounts(by_name):
     assert by_name["BloombergGPT"].params == total_parameters(bloomberggpt.ARCHITECTURE)
     assert by_name["BloombergGPT"].tokens == bloomberggpt.accounts()["tokens"]
 
@@ -49,7 +49,7 @@ def test_cerebras_gpt_has_twenty_tokens_per_parameter(by_name):
         assert model.tokens / model.params == pytest.approx(20, rel=0.02)
 
 
-def test_names_give_the_size_that_is_drawn(by_name):
+def test_parameters_agree_with_the_size_in_the_name(by_name):
     """`GPT-NeoX 20B` has 20 billion parameters, to the digits of its name."""
     sized = 0
     for name, model in by_name.items():
@@ -82,7 +82,7 @@ def test_a_model_is_read():
         ("[\n{]", "here:2: not JSON"),
         ("{}", "here: must be a list of models, not dict"),
         ("[1]", "here, model 1: must be an object, not 1"),
-        (json.dumps([ENTRY, ENTRY]), "here: 'A' stands there 2 times"),
+        (json.dumps([ENTRY, ENTRY]), "here: 'A' is listed 2 times"),
         (
             json.dumps([ENTRY | {"param": 1}]),
             "here, model 1: unknown key 'param'; did you mean 'params'?",
@@ -96,6 +96,6 @@ def test_a_model_is_read():
         (json.dumps([ENTRY | {"source": " "}]), "source = ' ': must be text"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(text, message):
+def test_a_broken_file_is_refused(text, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         parse_models(text, where="here")

@@ -1,4 +1,4 @@
-"""The figure of a plan, looked at by its boxes, its curves and the bytes it leaves."""
+"""The figure of a plan: the boxes of its texts, its curves and points, and the file."""
 
 import itertools
 import math
@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from t5x_style.accounting.laws import LAWS
 from t5x_style.errors import UsageError
-from t5x_style.reporting.figures import known_models
-from t5x_style.reporting.figures import scaling as scaling_figure
+from t5x_style.reporting import known_models, scaling_figure
 
 BUDGETS = (1e13, 1e20, 3e22, 3.51e23, 3e25, 1e26)
 BLOOMBERGGPT = {"flops": 3.51e23, "plan_params": 50_558_868_480, "plan_tokens": 568_747_622_400}
@@ -31,6 +30,7 @@ LINES = {
     1e24: ((89.27, 1879.1), (83.10, 2005.5), (54.43, 3036.5)),
     3.2e24: ((159.3, 3368.7), (146.9, 3629.6), (92.79, 5697.1)),
 }
+CHINCHILLA = ("Chinchilla-1", "Chinchilla-2", "Chinchilla-3")
 
 
 @pytest.fixture
@@ -63,16 +63,34 @@ def markers_of(axes, marker):
     return list(zip(line.get_xdata(), line.get_ydata(), strict=True))
 
 
+def labels_of(axes):
+    """Every label at a point: the numbers of the models and the name of the plan."""
+    return [text for text in axes.texts if text.get_text()]
+
+
+def names_listed(figure):
+    """Number -> model, from the list below the graphs."""
+    texts = [
+        text.get_text().strip("\u2007").split("  ", 1) for text in figure.legends[1].get_texts()
+    ]
+    return {int(number): name for number, name in texts}
+
+
 def texts_of(figure):
     """Every text that is drawn, ticks beyond the axes left out."""
-    texts = list(figure.texts)
+    texts = [text for legend in figure.legends for text in legend.get_texts()]
     for axes in figure.axes:
-        texts += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        texts += [axes.xaxis.label, axes.yaxis.label, *labels_of(axes)]
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
             texts += [label for place, label in ticks if low <= place <= high]
     return [text for text in texts if text.get_text()]
+
+
+def letters_of(text):
+    """The box of a text's letters, without the room for descenders above and below."""
+    return text.get_window_extent().expanded(1, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -84,16 +102,21 @@ def texts_of(figure):
         (3.51e23, 0.01),
     ],
 )
-def test_labels_collide_with_nothing_and_are_all_there(drawn, tmp_path, flops, share):
+def test_labels_are_complete_and_overlap_nothing(drawn, tmp_path, flops, share):
     scaling_figure(tmp_path / "plan.png", **plan_of(flops, share))
     (figure,) = drawn
-    # The resolution of the file, and rendered by another way than the one that placed the labels.
+    # The resolution of the file, which is not the one in which the labels were placed.
     figure.set_dpi(160)
     FigureCanvasAgg(figure).draw()
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts_of(figure)]
+    assert_no_text_overlaps(figure)
+    assert_numbers_name_their_models(figure)
+
+
+def assert_no_text_overlaps(figure):
+    boxes = [(text.get_text(), letters_of(text)) for text in texts_of(figure)]
     for (first, a), (second, b) in itertools.combinations(boxes, 2):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(overlap) < 1, f"{first!r} lies on {second!r}"
+        assert min(overlap) < 1, f"{first!r} overlaps {second!r}"
     for text, box in boxes:
         assert box.x0 >= 0, text
         assert box.y0 >= 0, text
@@ -111,20 +134,36 @@ def test_labels_collide_with_nothing_and_are_all_there(drawn, tmp_path, flops, s
                 or box.y0 >= y + reach - 1
                 or box.y1 <= y - reach + 1
             )
-            assert clear, f"{text!r} lies on a marker"
-        low, high = axes.get_xlim()
-        expected = {model.name for model in known_models() if low < model.flops < high}
-        expected |= {"Kaplan", "Chinchilla-1", "Chinchilla-2", "Chinchilla-3"}
-        assert expected <= {text.get_text() for text in axes.texts}
-        assert any(text.get_text().startswith("this plan: ") for text in axes.texts)
-        assert any(text.get_text().startswith("budget: ") for text in axes.texts)
+            assert clear, f"{text!r} overlaps a marker"
+
+
+def assert_numbers_name_their_models(figure):
+    listed = names_listed(figure)
+    low, high = figure.axes[0].get_xlim()
+    models = {model.name: model for model in known_models() if low < model.flops < high}
+    assert sorted(listed.values()) == sorted(models)
+    for place, axes in enumerate(figure.axes):
+        plan, *numbers = labels_of(axes)
+        assert plan.get_text().startswith("this plan: ")
+        assert [int(text.get_text()) for text in numbers] == list(listed)
+        for text in numbers:
+            model = models[listed[int(text.get_text())]]
+            point = (model.flops, (model.params, model.tokens)[place])
+            assert text.xy == pytest.approx(point)
+            x, y = axes.transData.transform(point)
+            box = text.get_window_extent()
+            # Within a quarter of an inch of its point.
+            assert math.dist((x, y), ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)) < 40
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"Kaplan", "Chinchilla-1", "Chinchilla-2", "Chinchilla-3"} <= named
+    assert any(text.startswith("budget: ") for text in named)
 
 
 def test_curves_pass_through_the_published_table(drawn, tmp_path):
     scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT)
     for place, axes in enumerate(drawn[0].axes):
-        for law in range(3):
-            line = line_named(axes, f"Chinchilla-{law + 1}")
+        for law, name in enumerate(CHINCHILLA):
+            line = line_named(axes, name)
             for flops, table in LINES.items():
                 # A power law is straight between two of its points on log axes.
                 at = 10 ** np.interp(
@@ -137,7 +176,7 @@ def test_curves_pass_through_the_published_table(drawn, tmp_path):
         assert slope == pytest.approx((0.73, 0.27)[place])
 
 
-def test_band_budget_star_and_points_stand_where_they_should(drawn, tmp_path):
+def test_places_of_band_budget_star_and_points(drawn, tmp_path):
     scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name="ours")
     spent = 6.0 * 50_558_868_480 * 568_747_622_400
     for place, axes in enumerate(drawn[0].axes):
@@ -154,8 +193,7 @@ def test_band_budget_star_and_points_stand_where_they_should(drawn, tmp_path):
         (band,) = axes.collections
         corners = band.get_paths()[0].vertices
         at_low = [y for x, y in corners if x == pytest.approx(low)]
-        names = [line_named(axes, f"Chinchilla-{law}") for law in (1, 2, 3)]
-        starts = [line.get_ydata()[0] for line in names]
+        starts = [line_named(axes, name).get_ydata()[0] for name in CHINCHILLA]
         assert min(at_low) == pytest.approx(min(starts))
         assert max(at_low) == pytest.approx(max(starts))
 
@@ -163,9 +201,8 @@ def test_band_budget_star_and_points_stand_where_they_should(drawn, tmp_path):
 def test_lines_differ_without_colour(drawn, tmp_path):
     scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT)
     for axes in drawn[0].axes:
-        named = [line for line in axes.lines if not line.get_label().startswith("_")]
-        assert len(named) == 4
-        assert len({line.get_linestyle() for line in named}) == 4
+        laws = [line_named(axes, name) for name in ("Kaplan", *CHINCHILLA)]
+        assert len({line.get_linestyle() for line in laws}) == 4
 
 
 def test_a_known_model_is_not_drawn_under_its_own_plan(drawn, tmp_path):
@@ -173,6 +210,7 @@ def test_a_known_model_is_not_drawn_under_its_own_plan(drawn, tmp_path):
     for axes in drawn[0].axes:
         labels = [text.get_text() for text in axes.texts if "BloombergGPT" in text.get_text()]
         assert len(labels) == 1
+    assert "BloombergGPT" not in names_listed(drawn[0]).values()
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
@@ -196,12 +234,12 @@ def test_the_same_plan_is_the_same_file_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["svg", "html"])
-def test_a_file_stands_alone(tmp_path, suffix):
+def test_a_file_needs_no_other_file(tmp_path, suffix):
     text = scaling_figure(tmp_path / f"plan.{suffix}", **BLOOMBERGGPT).read_text()
     assert not re.search(r"<script|<link|<image|<img|@import|\bsrc=", text)
     assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', text))
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
-    # What names are left are those of XML's own vocabularies, which nothing fetches.
+    # The remaining addresses are names of XML vocabularies, which nothing fetches.
     for address in re.findall(r'"(https?:[^"]*)"', text):
         assert address.startswith("http://www.w3.org/"), address
 
@@ -215,7 +253,9 @@ def test_the_page_has_both_graphs_and_the_numbers(tmp_path):
     page = scaling_figure(
         tmp_path / "new" / "plan.html", **BLOOMBERGGPT, plan_name="law & <order>"
     ).read_text()
-    assert page.count("<svg") == 2
+    # One drawing, with both graphs in it.
+    assert page.count("<svg") == 1
+    assert {'id="scaling-axes_1"', 'id="scaling-axes_2"'} <= set(re.findall(r'id="[^"]*"', page))
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert "law &amp; &lt;order&gt;" in page
@@ -223,7 +263,7 @@ def test_the_page_has_both_graphs_and_the_numbers(tmp_path):
     # The laws at the budget (Wu et al. 2023, section 3.2), a model with its source.
     for number in ("53.0B", "1.11T", "49.8B", "1.18T", "3.51e23"):
         assert number in page
-    assert "Gopher 280B" in page
+    assert re.search(r'<td class="number">19</td><td>Gopher 280B</td>', page)
     assert "arXiv 2203.15556" in page
 
 
@@ -248,10 +288,15 @@ def test_a_dollar_in_a_name_is_no_formula(drawn, tmp_path):
         ({"plan_name": "x" * 33}, "must have 1 to 32 characters"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(tmp_path, change, message):
+def test_wrong_values_are_refused(tmp_path, change, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         scaling_figure(tmp_path / "plan.svg", **(BLOOMBERGGPT | change))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_with_a_scheme_is_refused():
+    with pytest.raises(UsageError, match=r"figure = 'gs://bucket/plan\.svg': gs:// is not"):
+        scaling_figure("gs://bucket/plan.svg", **BLOOMBERGGPT)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def page_of(model_dirs, output):
     return Page(output.read_text(encoding="utf-8"))
 
 
-def assert_stands_alone(page):
+def assert_needs_no_other_file(page):
     """Every reference is to something on the page itself."""
     assert len(page.ids) == len(set(page.ids))
     assert page.references
@@ -64,14 +64,14 @@ def assert_stands_alone(page):
 def test_the_page_of_one_run(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "quickstart")
     page = page_of([model_dir], model_dir / "report.html")
-    assert_stands_alone(page)
+    assert_needs_no_other_file(page)
     assert page.captions == [
         "Training loss",
         "Held-out text",
         "Share in the tokens so far",
         "Learning rate",
         "Speed",
-        "Share of the chips' peak",
+        "Utilisation of the chips",
         "Compute efficiency so far",
         "Where the time went",
     ]
@@ -94,7 +94,7 @@ def test_a_page_that_compares_runs(made_up_run, tmp_path):
         made_up_run(tmp_path / "wide", peak=6e-3, mfu=None),
     ]
     page = page_of(runs, tmp_path / "pages" / "comparison.html")
-    assert_stands_alone(page)
+    assert_needs_no_other_file(page)
     for caption in (
         "Training loss: blend",
         "Held-out text: legal",
@@ -106,7 +106,7 @@ def test_a_page_that_compares_runs(made_up_run, tmp_path):
     assert "2 runs" in page.text
 
 
-def test_runs_of_one_name_are_told_apart(made_up_run, tmp_path):
+def test_runs_with_the_same_name_have_their_paths(made_up_run, tmp_path):
     runs = [made_up_run(tmp_path / place / "run", steps=100) for place in ("a", "b")]
     page = page_of(runs, tmp_path / "page.html")
     for run in runs:
@@ -122,15 +122,17 @@ def test_a_killed_run_on_a_cpu_has_a_page(tmp_path):
     assert "started" in page.text
 
 
-def test_there_must_be_something_to_report(tmp_path):
+def test_a_report_needs_a_training_line(tmp_path):
     with pytest.raises(UsageError, match="needs a run"):
         write_report([], tmp_path / "page.html")
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UsageError, match="no training line yet"):
         write_report([tmp_path], tmp_path / "page.html")
+    with pytest.raises(UsageError, match=r"output = 'gs://bucket/page\.html': gs:// is not"):
+        write_report([tmp_path], "gs://bucket/page.html")
 
 
-def test_a_run_that_stopped_early_and_a_law_of_ones_own(made_up_run, tmp_path):
+def test_a_run_that_stopped_early_with_the_users_own_law(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=100)
     law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
     (model_dir / "plan.json").write_text(json.dumps({"own_law": dataclasses.asdict(law)}))
@@ -157,7 +159,7 @@ def test_a_run_that_stopped_early_and_a_law_of_ones_own(made_up_run, tmp_path):
     assert f"the {own['expected_loss']:.4f} that mine expects" in page.text
 
 
-def test_what_each_source_was_due_and_had(made_up_run, tmp_path):
+def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "small")
     account = {"unique_tokens": 4_000_000, "epochs": 0.1, "effective_tokens": 400_000.0}
     sources = {
@@ -173,5 +175,5 @@ def test_what_each_source_was_due_and_had(made_up_run, tmp_path):
         r"\s*400,000",
         page.text,
     )
-    # The table says it; a line of the history does not say it again.
+    # The table has it; the line of the event does not repeat it.
     assert "sources {" not in page.text

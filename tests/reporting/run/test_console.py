@@ -50,7 +50,7 @@ def test_mfu_comes_with_its_convention():
     assert "MFU full 41.2% | MFU causal 37.1%" in stream.getvalue()
 
 
-def test_the_time_left_counts_what_evaluations_cost(clock):
+def test_the_time_left_includes_evaluations(clock):
     stream = io.StringIO()
     show = Progress(1_000, stream).show
     show({**LINE, "tokens": 100, "tokens_per_second": 50.0})
@@ -96,24 +96,25 @@ AUDITED = {
 }
 
 
-def test_the_audit_and_what_the_remaining_tokens_buy():
+def test_the_audit_and_the_gain_of_the_remaining_tokens():
     stream = io.StringIO()
     Progress(19_660_800, stream).show(AUDITED)
     assert (
-        "| 4.9 a parameter, efficiency 72%, the remaining 90.0% buys 0.0113 nats (besiroglu) |"
+        "| 4.9 tokens per parameter, efficiency 72%, "
+        "0.0113 nats to gain in the remaining 90.0% (besiroglu) |"
     ) in stream.getvalue()
     assert "loss 5.1235 |" in stream.getvalue()
 
 
-def test_at_the_end_nothing_is_left_to_buy():
+def test_at_the_end_no_gain_remains():
     stream = io.StringIO()
     Progress(19_660_800, stream).show({**AUDITED, "tokens": 19_660_800, "remaining_tokens": 0})
-    assert "| 4.9 a parameter, efficiency 72% (besiroglu) |" in stream.getvalue()
+    assert "| 4.9 tokens per parameter, efficiency 72% (besiroglu) |" in stream.getvalue()
 
 
-def test_a_law_of_ones_own_speaks_instead():
+def test_the_users_own_law_replaces_the_published_one():
     stream = io.StringIO()
     Progress(19_660_800, stream, own_law="mine").show(AUDITED)
     assert "| loss 5.1235 (mine expects 5.2000) |" in stream.getvalue()
-    assert "efficiency 81%, the remaining 90.0% buys 0.2 nats (mine)" in stream.getvalue()
+    assert "efficiency 81%, 0.2 nats to gain in the remaining 90.0% (mine)" in stream.getvalue()
     assert "besiroglu" not in stream.getvalue()

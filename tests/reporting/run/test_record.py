@@ -5,19 +5,19 @@ import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import Fault, UsageError
-from t5x_style.reporting import RunWriter, read_run
+from t5x_style.reporting import RunWriter, read_plan, read_run
 
 
-def test_what_a_run_left_is_read(made_up_run, tmp_path):
+def test_a_finished_run_is_read(made_up_run, tmp_path):
     run = read_run(made_up_run(tmp_path / "run", steps=100))
     assert [line["step"] for line in run.training] == list(range(10, 101, 10))
     assert [line["step"] for line in run.evaluations] == [0, 100]
-    assert [event["event"] for event in run.events] == ["started", "saved", "finished"]
+    assert [event.kind for event in run.events] == ["started", "saved", "finished"]
     assert run.plan["steps"] == 100
     assert "train.steps" in run.config
 
 
-def test_a_run_that_only_began_is_read(tmp_path):
+def test_a_run_without_a_line_is_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     run = read_run(tmp_path)
     assert (run.training, run.evaluations, run.events, run.plan, run.config) == ([], [], [], {}, "")
@@ -27,8 +27,10 @@ def test_wrong_directories_are_refused(made_up_run, tmp_path):
     made_up_run(tmp_path / "quickstart", steps=10)
     with pytest.raises(UsageError, match="did you mean 'quickstart'"):
         read_run(tmp_path / "quickstrt")
-    with pytest.raises(UsageError, match=r"holds no metrics\.jsonl"):
+    with pytest.raises(UsageError, match=r"has no metrics\.jsonl"):
         read_run(tmp_path)
+    with pytest.raises(UsageError, match="model_dir = 'gs://bucket/run': gs:// is not"):
+        read_run("gs://bucket/run")
 
 
 def test_a_broken_plan_is_a_fault(made_up_run, tmp_path):
@@ -38,7 +40,7 @@ def test_a_broken_plan_is_a_fault(made_up_run, tmp_path):
         read_run(model_dir)
 
 
-def test_the_law_of_ones_own_is_read_from_the_plan(made_up_run, tmp_path):
+def test_the_users_own_law_is_read_from_the_plan(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=10)
     assert read_run(model_dir).own_law is None
     law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
@@ -58,3 +60,45 @@ def test_why_a_run_ended_early(made_up_run, tmp_path):
     with RunWriter(model_dir, resume_step=10) as writer:
         writer.event("finished", step=10, tokens=1, reason="early stopping")
     assert read_run(model_dir).ending == "early stopping"
+
+
+def test_curves_and_last_values(made_up_run, tmp_path):
+    run = read_run(made_up_run(tmp_path / "run", steps=100))
+    tokens, losses = run.curve("loss")
+    # The loss of step 50 is not finite; `loss/legal` is another measure.
+    assert tokens == [2048 * step for step in range(10, 101, 10) if step != 50]
+    assert losses == [line["loss"] for line in run.training if line["loss"] is not None]
+    assert run.curve("no_such_measure") == ([], [])
+    shares = run.curves_by_source("share")
+    assert list(shares) == ["legal", "general"]
+    assert shares["legal"][1] == [line["share/legal"] for line in run.training]
+    held_out = run.evaluation_curves("bits_per_byte")
+    assert held_out["general"] == (
+        [0, 204_800],
+        [line["eval/general/bits_per_byte"] for line in run.evaluations],
+    )
+    efficiency = run.curves_by_law("compute_efficiency")["besiroglu"][1]
+    assert efficiency[-1] == run.training[-1]["chinchilla/besiroglu/compute_efficiency"]
+    assert run.parameters == pytest.approx(run.plan["parameters"]["total"])
+
+
+def test_seconds_are_those_of_the_end_or_of_the_last_line(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "run", steps=100)
+    run = read_run(model_dir)
+    assert run.state == "finished"
+    assert run.seconds == run.events[-1].details["seconds"]
+    # Without an end, the last training line has them.
+    events = (model_dir / "events.jsonl").read_text().splitlines(keepends=True)
+    (model_dir / "events.jsonl").write_text("".join(events[:-1]))
+    run = read_run(model_dir)
+    assert run.state == "saved"
+    assert run.seconds["step"] == run.training[-1]["seconds/step"]
+
+
+def test_a_plan_is_read_alone(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "run", steps=10)
+    assert read_plan(model_dir) == read_run(model_dir).plan
+    (model_dir / "plan.json").unlink()
+    assert read_run(model_dir).plan == {}
+    with pytest.raises(UsageError, match=r"no run there \(plan\.json is missing\)"):
+        read_plan(model_dir)

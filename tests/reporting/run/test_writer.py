@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from t5x_style.errors import Fault
+from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import RunWriter, read_run
 
 
 def lines(path: pathlib.Path) -> list[dict]:
-    """By the strictest reader: NaN is no JSON."""
+    """The lines, by a strict reader: NaN is no JSON."""
 
     def refuse(text):
         raise AssertionError(f"{text} is no JSON")
@@ -52,7 +52,7 @@ def test_lines_are_strict_json_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["0.5", [0.5], np.ones(2)], ids=["string", "list", "array"])
-def test_what_is_no_number_is_refused(tmp_path, value):
+def test_a_value_that_is_no_number_is_refused(tmp_path, value):
     with (
         RunWriter(tmp_path, resume_step=None) as writer,
         pytest.raises(TypeError, match="metric 'loss'"),
@@ -115,7 +115,7 @@ def test_a_resumed_run_reads_as_if_never_interrupted(tmp_path):
         "resumed",
         "resumed",
     ]
-    # TensorBoard is told where to forget.
+    # TensorBoard drops the points from there on.
     starts = [
         event.step for event in tensorboard_events(cut / "train") if event.HasField("session_log")
     ]
@@ -124,7 +124,7 @@ def test_a_resumed_run_reads_as_if_never_interrupted(tmp_path):
 
 @pytest.fixture
 def killed_run(tmp_path):
-    """A life that saved at step 2 and was killed; an hour later another that got to step 4."""
+    """A process saved at step 2 and was killed; an hour later another one got to step 4."""
     metrics = [(1, 1000.0), (2, 1010.0), (3, 4670.0), (4, 4690.0)]
     events = [("started", 0, 990.0), ("saved", 2, 1011.0), ("resumed", 2, 4650.0)]
     (tmp_path / "metrics.jsonl").write_text(
@@ -145,7 +145,7 @@ def test_lost_seconds_are_those_of_the_work_and_not_of_the_pause(killed_run):
 def test_lost_seconds_are_remembered_until_a_checkpoint_holds_them(killed_run):
     with RunWriter(killed_run, resume_step=2) as writer:
         writer.event("resumed", step=2, tokens=32)
-    # Killed again before it wrote a line, or saved: the ledger of step 2 knows nothing of them.
+    # Killed again before it wrote a line, or saved: they are not in the ledger of step 2.
     with RunWriter(killed_run, resume_step=2) as writer:
         assert writer.lost_seconds == 40
         writer.event("resumed", step=2, tokens=32)
@@ -165,7 +165,7 @@ def test_starting_from_nothing_cuts_every_line(tmp_path):
     assert lines(tmp_path / "metrics.jsonl") == []
 
 
-def test_lines_that_a_kill_cut_in_two_are_dropped(tmp_path):
+def test_lines_that_a_kill_cut_short_are_dropped(tmp_path):
     whole = '{"step": 1, "time": 5.0}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 2, "ti')
     (tmp_path / "events.jsonl").write_text('{"event": "started", "time": 4.0}\n{"event": "sa')
@@ -194,7 +194,7 @@ time.sleep(60)
 """
 
 
-def test_what_was_flushed_outlives_a_kill(tmp_path):
+def test_flushed_lines_survive_a_kill(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -229,6 +229,11 @@ def test_a_full_disk_is_a_fault_of_the_run(tmp_path):
         writer.close()
 
 
+def test_a_directory_with_a_scheme_is_refused():
+    with pytest.raises(UsageError, match="model_dir = 'gs://bucket/run': gs:// is not"):
+        RunWriter("gs://bucket/run", resume_step=None)
+
+
 def test_a_closed_writer_takes_no_more(tmp_path):
     writer = RunWriter(tmp_path, resume_step=None)
     writer.close()
@@ -237,7 +242,7 @@ def test_a_closed_writer_takes_no_more(tmp_path):
         writer.metrics({"step": 1})
 
 
-def test_a_line_costs_the_training_loop_next_to_nothing(tmp_path):
+def test_a_line_takes_microseconds_of_the_training_loop(tmp_path):
     line = {f"chinchilla/law_{index}/optimal_params": 1.5 * index for index in range(60)}
     times = []
     with RunWriter(tmp_path, resume_step=None) as writer:
@@ -249,7 +254,7 @@ def test_a_line_costs_the_training_loop_next_to_nothing(tmp_path):
     assert sorted(times)[len(times) // 10] < 50e-6
 
 
-def test_no_tensorflow_comes_with_it(tmp_path):
+def test_the_writer_imports_no_heavy_library(tmp_path):
     program = (
         "import sys; from t5x_style.reporting import RunWriter\n"
         "with RunWriter(sys.argv[1], resume_step=None) as w: w.metrics({'step': 1, 'loss': 1.0})\n"

@@ -31,6 +31,6 @@ def test_ragged_rows_are_refused():
         table([[1, 2], [3]])
 
 
-def test_a_share_of_a_peak_says_of_which_where_two_are_used():
+def test_two_dtypes_name_the_peak_of_the_mfu():
     assert dtypes_text("bfloat16", None) == "bfloat16"
     assert "weights in int8 (MFU: of the bfloat16 peak)" in dtypes_text("bfloat16", "int8")
