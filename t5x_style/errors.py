@@ -1,7 +1,7 @@
 """The errors that a person at the keyboard is meant to read, and the exit status of each."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
@@ -31,3 +31,35 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def one_of(where: str, value: object, allowed: Collection[str]) -> None:
+    """Check that a value is one of a few names.
+
+    Args:
+      where: the flag or binding that has the value, for the message: `Schedule.shape`.
+      value: anything; a value that is no string is not one of them.
+      allowed: the names.
+
+    Raises:
+      UsageError: it is not; the message lists the names, and the nearest one.
+    """
+    names = tuple(allowed)
+    if value not in names:
+        near = did_you_mean(str(value), names)
+        raise UsageError(f"{where} = {value!r} is not one of {', '.join(names)}{near}")
+
+
+def at_least(where: str, value: float, least: float) -> None:
+    """Check that a number is not below a bound.
+
+    Args:
+      where: the flag or binding that has the value, for the message: `Topology.fsdp`.
+      value: the number.
+      least: the bound, which itself is allowed.
+
+    Raises:
+      UsageError: it is below, or not a number.
+    """
+    if not value >= least:
+        raise UsageError(f"{where} = {value!r}: must be {least!r} or more")
