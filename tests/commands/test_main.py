@@ -26,7 +26,7 @@ def test_dry_run_reaches_the_verb(run_toy):
     assert run_toy("--dry_run=false")[1]["dry_run"] is False
     status, _, err = run_toy("--gin.toy.dry_run=True")
     assert status == 2
-    assert "whoever calls toy sets dry_run itself" in err
+    assert "the caller of toy sets dry_run itself" in err
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,6 @@ def _check_every_trial(
         try:
             checks.parse(run_files, flags, search_paths=search_paths, load=main.load_named)
             checks.check(module.train, verbs=main.selectors())
-            checks.rehearse(module.train)
+            checks.evaluate_bindings(module.train)
         except UsageError as error:
             raise UsageError(f"trial {trial}: {error}") from None
