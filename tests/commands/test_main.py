@@ -57,6 +57,8 @@ def test_exit_statuses(run_toy, raises, status, last):
         (["toy", "--gin_file"], "--gin_file needs a value"),
         (["toy", "--gin_file=nosuch.gin"], "--gin_file=nosuch.gin: no gin file 'nosuch.gin'"),
         (["toy", "--json=maybe"], "--json=maybe: write --json alone"),
+        (["toy", "--gin_file=gs://b/x.gin"], "--gin_file = 'gs://b/x.gin': gs:// is not a file"),
+        (["toy", "--gin_search_paths=a,gs://b"], "--gin_search_paths = 'gs://b': gs:// is not a"),
         (["toy", "--gin.MODEL_DIR"], "--gin.MODEL_DIR: a value is missing"),
         (["toy", "--gin.MODEL_DIR="], "an empty string is --gin.MODEL_DIR=\"''\""),
         (["toy", "--gin.=3"], "a name is missing"),

@@ -157,6 +157,11 @@ def test_a_dry_run_reads_and_stops(tmp_path, monkeypatch):
         (("--points=POINTS", "--drop_highest=8"), "too few points, 4: five coefficients"),
         (("--points=POINTS", "--columns={'params': 'N'}"), "no column 'N' for params"),
         (("--point=POINTS",), "did you mean --points"),
+        (("--points=gs://b/points.csv",), "--points = 'gs://b/points.csv': gs:// is not a file"),
+        (
+            ("--points=POINTS", "--output=gs://b/law"),
+            "--output = 'gs://b/law': gs:// is",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(tmp_path, arguments, message):
