@@ -258,8 +258,12 @@ def _missing_values(live: Mapping[Node, bool]) -> list[str]:
     for name, reason in needed.items():
         flag = name.rsplit(".", 1)[1] if name.startswith(_verb_name() + ".") else f"gin.{name}"
         lines.append(f"\n    --{flag}={_expected_type(name, live)}    ({reason})")
-    what = "a value is missing" if len(needed) == 1 else f"{len(needed)} values are missing"
-    return [f"{what}; give it in a gin file or on the command line:{''.join(sorted(lines))}"]
+    missing = (
+        "a value is missing; give it"
+        if len(needed) == 1
+        else f"{len(needed)} values are missing; give them"
+    )
+    return [f"{missing} in a gin file or on the command line:{''.join(sorted(lines))}"]
 
 
 def _expected_type(name: str, live: Mapping[Node, bool]) -> str:

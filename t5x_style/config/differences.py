@@ -50,15 +50,15 @@ def config_differences(old: str, new: str) -> list[dict[str, str | None]]:
     ]
 
 
-def _bindings(text: str, what: str) -> dict[str, str]:
+def _bindings(text: str, name_of_text: str) -> dict[str, str]:
     macros: dict[str, Any] = {}
     bound: dict[str, Any] = {}
     try:
         for statement in config_parser.ConfigParser(io.StringIO(text), _Delegate()):
             if isinstance(statement, config_parser.IncludeStatement):
                 raise UsageError(
-                    f"{what} includes {statement.filename!r}: compare resolved configurations"
-                    " (a run's config.gin, or what t5x-style config prints)"
+                    f"{name_of_text} includes {statement.filename!r}: compare resolved"
+                    " configurations (a run's config.gin, or the output of t5x-style config)"
                 )
             if isinstance(statement, config_parser.BindingStatement):
                 scope, selector, parameter, value, _ = statement
@@ -68,7 +68,7 @@ def _bindings(text: str, what: str) -> dict[str, str]:
                 else:
                     macros[name] = value
     except (SyntaxError, tokenize.TokenError) as error:
-        raise UsageError(f"{what} is not gin: {error}") from None
+        raise UsageError(f"{name_of_text} is not gin: {error}") from None
     return {
         name: repr(replace_macros(value, _macro_name, macros, lambda macro: macro))
         for name, value in bound.items()

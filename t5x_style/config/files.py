@@ -42,7 +42,7 @@ class Origin:
 
 @dataclasses.dataclass
 class GinReader:
-    """Reads files and flags into gin, and records what it read.
+    """Reads files and flags into gin, and records the place of every binding.
 
     Attributes:
       search_paths: more folders in which gin files are searched for, in order.

@@ -13,7 +13,7 @@ GLOBAL_FLAGS = {
     "gin.NAME": ("VALUE", "set the macro NAME, or a parameter such as Architecture.layers"),
     "gin_search_paths": ("DIRS", "search these folders, separated by commas, for gin files too"),
     "dry_run": (None, "check everything, print the derived values, stop before any work"),
-    "json": (None, "print the result as one JSON object; other output goes to standard error"),
+    "json": (None, "print one JSON object; all other output goes to standard error"),
     "help": (None, "print this text"),
 }
 

@@ -1,4 +1,4 @@
-"""Checks a bound value against the annotation of its parameter, and says how to correct it."""
+"""Checks a bound value against the annotation of its parameter, and suggests the correct form."""
 
 import ast
 import collections.abc
@@ -48,7 +48,7 @@ def annotations_of(function_or_class: Callable) -> dict[str, Any]:
 
 @functools.cache
 def _type_checking_imports(module: str) -> dict[str, tuple[str, str]]:
-    """Name -> (module, attribute) of what a module imports `from` others `if TYPE_CHECKING:`."""
+    """Name -> (module, attribute) for the `from` imports under a module's `if TYPE_CHECKING:`."""
     try:
         statements = ast.parse(inspect.getsource(sys.modules[module])).body
     except (KeyError, OSError, TypeError, SyntaxError):

@@ -46,7 +46,7 @@ def check_target(path: str) -> pathlib.Path:
     if target.suffix != ".gin":
         raise UsageError(f"--write={path}: name a gin file, as in --write={target.stem}.gin")
     if not target.parent.is_dir():
-        raise UsageError(f"--write={path}: there is no folder {target.parent}")
+        raise UsageError(f"--write={path}: no folder {target.parent}")
     return target
 
 

@@ -3,6 +3,7 @@
 from t5x_style.sweeps.grid import Trial, gin_flag, gin_text, grid_trials
 from t5x_style.sweeps.points import (
     BLENDED,
+    LeftOut,
     Point,
     points_of_csv,
     points_of_runs,
@@ -14,6 +15,7 @@ from t5x_style.sweeps.trials import run_trials
 
 __all__ = [
     "BLENDED",
+    "LeftOut",
     "Point",
     "SweepRecord",
     "Trial",

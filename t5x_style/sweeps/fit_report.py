@@ -104,8 +104,8 @@ def fit_warnings(fitted: Fit) -> list[str]:
     interval = fitted.law.params_exponent_interval
     if interval is not None and interval[1] - interval[0] > WIDEST_EXPONENT:
         warnings.append(
-            f"the exponent a of N ~ C^a lies between {interval[0]:.2f} and {interval[1]:.2f} (10 % "
-            "to 90 %): these points do not say how to divide a budget"
+            f"the exponent a of N ~ C^a is between {interval[0]:.2f} and {interval[1]:.2f} (10 % "
+            "to 90 %): these points do not determine how to divide a budget"
         )
     for key in ("alpha", "beta") if fitted.intervals else ():
         (low, high), value = fitted.intervals[key], fitted.coefficients()[key]
@@ -181,7 +181,7 @@ def fit_text(fitted: Fit, budgets: Sequence[BudgetRow]) -> str:
             f"{fitted.starts:,} starts ended here",
             "",
             table(optima, headers),
-            "(the first row is the largest run behind the law; the others extrapolate)",
+            "(the first row is the largest run of the fit; the others extrapolate)",
         )
     )
 

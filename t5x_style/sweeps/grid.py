@@ -31,7 +31,7 @@ def grid_trials(grid: Mapping[str, Sequence[Any]]) -> list[Trial]:
 
     Args:
       grid: a macro (`LEARNING_RATE`) or a binding (`Architecture.d_model`) -> its values. A value
-        is what gin can write: a number, a string, a list; a reference is written as a string,
+        is one that gin can write: a number, a string, a list; a reference is written as a string,
         '@adamw()' or '%OTHER'.
 
     Raises:

@@ -37,6 +37,14 @@ class Point:
     epochs: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A run that is no point of the law, and the reason."""
+
+    name: str
+    reason: str
+
+
 def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[Point]:
     """The points in a CSV file whose first line names its columns. Other columns are ignored.
 
@@ -54,7 +62,7 @@ def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[P
     for role in columns:
         if role not in ROLES:
             raise UsageError(
-                f"--columns names {role!r}{did_you_mean(role, ROLES)} (there is {', '.join(ROLES)})"
+                f"--columns names {role!r}{did_you_mean(role, ROLES)} (columns: {', '.join(ROLES)})"
             )
     if "tokens" in columns and "flops" in columns:
         raise UsageError("--columns names tokens and flops: with N, either gives the other")
@@ -74,9 +82,7 @@ def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[P
     return points
 
 
-def points_of_runs(
-    runs: Sequence[str], loss: str = BLENDED
-) -> tuple[list[Point], list[dict[str, str]]]:
+def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point], list[LeftOut]]:
     """The points of the runs that have reached their planned tokens, one per run.
 
     Args:
@@ -85,7 +91,7 @@ def points_of_runs(
         'blended', the evaluation losses of all sources, weighted by their shares.
 
     Returns:
-      The points, and the runs left out, as `name` and `reason`. An unfinished run is left out: its
+      The points, and the runs left out. An unfinished run is left out: its
       learning rate has not decayed, so its loss is not that of a run planned for so few tokens.
       Among runs with the same N and D, as in a sweep over learning rates, the best one is kept.
 
@@ -94,15 +100,15 @@ def points_of_runs(
         other tokenizers or other shares.
     """
     best: dict[tuple[float, float], Point] = {}
-    left_out: list[dict[str, str]] = []
+    left_out: list[LeftOut] = []
     first: RunRecord | None = None
     for directory, failure in _directories(runs):
         if failure:
-            left_out.append({"name": directory, "reason": failure})
+            left_out.append(LeftOut(directory, failure))
             continue
         run = read_run(directory)
         if reason := _unfinished(run):
-            left_out.append({"name": directory, "reason": reason})
+            left_out.append(LeftOut(directory, reason))
             continue
         first = first or run
         _refuse_incomparable(first, run)
@@ -117,7 +123,7 @@ def points_of_runs(
         kept, other = sorted((best.get(size, point), point), key=lambda point: point.loss)
         best[size] = kept
         if kept is not other:
-            left_out.append({"name": other.name, "reason": f"same N and D as {kept.name}, better"})
+            left_out.append(LeftOut(other.name, f"same N and D as {kept.name}, better"))
     return list(best.values()), left_out
 
 

@@ -15,7 +15,7 @@ def trial_result(model_dir: str | Path) -> dict[str, float | None]:
 
     Returns:
       `tokens`, `train_loss` (nats per token of the last logged step), `compute_efficiency` (C'/C
-      by Besiroglu et al. 2024), and for each source `<source>/loss` and `<source>/bits_per_byte`
+      by Besiroglu et al. 2024), and for every source `<source>/loss` and `<source>/bits_per_byte`
       of the last evaluation.
     """
     try:

@@ -7,6 +7,7 @@ import pytest
 from t5x_style.errors import UsageError
 from t5x_style.reporting import RunWriter
 from t5x_style.sweeps import (
+    LeftOut,
     Point,
     SweepRecord,
     TrialEntry,
@@ -127,7 +128,7 @@ def test_runs_before_their_end_are_left_out(make_run):
     done, half = make_run("done"), make_run("half", reached=50)
     points, left_out = points_of_runs([half, done])
     assert [point.name for point in points] == [done]
-    assert left_out == [{"name": half, "reason": "at 50 of 100 tokens"}]
+    assert left_out == [LeftOut(half, "at 50 of 100 tokens")]
 
 
 def test_of_runs_of_one_size_the_best_one_counts(make_run):
@@ -136,7 +137,7 @@ def test_of_runs_of_one_size_the_best_one_counts(make_run):
     for order in ([worse, best, other], [best, worse, other]):
         points, left_out = points_of_runs(order)
         assert [point.name for point in points] == [best, other]
-        assert left_out == [{"name": worse, "reason": f"same N and D as {best}, better"}]
+        assert left_out == [LeftOut(worse, f"same N and D as {best}, better")]
 
 
 def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
@@ -150,9 +151,7 @@ def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
     # A run that is named twice is one point.
     points, left_out = points_of_runs([str(tmp_path / "sweep"), runs[0]])
     assert [point.name for point in points] == runs
-    assert left_out == [
-        {"name": str(tmp_path / "sweep" / "width=30"), "reason": "its trial is failed"}
-    ]
+    assert left_out == [LeftOut(str(tmp_path / "sweep" / "width=30"), "its trial is failed")]
 
 
 def test_runs_that_cannot_be_compared_are_refused(make_run):

@@ -13,6 +13,7 @@ from t5x_style.errors import UsageError
 from t5x_style.files import local_path
 from t5x_style.sweeps import (
     BLENDED,
+    LeftOut,
     Point,
     fit_report,
     points_of_csv,
@@ -52,10 +53,10 @@ def fit(
         shares; anything else is a key of metrics.jsonl, such as loss or eval/legal/loss.
       drop_highest: number of points to leave out, those of the highest losses (5 in Besiroglu et
         al. 2024).
-      name: of the law, in tables and metrics.
+      name: name of the law, in tables and metrics.
       output: a JSON file for the law.
       bootstrap: number of resamples of the points for the intervals; 0 for no intervals.
-      seed: of the resampling.
+      seed: random seed of the resampling.
       dry_run: read and check the points, and stop.
     """
     refuse_unconsumed()
@@ -66,7 +67,7 @@ def fit(
         local_path(output, "--output")
     found, left_out, origin = _read(points, columns, runs, loss)
     for run in left_out:
-        print(f"left out {run['name']}: {run['reason']}")
+        print(f"left out {run.name}: {run.reason}")
     kept = without_highest(found, drop_highest)
     values = (
         [point.params for point in kept],
@@ -76,7 +77,10 @@ def fit(
     check_points(*values)
     warnings = fit_report.point_warnings(kept)
     print(fit_report.points_line(kept, dropped=len(found) - len(kept)) + "\n")
-    result: dict[str, Any] = {"points": len(kept), "left_out": left_out}
+    result: dict[str, Any] = {
+        "points": len(kept),
+        "left_out": [dataclasses.asdict(run) for run in left_out],
+    }
     if dry_run:
         _print_warnings(warnings)
         return result | {"warnings": warnings}
@@ -112,7 +116,7 @@ def _read(
     columns: Mapping[str, str] | None,
     runs: str | Sequence[str] | None,
     loss: str,
-) -> tuple[list[Point], list[dict[str, str]], str]:
+) -> tuple[list[Point], list[LeftOut], str]:
     """The points, the runs left out with reasons, and the names of the file or the runs."""
     if points is not None and runs is None:
         if loss != BLENDED:

@@ -88,8 +88,8 @@ def plan(
       law: the law to follow. The default is the own law if there is one, else besiroglu.
       own_law: a JSON file from t5x-style fit: a law of your own runs.
       architecture: a given model, as @Architecture(). By default the plan builds one.
-      vocab_size: of a given tokenizer. By default Tao's law chooses.
-      style: of the model that the plan builds, llama (the default) or bloomberggpt.
+      vocab_size: vocabulary size of a given tokenizer. By default Tao's law chooses.
+      style: style of the model that the plan builds, llama (the default) or bloomberggpt.
       sequence_length: tokens per sequence.
       batch_sequences: sequences per step. By default StepLaw chooses.
       write: a gin file to write, for t5x-style train.

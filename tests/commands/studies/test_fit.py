@@ -113,7 +113,7 @@ def test_points_that_say_little_are_warned_of(tmp_path):
     status, result, text = run(f"--points={points}", "--bootstrap=50")
     assert status == 0
     assert "warning: N goes from 100M to 300M, a factor of 3.0" in text
-    assert any("do not say how to divide" in warning for warning in result["warnings"])
+    assert any("do not determine how to divide" in warning for warning in result["warnings"])
 
 
 def test_runs_far_from_their_irreducible_loss_are_warned_of(tmp_path):
