@@ -103,7 +103,8 @@ class GinReader:
         Raises:
           UsageError: no such file, or a path with a scheme such as gs://.
         """
-        local_path(name, where.removesuffix(f"={name}"))
+        flag = where.removesuffix(f"={name}")
+        local_path(name, f"{where}: include" if flag == where else flag)
         folders = ["", *self.search_paths, str(ROOT), str(ROOT / "t5x_style")]
         for folder in folders:
             path = Path(folder, name).expanduser()
