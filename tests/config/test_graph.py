@@ -1,6 +1,7 @@
 """gin's private names, and macros replaced by their values."""
 
 import importlib.metadata
+import pathlib
 import tokenize
 
 import pytest
@@ -41,8 +42,6 @@ def test_gin_has_the_private_names_that_graph_uses():
 
 def test_no_other_file_uses_them():
     package = checks.__file__.rpartition("/config/")[0]
-    import pathlib
-
     users = set()
     for path in pathlib.Path(package).rglob("*.py"):
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ import gin
 from t5x_style.accounting.laws.fitting import check_points, fit_parametric_law
 from t5x_style.accounting.laws.own import check_law_name, write_law
 from t5x_style.config.checks import refuse_unconsumed
-from t5x_style.errors import UsageError
+from t5x_style.errors import UsageError, at_least
 from t5x_style.files import local_path
 from t5x_style.sweeps import (
     BLENDED,
@@ -61,8 +61,7 @@ def fit(
     """
     refuse_unconsumed()
     check_law_name(name, "--name")
-    if bootstrap < 0:
-        raise UsageError(f"--bootstrap={bootstrap}: must be 0 or more")
+    at_least("--bootstrap", bootstrap, 0)
     if output is not None:
         local_path(output, "--output")
     found, left_out, origin = _read(points, columns, runs, loss)
