@@ -1,4 +1,4 @@
-"""The errors that a person at the keyboard is meant to read, and the exit status of each."""
+"""The errors for the person at the keyboard, with their exit statuses, and two common checks."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -10,19 +10,19 @@ EXIT_PREEMPTED = 143
 
 
 class UsageError(Exception):
-    """Something asked for is wrong and can be put right by asking differently: exit status 2.
+    """The request is wrong, and another request is right: exit status 2.
 
-    The message names what was wrong, where (file and line, or flag), the value, and the nearest
-    right thing. Raised before any work starts.
+    The message names the mistake, its place (file and line, or flag), the value, and the nearest
+    correct one. Raised before any work starts.
     """
 
 
 class Fault(Exception):
-    """Work that had started cannot go on: exit status 1, the cause in the last line."""
+    """Work that had started cannot continue: exit status 1, the cause in the last line."""
 
 
 class Preempted(Exception):
-    """The machine asked us to leave; the state is saved: exit status 143, start me again."""
+    """The machine asked this process to stop; its state is saved: exit status 143, start again."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
-"""The one entry: finds the verb, resolves its configuration, runs it, gives the exit status.
+"""The entry point: finds the verb, checks its configuration, runs it, returns the exit status.
 
-`t5x-style --help` imports no verb, `t5x-style VERB --help` imports that verb's module alone, and
-nothing is configured before every file and flag has been read and checked.
+`t5x-style --help` imports no verb. `t5x-style VERB --help` imports the module of that verb alone.
+Every file and flag is read and checked before anything is configured.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from t5x_style.config.flags import Flags
 
 VERBS = {
-    "plan": "budget, chips and data caps -> model size, tokens, blend, hours, expected loss",
-    "tokenizer": "train a vocabulary on the blend; tokens per word and source, against others",
+    "plan": "turn a budget and its data into a run: model size, tokens, blend, hours, loss",
+    "tokenizer": "train a vocabulary on the blend, and compare its tokens per word with others",
     "cache": "build, verify and describe token stores",
-    "compile": "a run's step compiled for any slice: bytes, FLOPs, traffic, estimated seconds",
-    "train": "pretrain a model, or go on with one; resumes by itself",
-    "evaluate": "loss, bits per byte and perplexity per source",
+    "compile": "compile a run's step for any slice: bytes, FLOPs, traffic, estimated seconds",
+    "train": "pretrain a model, or continue a run",
+    "evaluate": "measure loss, bits per byte and perplexity of every source",
     "generate": "sample text from a checkpoint",
-    "sweep": "run the trials of a gin grid, and a table of them",
-    "fit": "a scaling law from the final losses of runs, or of a CSV file",
-    "report": "one self-contained HTML page for a run, or comparing several",
-    "config": "the configurables; the resolved configuration of a run; the difference of two",
+    "sweep": "run every combination of a grid of settings, and tabulate the results",
+    "fit": "fit a scaling law to the final losses of runs, or to a CSV file",
+    "report": "write one self-contained HTML page about a run, or comparing several",
+    "config": "list the configurables, show a resolved configuration, or compare two",
 }
 
-# Where the verbs are that are not in this folder.
+# Folder of commands/ -> its verbs. The other verbs are in commands/ itself.
 FOLDERS = {
     "corpora": ("tokenizer", "cache"),
     "runs": ("compile", "train", "evaluate", "generate"),
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_message(error)}", file=sys.stderr)
         return EXIT_FAULT
     except BrokenPipeError:
-        # The reader (`| head`) has left: nothing more can be said, and the interpreter must not
-        # try to flush standard output again on its way out.
+        # The reader (`| head`) has left. The interpreter must not flush standard output again
+        # when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAULT
     except Exception as error:
@@ -86,7 +86,7 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise UsageError(
             f"{verb!r} is not a verb{did_you_mean(verb, VERBS)}"
-            f" (the verbs: {', '.join(VERBS)}; see t5x-style --help)"
+            f" (verbs: {', '.join(VERBS)}; see t5x-style --help)"
         )
     module = verb_module(verb)
     function = getattr(module, verb)
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
     if flags.help:
         print(verb_help(verb, function))
         return 0
-    with _standard_output_aside() if flags.json else contextlib.nullcontext():
+    with _standard_output_to_error() if flags.json else contextlib.nullcontext():
         result = _call(verb, function, flags)
     if flags.json:
         print(as_json(result if result is not None else {}))
@@ -115,15 +115,15 @@ def _call(verb: str, function: Callable, flags: "Flags") -> object:
         search_paths=flags.search_paths,
         load=load_named,
     )
-    if (lender := getattr(module, "BINDINGS_OF", None)) is not None:
-        checks.borrow(function, getattr(load_verb(lender), lender))
-    if verb != "config":  # which shows whatever was written, mistakes too
+    if (source_verb := getattr(module, "BINDINGS_OF", None)) is not None:
+        checks.share_bindings(function, getattr(load_verb(source_verb), source_verb))
+    if verb != "config":  # this verb shows any configuration, with its mistakes
         checks.check(function, verbs=selectors())
     try:
         return function(dry_run=flags.dry_run)
     except UsageError as error:
-        said = _message(error)
-        raise UsageError(said + checks.origins(said)) from error
+        message = _message(error)
+        raise UsageError(message + checks.origins(message)) from error
 
 
 def module_name(verb: str) -> str:
@@ -143,7 +143,7 @@ def verb_module(verb: str) -> ModuleType:
 
 
 def load_named(selector: str) -> None:
-    """Imports what a name in a gin file may stand for: that verb alone, or everything."""
+    """Imports the modules that may define a name in a gin file: a verb's, or all of them."""
     verb = selector.rpartition(".")[2]
     if verb in VERBS:
         load_verb(verb)
@@ -152,7 +152,7 @@ def load_named(selector: str) -> None:
 
 
 def load_verb(verb: str) -> ModuleType:
-    """Imports a verb's module and what it configures."""
+    """Imports a verb's module, and the modules of its configurables."""
     module = verb_module(verb)
     for name in module.CONFIGURABLES:
         importlib.import_module(name)
@@ -160,13 +160,13 @@ def load_verb(verb: str) -> ModuleType:
 
 
 def load_everything() -> None:
-    """Imports every verb and all that they configure, so that gin knows every name there is."""
+    """Imports every verb and all configurables, so that gin knows every name."""
     for verb in VERBS:
         load_verb(verb)
 
 
 def as_json(result: object) -> str:
-    """`result` as one JSON object; what JSON has no number for (nan, inf) becomes null."""
+    """`result` as one JSON object. JSON has no nan and no infinity: they become null."""
     import json
     import math
 
@@ -185,8 +185,8 @@ def as_json(result: object) -> str:
 
 
 @contextlib.contextmanager
-def _standard_output_aside() -> Iterator[None]:
-    """Sends standard output to standard error, that of libraries and child processes too."""
+def _standard_output_to_error() -> Iterator[None]:
+    """Sends standard output to standard error, also that of libraries and child processes."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -205,11 +205,11 @@ def _overview() -> str:
         " [--dry_run] [--json]\n\n"
         "Pretrain domain language models on JAX and TPU, with every token and FLOP accounted for."
         f"\n\nVerbs:\n{verbs}\n\n"
-        "t5x-style VERB --help lists the parameters of a verb; t5x-style config lists all that a\n"
-        "gin file can set."
+        "t5x-style VERB --help lists the parameters of a verb.\n"
+        "t5x-style config lists everything that a gin file can set."
     )
 
 
 def _message(error: BaseException) -> str:
-    # gin adds the chain of configurables to whatever passes through one of them.
+    # gin appends the chain of configurables to every exception that passes through them.
     return str(error).split("\n  In call to configurable")[0].strip()

@@ -1,4 +1,4 @@
-"""What differs between two gin texts, read as text: nothing has to be importable any more."""
+"""The differences between two gin texts. They are compared as text, so nothing is imported."""
 
 import io
 import tokenize
@@ -6,11 +6,12 @@ from typing import Any
 
 from gin import config_parser
 
+from t5x_style.config.graph import replace_macros
 from t5x_style.errors import UsageError
 
 
 class _Reference:
-    """`@X`, `@X()` or `%X` as written."""
+    """`@X`, `@X()` or `%X`, as in the text."""
 
     def __init__(self, text: str):
         self.text = text
@@ -28,15 +29,15 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def config_differences(old: str, new: str) -> list[dict[str, str | None]]:
-    """The bindings in which two gin texts (without includes) differ, macros put in.
+    """The bindings in which two gin texts (without includes) differ, with macros replaced.
 
     Args:
       old: gin text, such as a run's config.gin.
       new: gin text.
 
     Returns:
-      `{"name": "Architecture.layers", "old": "2", "new": "4"}` each, by name; None where a text
-      does not bind it.
+      Entries `{"name": "Architecture.layers", "old": "2", "new": "4"}`, sorted by name; None where
+      a text does not bind it.
 
     Raises:
       UsageError: a text is not gin, or has an include.
@@ -49,15 +50,15 @@ def config_differences(old: str, new: str) -> list[dict[str, str | None]]:
     ]
 
 
-def _bindings(text: str, what: str) -> dict[str, str]:
+def _bindings(text: str, name_of_text: str) -> dict[str, str]:
     macros: dict[str, Any] = {}
     bound: dict[str, Any] = {}
     try:
         for statement in config_parser.ConfigParser(io.StringIO(text), _Delegate()):
             if isinstance(statement, config_parser.IncludeStatement):
                 raise UsageError(
-                    f"{what} includes {statement.filename!r}: compare resolved configurations"
-                    " (a run's config.gin, or what t5x-style config prints)"
+                    f"{name_of_text} includes {statement.filename!r}: compare resolved"
+                    " configurations (a run's config.gin, or the output of t5x-style config)"
                 )
             if isinstance(statement, config_parser.BindingStatement):
                 scope, selector, parameter, value, _ = statement
@@ -67,21 +68,13 @@ def _bindings(text: str, what: str) -> dict[str, str]:
                 else:
                     macros[name] = value
     except (SyntaxError, tokenize.TokenError) as error:
-        raise UsageError(f"{what} is not gin: {error}") from None
-    return {name: repr(_resolved(value, macros, ())) for name, value in bound.items()}
+        raise UsageError(f"{name_of_text} is not gin: {error}") from None
+    return {
+        name: repr(replace_macros(value, _macro_name, macros, lambda macro: macro))
+        for name, value in bound.items()
+    }
 
 
-def _resolved(value: Any, macros: dict[str, Any], seen: tuple[str, ...]) -> Any:
-    if isinstance(value, _Reference) and value.text.startswith("%"):
-        name = value.text[1:]
-        if name in macros and name not in seen:
-            return _resolved(macros[name], macros, (*seen, name))
-        return value
-    if isinstance(value, dict):
-        return {
-            _resolved(key, macros, seen): _resolved(item, macros, seen)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return type(value)(_resolved(item, macros, seen) for item in value)
-    return value
+def _macro_name(value: Any) -> str | None:
+    is_macro = isinstance(value, _Reference) and value.text.startswith("%")
+    return value.text[1:] if is_macro else None

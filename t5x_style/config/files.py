@@ -1,7 +1,7 @@
-"""Reads gin files and command-line values into gin, and remembers where each binding was written.
+"""Reads gin files and command-line values into gin, and records the place of every binding.
 
-gin's own reader keeps no places, so a mistake that only shows later could not be named. This one
-drives gin's parser statement by statement and binds through gin, so the language is gin's.
+gin's own reader records no places, so a later message could not name the line. This reader drives
+gin's parser statement by statement and binds through gin, so the language is gin's.
 """
 
 import dataclasses
@@ -20,18 +20,19 @@ from t5x_style.config.flags import FlagBinding
 from t5x_style.config.help import signature_of
 from t5x_style.config.syntax import explain, explain_open_bracket, is_bracket_open
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a binding was written.
+    """The place of a binding.
 
     Attributes:
       where: `path/file.gin:12`, or the flag as typed.
-      file: the file's path, None for a flag.
-      text: the value as typed on the command line, None for a file.
+      file: the file's path; None for a flag.
+      text: the value as typed on the command line; None for a file.
     """
 
     where: str
@@ -40,14 +41,14 @@ class Origin:
 
 
 @dataclasses.dataclass
-class Written:
-    """All that was read.
+class GinReader:
+    """Reads files and flags into gin, and records the place of every binding.
 
     Attributes:
-      origins: (node, parameter) -> where the binding in force was written.
-      overridden: (scope, value) of each binding that a later one replaced.
-      search_paths: folders in which gin files are looked for, in order.
-      load: imports what may define a selector, called when a name is not known.
+      search_paths: more folders in which gin files are searched for, in order.
+      load: imports the modules that may define a selector; called for an unknown name.
+      origins: (node, parameter) -> the place of the binding in force.
+      overridden: (scope, value) of every binding that a later one replaced.
     """
 
     search_paths: tuple[str, ...] = ()
@@ -56,7 +57,12 @@ class Written:
     overridden: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
 
     def read_file(self, name: str, *, included_by: tuple[str, ...] = (), where: str = "") -> None:
-        """Reads a gin file, and those it includes, into gin.
+        """Reads a gin file, and the files that it includes, into gin.
+
+        Args:
+          name: the file.
+          included_by: the files that are being read.
+          where: the line that includes it, for messages.
 
         Raises:
           UsageError: no such file, an include that includes itself, or a mistake in a line.
@@ -65,48 +71,57 @@ class Written:
         if str(path) in included_by:
             raise UsageError(f"{where}: {name!r} includes itself")
         try:
-            with path.open(encoding="utf-8") as file, gin_config._parse_scope() as context:
-                statements = _statements(file, str(path), self._delegate(context))
-                for statement in statements:
-                    self._take(statement, str(path), context, included_by)
-                gin_config._IMPORTS.update(context.imports)
+            with path.open(encoding="utf-8") as file, graph.parse_context() as context:
+                for statement in _statements(file, str(path), self._delegate(context)):
+                    self._read_statement(statement, str(path), context, included_by)
+                graph.record_imports(context)
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
 
     def read_flag(self, binding: FlagBinding) -> None:
-        """Binds one value from the command line; what is no gin value is a string.
+        """Binds one value from the command line; a text that is no gin value is a string.
 
         Raises:
-          UsageError: a name that does not exist, a bracket or quote left open.
+          UsageError: an unknown name, or an open bracket or quote.
         """
         if not re.fullmatch(r"(\w+/)*\w+(\.\w+)*", binding.name):
             raise UsageError(f"{binding.flag}: {binding.name!r} is not a name gin can bind")
         scope, selector, parameter = config_parser.parse_binding_key(binding.name)
         value = self._flag_value(binding)
-        with gin_config._parse_scope() as context:
+        with graph.parse_context() as context:
             self._bind(
                 scope, selector, parameter, value, Origin(binding.flag, text=binding.text), context
             )
 
     def find(self, name: str, where: str) -> Path:
-        """The file that `name` stands for: as it is, or in one of the search paths."""
+        """The path of a gin file: `name` itself, or in one of the search paths.
+
+        Args:
+          name: the file as typed.
+          where: the flag or line that names it, for messages.
+
+        Raises:
+          UsageError: no such file, or a path with a scheme such as gs://.
+        """
+        flag = where.removesuffix(f"={name}")
+        local_path(name, f"{where}: include" if flag == where else flag)
         folders = ["", *self.search_paths, str(ROOT), str(ROOT / "t5x_style")]
         for folder in folders:
             path = Path(folder, name).expanduser()
             if path.is_file():
-                return _shown(path)
+                return _display_path(path)
         near = [
             str(Path(name).parent / other.name)
             for folder in folders
             for other in Path(folder, name).expanduser().parent.glob("*.gin")
         ]
-        looked = ", ".join(sorted({str(Path(folder).resolve()) for folder in folders}))
+        searched = ", ".join(sorted({str(Path(folder).resolve()) for folder in folders}))
         raise UsageError(
-            f"{where}: no gin file {name!r}{did_you_mean(name, near)} (looked in {looked})"
+            f"{where}: no gin file {name!r}{did_you_mean(name, near)} (searched {searched})"
         )
 
     def expanded(self, name: str, where: str, *, included_by: tuple[str, ...] = ()) -> str:
-        """The text of a gin file with its includes put in their places."""
+        """The text of a gin file, with every include replaced by the text of that file."""
         path = self.find(name, where)
         if str(path) in included_by:
             raise UsageError(f"{where}: {name!r} includes itself")
@@ -122,34 +137,32 @@ class Written:
 
     def _flag_value(self, binding: FlagBinding) -> Any:
         try:
-            with gin_config._parse_scope() as context:
+            with graph.parse_context() as context:
                 parser = config_parser.ConfigParser(binding.text, self._delegate(context))
-                value = parser.parse_value()
-                while parser.current_token.type in (tokenize.NEWLINE, tokenize.NL):
-                    parser._advance_one_token()
-                if parser.current_token.type == tokenize.ENDMARKER:
+                value, is_whole_text = graph.parse_one_value(parser)
+                if is_whole_text:
                     return value
         except UsageError as error:
-            raise UsageError(f"{binding.flag}: {_bare(error)}") from None
+            raise UsageError(f"{binding.flag}: {_message_without_place(error)}") from None
         except (SyntaxError, tokenize.TokenError, ValueError) as error:
             if binding.text[0] in "[{('\"@%":
                 raise UsageError(
                     f"{binding.flag}: {binding.text!r} is neither a gin value (is a bracket or a"
-                    f" quote left open?) nor plain text ({_bare(error)})"
+                    f" quote left open?) nor plain text ({_message_without_place(error)})"
                 ) from None
         return binding.text
 
     def _delegate(self, context: gin_config.ParseContext) -> gin_config.ParserDelegate:
-        written = self
+        reader = self
 
         class Delegate(gin_config.ParserDelegate):
             def configurable_reference(self, scoped_selector, evaluate):
-                written._configurable(scoped_selector.rsplit("/", 1)[-1], context)
+                reader._configurable(scoped_selector.rsplit("/", 1)[-1], context)
                 return super().configurable_reference(scoped_selector, evaluate)
 
         return Delegate()
 
-    def _take(
+    def _read_statement(
         self,
         statement: Any,
         path: str,
@@ -168,7 +181,7 @@ class Written:
                 context,
             )
         elif isinstance(statement, config_parser.BlockDeclaration):
-            with _named(where):
+            with _errors_at(where):
                 self._configurable(statement.selector, context)
         elif isinstance(statement, config_parser.ImportStatement):
             try:
@@ -192,13 +205,13 @@ class Written:
             selector, parameter = graph.MACRO, "value"
             node = (scope, selector)
         else:
-            with _named(origin.where):
+            with _errors_at(origin.where):
                 node = (scope, self._parameter(selector, parameter, context))
         earlier = self.origins.get((node, parameter))
         if earlier is not None:
             if origin.file and earlier.file == origin.file and earlier.where != origin.where:
                 raise UsageError(
-                    f"{origin.where}: {graph.written(node, parameter)} is already set in this"
+                    f"{origin.where}: {graph.binding_name(node, parameter)} is already set in this"
                     f" file, at {earlier.where}: keep one of the two"
                 )
             self.overridden.append((node[0], graph.bindings()[node][parameter]))
@@ -206,9 +219,9 @@ class Written:
         self.origins[node, parameter] = origin
 
     def _parameter(self, selector: str, parameter: str, context: gin_config.ParseContext) -> str:
-        """The complete selector, once it is sure that it has this parameter."""
+        """The complete selector. Raises UsageError if it has no such parameter."""
         configurable = self._configurable(selector, context)
-        if not gin_config._might_have_parameter(configurable.wrapper, parameter):
+        if not graph.has_parameter(configurable, parameter):
             names = list(signature_of(configurable.wrapped))
             raise UsageError(
                 f"{selector} has no parameter {parameter!r}{did_you_mean(parameter, names)}"
@@ -216,12 +229,14 @@ class Written:
             )
         return configurable.selector
 
-    def _configurable(self, selector: str, context: gin_config.ParseContext):
-        if context._dynamic_registration:
+    def _configurable(
+        self, selector: str, context: gin_config.ParseContext
+    ) -> gin_config.Configurable:
+        if graph.names_come_from_imports(context):
             try:
                 return context.get_configurable(selector)
             except (NameError, AttributeError) as error:
-                raise UsageError(_bare(error)) from None
+                raise UsageError(_message_without_place(error)) from None
         found = graph.matching(selector)
         if not found:
             self.load(selector)
@@ -230,10 +245,10 @@ class Written:
             names = map(graph.short, graph.configurables())
             raise UsageError(
                 f"no configurable is named {selector!r}{did_you_mean(selector, names)}"
-                " (t5x-style config lists them; one of your own needs an import line in a gin file)"
+                " (t5x-style config lists them; your own modules need an import line in a gin file)"
             )
         if len(found) > 1:
-            raise UsageError(f"{selector!r} may be any of {', '.join(sorted(found))}: say which")
+            raise UsageError(f"{selector!r} is ambiguous: write one of {', '.join(sorted(found))}")
         return graph.configurable(found[0])
 
 
@@ -254,31 +269,34 @@ def _statements(file: Any, path: str, delegate: gin_config.ParserDelegate) -> It
             raise UsageError(f"{path}:{explain_open_bracket(text, line)}") from None
         raise UsageError(f"{path}:{error.lineno}: {explain(error)}") from None
     except UsageError as error:
-        # From the delegate, in the middle of a line: gin's parser has added the place.
+        # Raised by the delegate in the middle of a line: gin's parser has added the place.
         if (place := re.search(r"\n  In .* line (\d+)\n", str(error))) is None:
             raise
-        raise UsageError(f"{path}:{place[1]}: {_bare(error)}") from None
+        raise UsageError(f"{path}:{place[1]}: {_message_without_place(error)}") from None
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise UsageError(f"{path}:{parser.current_token.start[0]}: {_bare(error)}") from None
+        raise UsageError(
+            f"{path}:{parser.current_token.start[0]}: {_message_without_place(error)}"
+        ) from None
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def _errors_at(where: str) -> Iterator[None]:
+    """Puts a place in front of the message of a UsageError."""
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"{where}: {_bare(error)}") from None
+        raise UsageError(f"{where}: {_message_without_place(error)}") from None
 
 
-def _bare(error: BaseException) -> str:
-    """gin's message without the place that gin adds on lines of its own."""
+def _message_without_place(error: BaseException) -> str:
+    """gin's message without the lines about the place, which gin appends."""
     return str(error).split("\n  In ")[0].strip()
 
 
-def _shown(path: Path) -> Path:
-    """A path as short as it can be said: relative if it lies under the current folder."""
+def _display_path(path: Path) -> Path:
+    """The path, relative if it is inside the current folder."""
     try:
         return path.resolve().relative_to(Path.cwd())
     except ValueError:

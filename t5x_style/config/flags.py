@@ -1,4 +1,4 @@
-"""The command line after the verb, taken apart: which gin files, which bindings, which switches."""
+"""The command line after the verb, parsed: gin files, bindings and switches."""
 
 import dataclasses
 import difflib
@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path
 
 GLOBAL_FLAGS = {
-    "gin_file": ("FILE", "a gin file; may be given again, later ones win"),
-    "gin.NAME": ("VALUE", "set the macro NAME, or the parameter Configurable.parameter"),
-    "gin_search_paths": ("DIRS", "more folders, comma-separated, where gin files are looked for"),
-    "dry_run": (None, "resolve everything, print the derived values, stop before work"),
-    "json": (None, "print the result as one JSON object; all else goes to standard error"),
-    "help": (None, "this text"),
+    "gin_file": ("FILE", "read a gin file; repeat it for more files, the last one wins"),
+    "gin.NAME": ("VALUE", "set the macro NAME, or a parameter such as Architecture.layers"),
+    "gin_search_paths": ("DIRS", "search these folders, separated by commas, for gin files too"),
+    "dry_run": (None, "check everything, print the derived values, stop before any work"),
+    "json": (None, "print one JSON object; all other output goes to standard error"),
+    "help": (None, "print this text"),
 }
 
 
@@ -22,7 +23,7 @@ class FlagBinding:
     """One value set on the command line.
 
     Attributes:
-      name: what it sets, in gin's words: `MODEL_DIR`, `adamw.b1`, `scope/adamw.b1`.
+      name: of the macro or parameter, as in gin: `MODEL_DIR`, `adamw.b1`, `scope/adamw.b1`.
       text: the value as typed.
       flag: the whole argument as typed, for messages.
     """
@@ -34,7 +35,7 @@ class FlagBinding:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What was typed after the verb."""
+    """The command line after the verb."""
 
     gin_files: tuple[str, ...] = ()
     search_paths: tuple[str, ...] = ()
@@ -47,15 +48,16 @@ class Flags:
 def parse_flags(
     verb: str, arguments: Sequence[str], parameters: Mapping[str, inspect.Parameter]
 ) -> Flags:
-    """Takes the arguments after the verb apart.
+    """Parses the arguments after the verb.
 
     Args:
-      verb: the verb, whose own parameters `--NAME=VALUE` binds.
-      arguments: what was typed after the verb.
-      parameters: the verb's own parameters by name.
+      verb: `--NAME=VALUE` binds a parameter of this verb.
+      arguments: of the command line, after the verb.
+      parameters: of the verb, by name.
 
     Raises:
-      UsageError: an unknown flag, a value that is missing, or something that is no flag.
+      UsageError: an unknown flag, a missing value, an argument that is no flag, or a search path
+        with a scheme such as gs://.
     """
     gin_files: list[str] = []
     search_paths: list[str] = []
@@ -84,7 +86,8 @@ def parse_flags(
             if name == "gin_file":
                 gin_files.append(text)
             else:
-                search_paths.extend(part for part in text.split(",") if part)
+                parts = (part for part in text.split(",") if part)
+                search_paths.extend(str(local_path(part, f"--{name}")) for part in parts)
         elif name.startswith("gin."):
             bindings.append(_binding(name.removeprefix("gin."), equals, text, argument))
         elif name in parameters and name != "dry_run":

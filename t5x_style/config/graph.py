@@ -1,30 +1,36 @@
-"""What refers to what in a parsed gin configuration: the one place that reads gin's own tables.
+"""gin's own tables, and the graph of references in them.
 
-A node is `(scope, selector)`: a configurable called in a scope. A macro NAME is the node
-`("NAME", "gin.macro")`, as gin has it.
+This is the one file that uses gin's private names; `tests/config/test_graph.py` lists them.
+
+A node is `(scope, selector)`: a configurable that is called in a scope. A macro NAME is the node
+`("NAME", "gin.macro")`, as in gin.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from gin import config as gin_config
+from gin import config_parser
 
 Node = tuple[str, str]
 MACRO = "gin.macro"
+REQUIRED = "gin.REQUIRED"
 
 
 def bindings() -> dict[Node, dict[str, Any]]:
-    """All that is bound: node -> parameter -> value, references and macros not resolved."""
+    """Every binding: node -> parameter -> value, with references and macros unresolved."""
     return gin_config._CONFIG
 
 
 def operative() -> dict[Node, dict[str, Any]]:
-    """What has been consumed so far, defaults included: node -> parameter -> value."""
+    """The values consumed so far, defaults included: node -> parameter -> value."""
     return gin_config._OPERATIVE_CONFIG
 
 
 def configurables() -> dict[str, gin_config.Configurable]:
-    """Every configurable that is registered, by its complete selector, gin's own left out."""
+    """Every registered configurable by its complete selector, without those of gin itself."""
     return {
         selector: configurable
         for selector, configurable in gin_config._REGISTRY.items()
@@ -38,7 +44,7 @@ def configurable(selector: str) -> gin_config.Configurable:
 
 
 def matching(selector: str) -> list[str]:
-    """The complete selectors that a selector as written may stand for."""
+    """The complete selectors that a selector in a file may refer to."""
     return gin_config._REGISTRY.matching_selectors(selector)
 
 
@@ -47,18 +53,55 @@ def short(selector: str) -> str:
     return gin_config._REGISTRY.minimal_selector(selector)
 
 
-def written(node: Node, parameter: str) -> str:
-    """A binding's name as a user writes it: `MODEL_DIR`, `train/Reader.seed`."""
+def selector_of(function_or_class: Callable) -> str:
+    """The complete selector of a configurable function or class."""
+    return gin_config._inverse_lookup(function_or_class, allow_decorators=True).selector
+
+
+def is_configurable(function_or_class: Callable) -> bool:
+    """Whether a function or class is registered with gin."""
+    return gin_config._inverse_lookup(function_or_class, allow_decorators=True) is not None
+
+
+def has_parameter(configurable: gin_config.Configurable, parameter: str) -> bool:
+    """Whether a configurable takes a parameter of this name."""
+    return gin_config._might_have_parameter(configurable.wrapper, parameter)
+
+
+def parse_context() -> AbstractContextManager[gin_config.ParseContext]:
+    """The context in which gin reads one file or one value: its imports and their names."""
+    return gin_config._parse_scope()
+
+
+def record_imports(context: gin_config.ParseContext) -> None:
+    """Add the imports of a file to those that the operative config writes."""
+    gin_config._IMPORTS.update(context.imports)
+
+
+def names_come_from_imports(context: gin_config.ParseContext) -> bool:
+    """Whether a file has `from __gin__ import dynamic_registration`."""
+    return context._dynamic_registration
+
+
+def parse_one_value(parser: config_parser.ConfigParser) -> tuple[Any, bool]:
+    """The value at the start of a text, and whether the text ends after it."""
+    value = parser.parse_value()
+    while parser.current_token.type in (tokenize.NEWLINE, tokenize.NL):
+        parser._advance_one_token()
+    return value, parser.current_token.type == tokenize.ENDMARKER
+
+
+def config_text(values: Mapping[Node, Mapping[str, Any]]) -> str:
+    """Bindings as gin text, with the imports recorded so far."""
+    return gin_config._config_str(values, max_line_length=100)
+
+
+def binding_name(node: Node, parameter: str) -> str:
+    """The name of a binding as a user writes it: `MODEL_DIR`, `train/Reader.seed`."""
     scope, selector = node
     if selector == MACRO:
         return scope
     return f"{scope}{'/' if scope else ''}{short(selector)}.{parameter}"
-
-
-def selector_of(function_or_class: Callable) -> str:
-    """The complete selector of a configurable function or class."""
-    found = gin_config._inverse_lookup(function_or_class, allow_decorators=True)
-    return found.selector
 
 
 def references(value: object) -> Iterator[gin_config.ConfigurableReference]:
@@ -66,13 +109,13 @@ def references(value: object) -> Iterator[gin_config.ConfigurableReference]:
     yield from gin_config.iterate_references(value)
 
 
-def macro_name(reference: object) -> str | None:
+def macro_name(value: object) -> str | None:
     """NAME if the value is `%NAME`, else None."""
     if (
-        isinstance(reference, gin_config.ConfigurableReference)
-        and reference.configurable.wrapped is gin_config.macro
+        isinstance(value, gin_config.ConfigurableReference)
+        and value.configurable.wrapped is gin_config.macro
     ):
-        return "/".join(reference.scopes)
+        return "/".join(value.scopes)
     return None
 
 
@@ -81,17 +124,20 @@ def is_required(value: object) -> bool:
     return (
         isinstance(value, gin_config.ConfigurableReference)
         and value.configurable.wrapped is gin_config._retrieve_constant
-        and value.scopes == ["gin.REQUIRED"]
+        and value.scopes == [REQUIRED]
     )
 
 
 def covers(scope: str, called_in: str) -> bool:
-    """Whether a binding in `scope` holds for a call in `called_in` (an outer scope does)."""
+    """Whether a binding in `scope` holds for a call in `called_in`: the same or an inner scope."""
     return not scope or called_in == scope or called_in.startswith(scope + "/")
 
 
 def effective(node: Node) -> dict[str, tuple[Node, Any]]:
-    """Parameter -> (node that binds it, value) for a call of `node`: the innermost scope wins."""
+    """The bindings for a call of `node`: parameter -> (node that binds it, value).
+
+    The innermost scope wins.
+    """
     scope, selector = node
     found: dict[str, tuple[Node, Any]] = {}
     if selector == MACRO:
@@ -108,7 +154,7 @@ def effective(node: Node) -> dict[str, tuple[Node, Any]]:
 
 
 def targets(value: object, scope: str) -> Iterator[tuple[Node, bool]]:
-    """(node, evaluated) of each reference in a value that is read in `scope`."""
+    """(node, evaluated) of every reference in a value that is read in `scope`."""
     for reference in references(value):
         if reference.configurable.wrapped is gin_config._retrieve_constant:
             continue
@@ -121,8 +167,8 @@ def reach(starts: Iterable[Node]) -> dict[Node, bool]:
     """All nodes that calling `starts` would call.
 
     Returns:
-      Node -> whether gin itself calls it with nothing but what is bound (`@X()`); False where the
-      consumer gets `@X` and may call it later with arguments of its own.
+      Node -> whether gin itself calls it, with its bindings as the only arguments (`@X()`). False
+      where the consumer receives `@X` and may call it later with arguments of its own.
     """
     found: dict[Node, bool] = {}
     waiting = [(node, True) for node in starts]
@@ -143,8 +189,18 @@ def macros_in(value: object) -> list[str]:
     return [name for name in names if name is not None]
 
 
+def unread_macros(overridden: Iterable[object] = ()) -> list[str]:
+    """The macros that no binding refers to, in the order of their definition.
+
+    Args:
+      overridden: values that later bindings replaced; macros inside them count as read.
+    """
+    read = {macro for values in (*bindings().values(), *overridden) for macro in macros_in(values)}
+    return [scope for scope, selector in bindings() if selector == MACRO and scope not in read]
+
+
 def last_macro(value: object) -> str:
-    """The macro at the end of a chain of macros: the one that holds the value."""
+    """The macro at the end of a chain of macros: the one that has the value."""
     chain: list[str] = []
     while (name := macro_name(value)) is not None and name not in chain:
         chain.append(name)
@@ -152,24 +208,50 @@ def last_macro(value: object) -> str:
     return chain[-1]
 
 
-def resolved(value: Any, inside: tuple[str, ...] = ()) -> Any:
-    """The value with macros put in; other references stay.
+def resolved(value: Any) -> Any:
+    """The value with macros replaced by their values; other references stay.
+
+    Raises:
+      LookupError: a macro that has no value, is required, or refers to itself.
+    """
+
+    def refuse(reference: object) -> Any:
+        raise LookupError(f"{reference!r} has no value")
+
+    macros = {
+        scope: values["value"]
+        for (scope, selector), values in bindings().items()
+        if selector == MACRO
+    }
+    return replace_macros(
+        value, lambda item: REQUIRED if is_required(item) else macro_name(item), macros, refuse
+    )
+
+
+def replace_macros(
+    value: Any,
+    name_of: Callable[[Any], str | None],
+    macros: Mapping[str, Any],
+    without_value: Callable[[Any], Any],
+) -> Any:
+    """A value, in which every macro is replaced by its value, inside containers too.
 
     Args:
       value: a bound value.
-      inside: the macros that are being put in.
-
-    Raises:
-      LookupError: a macro that has no value, or refers to itself.
+      name_of: the name of a macro; None for everything else.
+      macros: name -> value, which may refer to other macros.
+      without_value: the replacement of a macro that is not in `macros`, or refers to itself.
     """
-    if (name := macro_name(value)) is not None:
-        if name in inside:
-            raise LookupError(f"macro {name} refers to itself")
-        return resolved(bindings()[name, MACRO]["value"], (*inside, name))
-    if is_required(value):
-        raise LookupError("required")
-    if isinstance(value, dict):
-        return {resolved(key, inside): resolved(item, inside) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(resolved(item, inside) for item in value)
-    return value
+
+    def replaced(item: Any, inside: tuple[str, ...]) -> Any:
+        if (name := name_of(item)) is not None:
+            if name in inside or name not in macros:
+                return without_value(item)
+            return replaced(macros[name], (*inside, name))
+        if isinstance(item, dict):
+            return {replaced(key, inside): replaced(entry, inside) for key, entry in item.items()}
+        if isinstance(item, list | tuple):
+            return type(item)(replaced(entry, inside) for entry in item)
+        return item
+
+    return replaced(value, ())

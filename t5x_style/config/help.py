@@ -1,4 +1,4 @@
-"""Help text made from signatures and docstrings, so that it cannot part from the code."""
+"""Help text, made from signatures and docstrings, so that it always matches the code."""
 
 import inspect
 import re
@@ -40,7 +40,7 @@ def description(function_or_class: Callable) -> str:
 
 
 def annotation_text(annotation: object) -> str:
-    """An annotation as a reader would write it: `int | None`, `Mapping[str, float]`."""
+    """An annotation without module names: `int | None`, `Mapping[str, float]`."""
     if annotation is inspect.Parameter.empty:
         return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
@@ -50,12 +50,12 @@ def annotation_text(annotation: object) -> str:
 def parameter_lines(
     parameters: Mapping[str, inspect.Parameter], docs: Mapping[str, str], prefix: str
 ) -> str:
-    """One entry per parameter: its name after `prefix`, type, default and what it is for."""
+    """One entry per parameter: `prefix` and its name, its type, its default, its purpose."""
     lines = []
     for name, parameter in parameters.items():
         kind = annotation_text(parameter.annotation)
         if parameter.default is inspect.Parameter.empty:
-            default = "no default"
+            default = "required"
         else:
             default = f"default {parameter.default!r}"
         facts = ", ".join(part for part in (kind, default) if part)
@@ -66,7 +66,7 @@ def parameter_lines(
 
 
 def verb_help(verb: str, function: Callable) -> str:
-    """What `t5x-style VERB --help` prints."""
+    """The text of `t5x-style VERB --help`."""
     parameters = {n: p for n, p in signature_of(function).items() if n != "dry_run"}
     flags = "\n".join(
         f"  {f'--{name}={value}' if value else f'--{name}':28} {text}"
@@ -79,6 +79,8 @@ def verb_help(verb: str, function: Callable) -> str:
     ]
     if parameters:
         own = parameter_lines(parameters, parameter_docs(function), "--")
-        parts.append(f"Parameters of {verb} (--NAME=VALUE, or {verb}.NAME in a gin file):\n{own}")
+        parts.append(
+            f"Parameters of {verb} (--NAME=VALUE, or {verb}.NAME = VALUE in a gin file):\n{own}"
+        )
     parts.append(f"Flags of every verb:\n{flags}")
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""gin's syntax errors in words that say what to write instead."""
+"""Explains gin's syntax errors: what is wrong in a line, and what to write instead."""
 
 import re
 
@@ -8,28 +8,28 @@ WORDS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil"
 
 
 def explain(error: SyntaxError) -> str:
-    """What is wrong with the line of gin that `error` is about, and what would be right."""
+    """The mistake in the line of a syntax error, and its correction."""
     line = (error.text or "").strip()
     shown = f"\n    {line}" if line else ""
     return f"{_advice(line, str(error.msg))}{shown}"
 
 
 def is_bracket_open(text: str, first: int, stop: int) -> bool:
-    """Whether a bracket opened on the lines from `first` up to `stop` (1-based) is left open."""
+    """Whether a bracket that opens in the lines `first` to `stop` - 1 (1-based) stays open."""
     before = "\n".join(line.split("#")[0] for line in text.splitlines()[first - 1 : stop - 1])
     return any(before.count(opened) > before.count(shut) for opened, shut in ("()", "[]", "{}"))
 
 
 def explain_open_bracket(text: str, first: int) -> str:
-    """The line, at or after `first` (1-based), whose value is never finished, and what it says.
+    """Names the line, at or after `first` (1-based), that opens the bracket or quote.
 
-    The tokenizer names the place where it gave up, which may be the end of the file.
+    The tokenizer reports the line where it stopped, which may be the end of the file.
     """
     lines = text.splitlines()
     while first < len(lines) and lines[first - 1].strip()[:1] in ("", "#"):
         first += 1
     return (
-        f"{first}: a bracket or a quote that is opened here is never closed"
+        f"{first}: a bracket or a quote that opens here is never closed"
         f"\n    {lines[first - 1].strip()}"
     )
 

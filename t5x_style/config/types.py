@@ -1,8 +1,13 @@
-"""Whether a bound value is what the parameter's annotation says, and how to put it right."""
+"""Checks a bound value against the annotation of its parameter, and suggests the correct form."""
 
+import ast
 import collections.abc
 import contextlib
+import dataclasses
+import functools
 import inspect
+import operator
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -10,7 +15,7 @@ from typing import Any
 
 from gin import config as gin_config
 
-from t5x_style.config.graph import configurables
+from t5x_style.config.graph import is_configurable
 from t5x_style.config.help import annotation_text, signature_of
 from t5x_style.errors import did_you_mean
 
@@ -18,14 +23,18 @@ UNKNOWN = inspect.Parameter.empty
 
 
 def annotations_of(function_or_class: Callable) -> dict[str, Any]:
-    """Parameter -> annotation, strings resolved where that needs no import, else left as strings.
+    """Parameter -> annotation. An annotation that would need an import stays a string.
 
-    A verb may write the name of a heavy type as a string without importing it.
+    A verb imports its heavy types under `if TYPE_CHECKING:`. Such a type is found once another
+    module has imported it, as is the case for everything that gin can make.
     """
     construct = (
         function_or_class.__init__ if inspect.isclass(function_or_class) else function_or_class
     )
-    namespace = getattr(inspect.unwrap(construct), "__globals__", {})
+    namespace = dict(getattr(inspect.unwrap(construct), "__globals__", {}))
+    for name, (module, attribute) in _type_checking_imports(namespace.get("__name__", "")).items():
+        if hasattr(sys.modules.get(module), attribute):
+            namespace[name] = getattr(sys.modules[module], attribute)
     found = {}
     for name, parameter in signature_of(function_or_class).items():
         annotation = parameter.annotation
@@ -37,11 +46,30 @@ def annotations_of(function_or_class: Callable) -> dict[str, Any]:
     return found
 
 
-def mismatch(value: Any, annotation: Any) -> str | None:
-    """What is wrong with `value` for `annotation`, in words, or None.
+@functools.cache
+def _type_checking_imports(module: str) -> dict[str, tuple[str, str]]:
+    """Name -> (module, attribute) for the `from` imports under a module's `if TYPE_CHECKING:`."""
+    try:
+        statements = ast.parse(inspect.getsource(sys.modules[module])).body
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {
+        alias.asname or alias.name: (node.module, alias.name)
+        for branch in statements
+        if isinstance(branch, ast.If) and ast.unparse(branch.test).endswith("TYPE_CHECKING")
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+        for alias in node.names
+    }
 
-    Values may hold gin references: those to macros are to be resolved before; those to
-    configurables are held against the annotation where they name a class.
+
+def mismatch(value: Any, annotation: Any) -> str | None:
+    """The reason why `value` does not fit `annotation`, in words; None if it fits.
+
+    Args:
+      value: may contain gin references to configurables, but no macros. The class that a reference
+        makes is checked; the result of a function is not known before it is called.
+      annotation: of the parameter.
     """
     if isinstance(value, gin_config.ConfigurableReference):
         return _reference_mismatch(value, annotation)
@@ -56,11 +84,11 @@ def mismatch(value: Any, annotation: Any) -> str | None:
         if len(solid) == 1:
             optional = " (or None: write None)" if _is_none_word(value) else ""
             return (mismatch(value, solid[0]) or "") + optional
-        # A list is held against the one alternative that is a list: its elements are what is wrong.
-        shaped = [a for a in solid if _of_shape(value, typing.get_origin(a))]
+        # If one alternative is a list too, the elements are wrong, and the message names them.
+        shaped = [a for a in solid if _has_shape(value, typing.get_origin(a))]
         if len(shaped) == 1:
             return mismatch(value, shaped[0])
-        return _not(value, annotation_text(annotation))
+        return _is_not(value, annotation_text(annotation))
     if origin is typing.Literal:
         if any(value == allowed and type(value) is type(allowed) for allowed in arguments):
             return None
@@ -69,24 +97,24 @@ def mismatch(value: Any, annotation: Any) -> str | None:
     if origin is typing.Annotated:
         return mismatch(value, arguments[0])
     if annotation in (None, type(None)):
-        return None if value is None else _not(value, "None")
+        return None if value is None else _is_not(value, "None")
     if annotation is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return None
-        return _not(value, f"a number{_as_number(value)}")
+        return _is_not(value, f"a number{_number_advice(value)}")
     if annotation is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return None
-        return _not(value, f"a whole number{_as_number(value)}")
+        return _is_not(value, f"a whole number{_number_advice(value)}")
     if annotation is bool:
-        return None if isinstance(value, bool) else _not(value, "True or False")
+        return None if isinstance(value, bool) else _is_not(value, "True or False")
     if annotation is str:
-        return None if isinstance(value, str) else _not(value, f"a string: write {str(value)!r}")
+        return None if isinstance(value, str) else _is_not(value, f"a string: write {str(value)!r}")
     return _container_mismatch(value, origin or annotation, arguments, annotation)
 
 
-def _of_shape(value: Any, kind: Any) -> bool:
-    """Whether `value` is a mapping, or a list, and so is what `kind` says."""
+def _has_shape(value: Any, kind: Any) -> bool:
+    """Whether `value` and `kind` are both mappings, or both sequences."""
     if not isinstance(kind, type):
         return False
     if isinstance(value, dict):
@@ -95,13 +123,21 @@ def _of_shape(value: Any, kind: Any) -> bool:
 
 
 def _container_mismatch(value: Any, kind: Any, arguments: tuple, annotation: Any) -> str | None:
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    if not isinstance(kind, type):
         return None
+    if _is_protocol(kind):
+        if not _missing_members(kind, type(value)):
+            return None
+        return _is_not(value, f"{_with_article(annotation)}: write a reference such as @NAME()")
     if kind in (collections.abc.Callable, type):
-        return None if not isinstance(value, int | float | str) else _not(value, _a(annotation))
+        return (
+            None
+            if not isinstance(value, int | float | str)
+            else _is_not(value, _with_article(annotation))
+        )
     if issubclass(kind, collections.abc.Mapping):
         if not isinstance(value, dict):
-            return _not(value, "a mapping such as {'name': value}")
+            return _is_not(value, "a mapping such as {'name': value}")
         for key, item in value.items() if len(arguments) == 2 else ():
             problem = mismatch(key, arguments[0]) or mismatch(item, arguments[1])
             if problem:
@@ -111,14 +147,18 @@ def _container_mismatch(value: Any, kind: Any, arguments: tuple, annotation: Any
         return _sequence_mismatch(value, kind, arguments, annotation)
     if isinstance(value, kind):
         return None
-    return _not(value, f"{_a(annotation)}: write a reference such as @{kind.__name__}()")
+    return _is_not(
+        value, f"{_with_article(annotation)}: write a reference such as @{kind.__name__}()"
+    )
 
 
 def _sequence_mismatch(value: Any, kind: type, arguments: tuple, annotation: Any) -> str | None:
     if not isinstance(value, list | tuple):
-        if _registered(kind):
-            return _not(value, f"{_a(annotation)}: write a reference such as @{kind.__name__}()")
-        return _not(value, f"a list: write [{value!r}]")
+        if is_configurable(kind):
+            return _is_not(
+                value, f"{_with_article(annotation)}: write a reference such as @{kind.__name__}()"
+            )
+        return _is_not(value, f"a list: write [{value!r}]")
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
             return f"has {len(value)} elements, not {len(arguments)}"
@@ -132,7 +172,7 @@ def _sequence_mismatch(value: Any, kind: type, arguments: tuple, annotation: Any
 
 
 def _reference_mismatch(reference: gin_config.ConfigurableReference, annotation: Any) -> str | None:
-    """`@X` where what X makes was meant, or an object of another class."""
+    """`@X` where `@X()` was meant, or an object of another class."""
     made = reference.configurable.wrapped
     wanted = _alternatives(annotation)
     if not reference.evaluate:
@@ -141,10 +181,12 @@ def _reference_mismatch(reference: gin_config.ConfigurableReference, annotation:
         itself = "class" if inspect.isclass(made) else "function"
         return f"is the {itself} itself: write {reference!r}()"
     if not inspect.isclass(made):
-        return None  # what a function returns shows when it is called
+        return None  # the result of a function is known when it is called
     if any(_may_take(kind, made) for kind in wanted):
         return None
-    return f"is a {made.__name__}, not {_a(annotation)}"
+    missing = [name for kind in wanted for name in _missing_members(kind, made)]
+    lacks = f": it has no {', '.join(missing)}" if missing else ""
+    return f"is a {made.__name__}, not {_with_article(annotation)}{lacks}"
 
 
 def _alternatives(annotation: Any) -> tuple:
@@ -152,19 +194,8 @@ def _alternatives(annotation: Any) -> tuple:
     return typing.get_args(annotation) if union else (annotation,)
 
 
-def _class_named(kind: Any) -> str | None:
-    """The configurable class that an annotation left as a string names."""
-    if not isinstance(kind, str):
-        return None
-    name = kind.rpartition(".")[2]
-    classes = (found.name for found in configurables().values() if inspect.isclass(found.wrapped))
-    return name if name in classes else None
-
-
 def _may_be_called(kind: Any) -> bool:
     """Whether a parameter annotated `kind` may take a function or a class to call later."""
-    if isinstance(kind, str):
-        return _class_named(kind) is None
     kind = typing.get_origin(kind) or kind
     if kind in (UNKNOWN, object, type, collections.abc.Callable) or not isinstance(kind, type):
         return True
@@ -173,21 +204,50 @@ def _may_be_called(kind: Any) -> bool:
 
 def _may_take(kind: Any, made: type) -> bool:
     """Whether a parameter annotated `kind` may take an object of the class `made`."""
-    if isinstance(kind, str):
-        return _class_named(kind) in (None, *(base.__name__ for base in made.__mro__))
     kind = typing.get_origin(kind) or kind
-    if kind is UNKNOWN or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    if kind is UNKNOWN or not isinstance(kind, type):
         return True
+    if _is_protocol(kind):
+        return not _missing_members(kind, made)
     return issubclass(made, kind)
 
 
+def _is_protocol(kind: Any) -> bool:
+    return bool(getattr(kind, "_is_protocol", False))
+
+
+class _NoMembers(typing.Protocol):
+    """A Protocol without members: everything that it has is no member of any."""
+
+
+def _missing_members(kind: Any, made: type) -> list[str]:
+    """The members of a Protocol that objects of the class `made` do not have, sorted.
+
+    Methods are looked up in the class. Attributes are looked up in a dataclass alone: any other
+    class may set them when it is made. Signatures are not compared.
+    """
+    kind = typing.get_origin(kind) or kind
+    if not _is_protocol(kind):
+        return []
+    protocols = [base for base in kind.__mro__ if _is_protocol(base)]
+    own = {name: value for base in reversed(protocols) for name, value in vars(base).items()}
+    methods = {name for name, value in own.items() if callable(value)}
+    attributes = {name for base in protocols for name in inspect.get_annotations(base)}
+    attributes |= {name for name, value in own.items() if isinstance(value, property)}
+    wanted = (methods | attributes if dataclasses.is_dataclass(made) else methods) - set(
+        dir(_NoMembers)
+    )
+    fields = {name for base in made.__mro__ for name in inspect.get_annotations(base)}
+    return sorted(name for name in wanted - fields if not hasattr(made, name))
+
+
 def coerced(text: str, value: Any, annotation: Any) -> Any:
-    """A flag's value as the annotation means it: the shell has no quotes and no capitals.
+    """A flag's value as its parameter takes it. A shell removes quotes, and people type `true`.
 
     Args:
       text: the value as typed.
-      value: what it was read as.
-      annotation: what the parameter takes.
+      value: the value as gin reads that text.
+      annotation: of the parameter.
 
     Returns:
       `value`, except true/false for a parameter that takes a bool and no string, and a number
@@ -202,20 +262,20 @@ def coerced(text: str, value: Any, annotation: Any) -> Any:
     return value
 
 
-def _not(value: Any, wanted: str) -> str:
+def _is_not(value: Any, wanted: str) -> str:
     names = {bool: "a truth value", str: "a string", int: "a whole number", float: "a float"}
     if value is None:
         return f"is not {wanted}"
     return f"is {names.get(type(value), f'a {type(value).__name__}')}, not {wanted}"
 
 
-def _a(annotation: Any) -> str:
+def _with_article(annotation: Any) -> str:
     text = annotation_text(annotation)
     return f"{'an' if text[:1] in 'AEIOUaeio' else 'a'} {text}"
 
 
-def _as_number(value: Any) -> str:
-    """How to write what was probably meant as a number."""
+def _number_advice(value: Any) -> str:
+    """How to write a value that was probably meant as a number."""
     if isinstance(value, float) and value.is_integer():
         return f": write {int(value):_}"
     if isinstance(value, str):
@@ -232,15 +292,8 @@ def _is_none_word(value: Any) -> bool:
     return isinstance(value, str) and value.lower() in ("none", "null")
 
 
-def _registered(kind: type) -> bool:
-    return gin_config._inverse_lookup(kind, allow_decorators=True) is not None
-
-
 def arithmetic(text: str) -> int | float | None:
     """The value of an expression of plain numbers such as `2*3` or `1e6 / 4`, or None."""
-    import ast
-    import operator
-
     operators: Mapping[type, Callable] = {
         ast.Add: operator.add,
         ast.Sub: operator.sub,

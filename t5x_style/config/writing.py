@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from t5x_style.accounting import Architecture, Plan
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, scientific
 
 if TYPE_CHECKING:
     from t5x_style.accounting import Topology
 
-# Evaluations are cheaper than checkpoints and tell more: two for each.
+# An evaluation costs less than a checkpoint and shows more.
 EVALUATIONS_PER_CHECKPOINT = 2
-# Of training lines: more of them make no curve clearer.
+# More training lines do not make a curve clearer.
 LINES_PER_RUN = 10_000
 LEAST_LOG_PERIOD = 10
 
@@ -24,31 +25,35 @@ def write_plan(plan: Plan, path: str, command: str) -> None:
     """Write the gin file of a plan.
 
     Args:
-      path: of the file; its folder must be there.
-      command: what was typed, for the file's head.
+      path: of the file; its folder must exist.
+      command: the command line of the plan, for the first lines of the file.
 
     Raises:
-      UsageError: the name does not end in .gin, or its folder is not there.
+      UsageError: see check_target.
     """
-    target = check_target(path)
-    target.write_text(plan_gin(plan, path, command))
+    write_whole(check_target(path), plan_gin(plan, path, command))
 
 
 def check_target(path: str) -> pathlib.Path:
-    """The path of a gin file that can be written. Raises UsageError if it cannot."""
-    target = pathlib.Path(path)
+    """The path of a gin file to write.
+
+    Raises:
+      UsageError: it does not end in .gin, its folder does not exist, or it has a scheme such as
+        gs://.
+    """
+    target = local_path(path, "--write")
     if target.suffix != ".gin":
         raise UsageError(f"--write={path}: name a gin file, as in --write={target.stem}.gin")
     if not target.parent.is_dir():
-        raise UsageError(f"--write={path}: there is no folder {target.parent}")
+        raise UsageError(f"--write={path}: no folder {target.parent}")
     return target
 
 
 def plan_gin(plan: Plan, path: str, command: str) -> str:
-    """The text of that file.
+    """The text of the gin file of a plan.
 
-    The sources themselves (where the text lies, the tokenizer) are the user's: a mixture file in
-    front of this one, whose sources have the names that the plan was given.
+    It does not define the sources and the tokenizer. A mixture file of the user does, and is read
+    before this one; the names of its sources are those of the plan.
     """
     recipe, arch = plan.recipe, plan.architecture
     loss = f"expected loss {plan.chosen.loss:.4f} by {plan.law.name}"
@@ -59,7 +64,7 @@ def plan_gin(plan: Plan, path: str, command: str) -> str:
         f"#   {command}",
         "# Train it with",
         f"#   t5x-style train --gin_file=YOUR_MIXTURE.gin --gin_file={path} --gin.MODEL_DIR=FOLDER",
-        "# where YOUR_MIXTURE.gin (as gin_configs/mixtures/legal_general.gin) has the sources"
+        "# where YOUR_MIXTURE.gin (like gin_configs/mixtures/legal_general.gin) has the sources"
         + (f" {', '.join(plan.sources.shares)}." if plan.sources.shares else "."),
         "include 'gin_configs/runs/pretrain.gin'",
         "include 'gin_configs/optimizers/adamw.gin'",
@@ -90,7 +95,7 @@ def plan_gin(plan: Plan, path: str, command: str) -> str:
 
 
 def _architecture(arch: Architecture) -> list[str]:
-    """What differs from Architecture's defaults, and its sizes."""
+    """The fields that differ from Architecture's defaults, its sizes among them."""
     lines = ["Architecture.vocab_size = %VOCAB_SIZE"]
     for field in dataclasses.fields(arch):
         value = getattr(arch, field.name)
@@ -100,7 +105,7 @@ def _architecture(arch: Architecture) -> list[str]:
 
 
 def _topology(plan: Plan) -> list[str]:
-    """The fastest mesh that fits, or what the user has yet to say."""
+    """The fastest mesh that fits, or a comment on what is missing."""
     if plan.budget.form == "cpu_minutes":
         return ["include 'gin_configs/topologies/cpu.gin'"]
     if not plan.meshes:
@@ -120,12 +125,13 @@ def layout_gin(topology: Topology, head: str) -> str:
     """The text of a file of gin_configs/topologies/, for `train` and `compile`.
 
     Args:
-      topology: what differs from Topology's defaults is written, and what a search settles (mesh,
-        remat, microbatches, flags) in any case, so that it holds behind files that say otherwise.
-      head: what to say of it.
+      topology: the fields that differ from Topology's defaults are written. Those that a search
+        chooses (mesh, remat, microbatches, flags) are always written, so that they win over
+        earlier files.
+      head: the comment at the top.
     """
     lines = [f"# {line}" for line in head.splitlines()]
-    settled = {*topology.mesh_shape, "remat", "compiler_flags"}
+    chosen = {*topology.mesh_shape, "remat", "compiler_flags"}
     for field in dataclasses.fields(topology):
         value = getattr(topology, field.name)
         default = {} if field.default is dataclasses.MISSING else field.default
@@ -133,7 +139,7 @@ def layout_gin(topology: Topology, head: str) -> str:
             # A macro, which may be set again after this file.
             lines.append(f"MICROBATCHES = {value}")
             continue
-        if value == default and field.name not in settled:
+        if value == default and field.name not in chosen:
             continue
         if isinstance(value, dict) and value:
             lines.append(f"Topology.{field.name} = {{")

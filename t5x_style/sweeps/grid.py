@@ -9,7 +9,7 @@ from typing import Any
 
 from t5x_style.errors import UsageError
 
-# ext4 and most object stores allow 255 bytes; a name has to stay readable, and `.log` is added.
+# File systems allow names of 255 bytes. A name has to stay readable, and `.log` is appended.
 LONGEST_NAME = 120
 
 
@@ -31,11 +31,11 @@ def grid_trials(grid: Mapping[str, Sequence[Any]]) -> list[Trial]:
 
     Args:
       grid: a macro (`LEARNING_RATE`) or a binding (`Architecture.d_model`) -> its values. A value
-        is what gin can write: a number, a string, a list; a reference is written as a string,
+        is one that gin can write: a number, a string, a list; a reference is written as a string,
         '@adamw()' or '%OTHER'.
 
     Raises:
-      UsageError: an empty grid, a name without values, the same value twice, or an object.
+      UsageError: an empty grid, a name without values, a repeated value, or an object.
     """
     if not grid:
         raise UsageError("sweep.grid is empty: {'LEARNING_RATE': [1e-3, 2e-3]} makes two trials")
@@ -61,10 +61,10 @@ def gin_flag(name: str, value: Any) -> str:
 
 
 def gin_text(value: Any, where: str) -> str:
-    """A value as gin reads it; strings that begin with @ or % stand for references.
+    """A value as gin text; a string that begins with @ or % is a reference.
 
     Raises:
-      UsageError: a value that gin has no way to write.
+      UsageError: gin cannot write the value.
     """
     if isinstance(value, str) and value[:1] in ("@", "%"):
         return value
@@ -83,7 +83,7 @@ def gin_text(value: Any, where: str) -> str:
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
-    """The part of each name that tells it from the others: the parameter alone where it can."""
+    """Name -> its short form: the parameter alone, unless two names have the same one."""
     last = [name.rsplit(".", 1)[-1] for name in names]
     return {
         name: label if last.count(label) == 1 else name
@@ -94,13 +94,13 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
 def _name(values: Mapping[str, Any]) -> str:
     exact = ",".join(f"{label}={gin_text(value, label)}" for label, value in values.items())
     readable = re.sub(r"[^\w.=,+@%-]+", "-", exact.replace("'", ""))
-    if len(readable) <= LONGEST_NAME and _loses_nothing(values):
+    if len(readable) <= LONGEST_NAME and _is_unambiguous(values):
         return readable
     return f"{readable[: LONGEST_NAME - 9]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
 
-def _loses_nothing(values: Mapping[str, Any]) -> bool:
-    """Whether no two values could come to the same readable name."""
+def _is_unambiguous(values: Mapping[str, Any]) -> bool:
+    """Whether different values always have different readable names."""
     return all(
         value is None
         or isinstance(value, bool | int | float)

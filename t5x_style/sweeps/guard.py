@@ -1,7 +1,7 @@
-"""Becomes another program that dies with the process that started it.
+"""Becomes another program, which dies with the process that started it.
 
-Run by its path, as `python guard.py PARENT_PID COMMAND…`, so that nothing of the package is
-imported on the way. A sweep that is killed with SIGKILL cannot stop its trials; the kernel can.
+It is run by its path, as `python guard.py PARENT_PID COMMAND…`, so that it imports nothing of the
+package. A sweep that is killed with SIGKILL cannot stop its trials, but the kernel can.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
-        # Trials are resumed exactly, so the plainest signal will do, and it leaves no trial that
-        # is still saving when the sweep is started again.
+        # Trials resume exactly, so SIGKILL is safe. It leaves no trial that still saves when the
+        # sweep is started again.
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # it died before the call above
             sys.exit("the sweep that started this trial is gone")
     os.execvp(command[0], command)
 

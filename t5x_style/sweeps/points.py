@@ -1,21 +1,21 @@
-"""The points that a scaling law is fitted to: N, D and final loss of runs, or of a CSV file."""
+"""The points for the fit of a scaling law: N, D and final loss of runs, or of a CSV file."""
 
 import csv
 import dataclasses
 import glob
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 from t5x_style.reporting import RunRecord, read_run
 from t5x_style.reporting.run.writer import METRICS_FILE
+from t5x_style.sweeps.record import SWEEP_FILE, read_sweep
 
 ROLES = ("params", "tokens", "flops", "loss")
-# What --loss may be beside a key of a metrics line: each source's evaluation loss, by its share.
+# A value of --loss besides the keys of a metrics line: the evaluation losses, weighted by share.
 BLENDED = "blended"
-SWEEP_FILE = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Point:
       params: N, every parameter.
       tokens: D.
       loss: nats per token at its end.
-      epochs: passes over the source that it repeated most; None where that is not known.
+      epochs: passes over the source that it repeated most; None if unknown.
     """
 
     name: str
@@ -37,28 +37,37 @@ class Point:
     epochs: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A run that is no point of the law, and the reason."""
+
+    name: str
+    reason: str
+
+
 def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[Point]:
-    """The points in a CSV file whose first line names its columns; further ones are passed over.
+    """The points in a CSV file whose first line names its columns. Other columns are ignored.
 
     Args:
-      path: the file.
-      columns: which column holds what, `params`, `loss` and `tokens` or `flops` -> its name in the
-        file, where that is another. With `flops`, D = C / (6 N).
+      path: of the file.
+      columns: `params`, `loss`, and `tokens` or `flops` -> the name of that column, if the file has
+        another name for it. With `flops`, D = C / (6 N).
 
     Raises:
-      UsageError: no such file, a column that is not there, or a value that is no positive number,
-        with its line and column.
+      UsageError: no such file, a missing column, or a value that is no positive number, with its
+        line and column.
     """
+    file_path = local_path(path, "--points")
     columns = dict(columns or {})
     for role in columns:
         if role not in ROLES:
             raise UsageError(
-                f"--columns names {role!r}{did_you_mean(role, ROLES)} (there is {', '.join(ROLES)})"
+                f"--columns names {role!r}{did_you_mean(role, ROLES)} (columns: {', '.join(ROLES)})"
             )
     if "tokens" in columns and "flops" in columns:
         raise UsageError("--columns names tokens and flops: with N, either gives the other")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with file_path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             chosen = _chosen_columns(path, list(reader.fieldnames or ()), columns)
             points = []
@@ -73,33 +82,33 @@ def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[P
     return points
 
 
-def points_of_runs(
-    runs: Sequence[str], loss: str = BLENDED
-) -> tuple[list[Point], list[dict[str, str]]]:
-    """One point of each run that is at its end.
+def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point], list[LeftOut]]:
+    """The points of the runs that have reached their planned tokens, one per run.
 
     Args:
-      runs: run directories, sweep directories (each of their trials), or patterns such as 'runs/*'.
-      loss: a key of a metrics line (`loss`, `eval/legal/loss`), taken at the run's end; or
-        'blended', every source's evaluation loss weighted by its share.
+      runs: run directories, sweep directories (all of their trials), or patterns such as 'runs/*'.
+      loss: a key of a metrics line (`loss`, `eval/legal/loss`), taken at the end of the run; or
+        'blended', the evaluation losses of all sources, weighted by their shares.
 
     Returns:
-      The points, and as `name` and `reason` the runs left out. Before a run's end its learning rate
-      has not come down, so its loss is not that of a run planned for so few tokens. Of runs with
-      the same N and D, as a sweep over learning rates has, the law is that of the best one.
+      The points, and the runs left out. An unfinished run is left out: its
+      learning rate has not decayed, so its loss is not that of a run planned for so few tokens.
+      Among runs with the same N and D, as in a sweep over learning rates, the best one is kept.
 
     Raises:
-      UsageError: nothing there, a run without that loss, or runs that cannot be compared: of
-        another tokenizer or of other shares.
+      UsageError: no run found, a run without that loss, or runs that cannot be compared: they have
+        other tokenizers or other shares.
     """
     best: dict[tuple[float, float], Point] = {}
-    left_out: list[dict[str, str]] = []
+    left_out: list[LeftOut] = []
     first: RunRecord | None = None
-    for directory, reason in _directories(runs):
-        run = None if reason else read_run(directory)
-        reason = reason or _unfinished(run)
-        if reason:
-            left_out.append({"name": directory, "reason": reason})
+    for directory, failure in _directories(runs):
+        if failure:
+            left_out.append(LeftOut(directory, failure))
+            continue
+        run = read_run(directory)
+        if reason := _unfinished(run):
+            left_out.append(LeftOut(directory, reason))
             continue
         first = first or run
         _refuse_incomparable(first, run)
@@ -111,10 +120,10 @@ def points_of_runs(
             epochs=max(source["epochs"] for source in run.plan["sources"].values()),
         )
         size = point.params, point.tokens
-        kept, other = sorted((best.get(size, point), point), key=lambda each: each.loss)
+        kept, other = sorted((best.get(size, point), point), key=lambda point: point.loss)
         best[size] = kept
         if kept is not other:
-            left_out.append({"name": other.name, "reason": f"same N and D as {kept.name}, better"})
+            left_out.append(LeftOut(other.name, f"same N and D as {kept.name}, better"))
     return list(best.values()), left_out
 
 
@@ -136,7 +145,7 @@ def without_highest(points: Sequence[Point], count: int) -> list[Point]:
 
 def _chosen_columns(path: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     """The file's columns by role: params, loss, and tokens or flops."""
-    # With both in the file and neither asked for, tokens: they need no convention.
+    # If the file has both and --columns names neither, tokens: they need no convention.
     by_flops = "flops" in columns or (
         "tokens" not in columns and "tokens" not in header and "flops" in header
     )
@@ -147,7 +156,7 @@ def _chosen_columns(path: str, header: Sequence[str], columns: Mapping[str, str]
             wanted = "tokens (or flops)" if role == "tokens" else role
             raise UsageError(
                 f"{path} has no column {column!r} for {wanted}{did_you_mean(column, header)} (its"
-                f" columns: {', '.join(header)}; say which with --columns={{'{role}': 'NAME'}})"
+                f" columns: {', '.join(header)}; name it with --columns={{'{role}': 'NAME'}})"
             )
     return chosen
 
@@ -163,12 +172,13 @@ def _number(text: str | None, where: str, column: str) -> float:
 
 
 def _directories(runs: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Run directories, each once, in the order named, and why one has no run that is at its end."""
+    """(run directory, None or the reason why its trial did not finish), without repetition."""
     found: dict[str, str | None] = {}
     for name in runs:
+        local_path(name, "--runs")
         folders = [name]
         if any(sign in name for sign in "*?["):
-            # What else a pattern meets beside runs, such as their logs, is no mistake.
+            # A pattern may match other files too, such as the logs of runs.
             folders = [
                 match
                 for match in sorted(glob.glob(name))
@@ -177,24 +187,21 @@ def _directories(runs: Sequence[str]) -> list[tuple[str, str | None]]:
             if not folders:
                 raise UsageError(f"--runs={name}: no run and no sweep there")
         for folder in folders:
-            sweep = Path(folder) / SWEEP_FILE
-            found |= _trials(sweep) if sweep.is_file() else {folder: None}
+            if (sweep := read_sweep(Path(folder))) is None:
+                found[folder] = None
+                continue
+            for trial in sweep.trials:
+                finished = trial.status == "finished"
+                found[str(Path(folder) / trial.name)] = (
+                    None if finished else f"its trial is {trial.status}"
+                )
     return list(found.items())
 
 
-def _trials(sweep: Path) -> dict[str, str | None]:
-    return {
-        str(sweep.parent / entry["name"]): (
-            None if entry["status"] == "finished" else f"its trial is {entry['status']}"
-        )
-        for entry in json.loads(sweep.read_text())["trials"]
-    }
-
-
 def _unfinished(run: RunRecord) -> str | None:
-    """How far a run is, if it has not had all of its tokens."""
+    """The tokens that a run has reached, if it has not reached its planned tokens."""
     if not run.plan:
-        raise UsageError(f"{run.model_dir} holds no plan.json, which says how large its model is")
+        raise UsageError(f"{run.model_dir} holds no plan.json, which has the size of its model")
     horizon = run.plan["horizon"]["tokens"]
     reached = max((line["tokens"] for line in run.training), default=0)
     return f"at {reached:,} of {horizon:,} tokens" if reached < horizon else None
@@ -227,9 +234,9 @@ def _last_value(run: RunRecord, key: str) -> float:
 
 
 def _refuse_incomparable(first: RunRecord, run: RunRecord) -> None:
-    """A law holds for one corpus and one vocabulary: a loss per token means nothing across two."""
+    """A law holds for one corpus and one vocabulary: losses per token of two do not compare."""
     for key in ("tokenizer", "blend"):
-        one, other = (each.plan["identity"][key] for each in (first, run))
+        one, other = first.plan["identity"][key], run.plan["identity"][key]
         if one != other:
             raise UsageError(
                 f"{first.model_dir} and {run.model_dir} cannot be points of one law: {key} is"

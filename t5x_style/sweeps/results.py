@@ -1,21 +1,21 @@
-"""What a trial came to, read from the files that its run left, and the table of all."""
+"""The result of a trial, read from the files of its run, and the table of all results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import read_run, table
+from t5x_style.sweeps.record import TrialEntry
 
 EFFICIENCY = "chinchilla/besiroglu/compute_efficiency"
 
 
 def trial_result(model_dir: str | Path) -> dict[str, float | None]:
-    """The last figures of a run; empty if it left none.
+    """The last figures of a run; empty if it has no figures.
 
     Returns:
       `tokens`, `train_loss` (nats per token of the last logged step), `compute_efficiency` (C'/C
-      by Besiroglu et al. 2024), and for each source `<source>/loss` and `<source>/bits_per_byte`
+      by Besiroglu et al. 2024), and for every source `<source>/loss` and `<source>/bits_per_byte`
       of the last evaluation.
     """
     try:
@@ -35,21 +35,21 @@ def trial_result(model_dir: str | Path) -> dict[str, float | None]:
     return result
 
 
-def results_table(trials: Sequence[Mapping[str, Any]]) -> str:
-    """The trials of a sweep.json as a table: grid values, status, then all results there are."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial["values"]))
-    measures = list(dict.fromkeys(name for trial in trials for name in trial["result"]))
+def results_table(trials: Sequence[TrialEntry]) -> str:
+    """The trials of a sweep as a table: grid values, status, then all results."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    measures = list(dict.fromkeys(name for trial in trials for name in trial.result))
     headers = [*names, "status", *measures]
     rows = [
         [
-            *(_shown(trial["values"][name]) for name in names),
-            trial["status"],
-            *(trial["result"].get(name) for name in measures),
+            *(_cell(trial.values[name]) for name in names),
+            trial.status,
+            *(trial.result.get(name) for name in measures),
         ]
         for trial in trials
     ]
     return table(rows, headers)
 
 
-def _shown(value: object) -> object:
+def _cell(value: object) -> object:
     return value if isinstance(value, int | float | str) else repr(value)

@@ -59,7 +59,7 @@ def test_shows_mistakes_instead_of_refusing_them(config, tmp_path):
     assert status == 0
     assert "which nothing here reads; did you mean 'LEARNING_RATE'?" in out
     assert "no macro NOPE is defined" in out
-    assert "required, and not given" in out
+    assert "required, and missing" in out
 
 
 def test_compares_two_files_with_their_includes(config, tmp_path):

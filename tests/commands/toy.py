@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import gin
 
@@ -66,6 +66,17 @@ class ToySource:
     share: float = 1.0
 
 
+class ToyRule(Protocol):
+    """What the verb needs of an update rule; a user's own class has it without inheriting it."""
+
+    learning_rate: float
+
+    @property
+    def state_bytes(self) -> int: ...
+
+    def update(self, gradient: float) -> float: ...
+
+
 @gin.configurable
 def toy_unused(a: float = 1.0) -> float:
     """Nothing in the toy verb calls this."""
@@ -89,6 +100,7 @@ def toy(
     lengths: Mapping[str, int] | None = None,
     sizes: Sequence[int] = (),
     verify: bool = False,
+    rule: ToyRule | None = None,
     array: np.ndarray | None = None,
     raises: str | None = None,
     dry_run: bool = False,
@@ -125,6 +137,7 @@ def toy(
         "lengths": lengths,
         "sizes": list(sizes),
         "verify": verify,
+        "updated": None if rule is None else rule.update(2.0),
         "dry_run": dry_run,
         "config": config,
     }

@@ -141,6 +141,10 @@ IN_A_FILE = {
         ["run.gin:12: toy_adamw.learning_rate is already set in this file, at", "run.gin:11"],
     ),
     "missing include": ("include 'nosuch.gin'", ["run.gin:12: no gin file 'nosuch.gin'"]),
+    "include from a bucket": (
+        "include 'gs://bucket/x.gin'",
+        ["run.gin:12: include = 'gs://bucket/x.gin': gs:// is not a file system"],
+    ),
     "missing import": ("import nosuch.module", ["run.gin:12: cannot import nosuch.module"]),
 }
 

@@ -3,27 +3,27 @@
 import gin
 import pytest
 
-from t5x_style.config.files import ROOT, Written
+from t5x_style.config.files import ROOT, GinReader
 from t5x_style.errors import UsageError
 from tests.commands.conftest import RUN_FILE
 
 
 @pytest.fixture
-def written(toy, tmp_path, monkeypatch):
+def reader(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gin.clear_config()
-    return Written(search_paths=(str(tmp_path / "more"),))
+    return GinReader(search_paths=(str(tmp_path / "more"),))
 
 
-def test_the_current_folder_comes_before_the_search_paths_and_the_checkout(written, tmp_path):
+def test_the_current_folder_comes_before_the_search_paths_and_the_checkout(reader, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "a.gin").write_text("X = 1\n")
-    assert written.find("a.gin", "here") == (tmp_path / "more" / "a.gin").relative_to(tmp_path)
+    assert reader.find("a.gin", "here") == (tmp_path / "more" / "a.gin").relative_to(tmp_path)
     (tmp_path / "a.gin").write_text("X = 2\n")
-    assert str(written.find("a.gin", "here")) == "a.gin"
-    assert written.find("t5x_style/errors.py", "here") == ROOT / "t5x_style" / "errors.py"
+    assert str(reader.find("a.gin", "here")) == "a.gin"
+    assert reader.find("t5x_style/errors.py", "here") == ROOT / "t5x_style" / "errors.py"
     with pytest.raises(UsageError, match=r"here: no gin file 'aa.gin'; did you mean 'a.gin'\?"):
-        written.find("aa.gin", "here")
+        reader.find("aa.gin", "here")
 
 
 def test_includes_are_places_too(run_toy, tmp_path):
@@ -40,25 +40,25 @@ def test_includes_are_places_too(run_toy, tmp_path):
     assert run_toy("--gin.ToyModel.layers=5", text=text)[1]["model"]["layers"] == 5
 
 
-def test_a_file_that_includes_itself(written, tmp_path):
+def test_a_file_that_includes_itself(reader, tmp_path):
     (tmp_path / "a.gin").write_text("include 'b.gin'\n")
     (tmp_path / "b.gin").write_text("\ninclude 'a.gin'\n")
     with pytest.raises(UsageError, match=r"b.gin:2: 'a.gin' includes itself"):
-        written.read_file("a.gin")
+        reader.read_file("a.gin")
     with pytest.raises(UsageError, match=r"b.gin:2: 'a.gin' includes itself"):
-        written.expanded("a.gin", "here")
+        reader.expanded("a.gin", "here")
 
 
-def test_expanded_puts_includes_in_their_places(written, tmp_path):
+def test_expanded_puts_includes_in_their_places(reader, tmp_path):
     (tmp_path / "a.gin").write_text("X = 1\ninclude 'b.gin'\nZ = 3")
     (tmp_path / "b.gin").write_text("Y = 2")
-    assert written.expanded("a.gin", "here") == "X = 1\nY = 2\nZ = 3\n"
+    assert reader.expanded("a.gin", "here") == "X = 1\nY = 2\nZ = 3\n"
 
 
-def test_not_a_text_file(written, tmp_path):
+def test_not_a_text_file(reader, tmp_path):
     (tmp_path / "a.gin").write_bytes(b"X = '\xff\xfe'\n")
     with pytest.raises(UsageError, match=r"a.gin: not a text file in UTF-8"):
-        written.read_file("a.gin")
+        reader.read_file("a.gin")
 
 
 def test_imports_of_one_s_own_modules(run_toy, tmp_path, monkeypatch):
@@ -100,3 +100,61 @@ my_plain_module.optimizer.learning_rate = 0.5
     status, _, err = run_toy(text=text.replace("@my_plain_module", "@my_plane_module"))
     assert status == 2
     assert "'my_plane_module' was not provided by an import statement" in err
+
+
+RULES = """
+import dataclasses
+import gin
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class MyRule:
+    learning_rate: float = 0.5
+    state_bytes: int = 0
+
+    def update(self, gradient):
+        return -self.learning_rate * gradient
+
+@gin.configurable
+class MyPlainRule:
+    def __init__(self):
+        self.learning_rate, self.state_bytes = 0.25, 4
+
+    def update(self, gradient):
+        return -self.learning_rate * gradient
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class MyHalfRule:
+    rate: float = 0.5
+
+@gin.configurable
+class MyEmptyRule:
+    pass
+
+@gin.configurable
+def my_rule_factory():
+    return MyRule(1.0)
+"""
+
+
+def test_a_protocol_takes_any_class_that_has_its_members(run_toy, tmp_path, monkeypatch):
+    (tmp_path / "my_rules_for_gin.py").write_text(RULES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import my_rules_for_gin\n" + RUN_FILE
+    for name, updated in (("MyRule", -1.0), ("MyPlainRule", -0.5), ("my_rule_factory", -2.0)):
+        status, result, err = run_toy(text=text + f"toy.rule = @{name}()\n")
+        assert (status, err.count("error")) == (0, 0), err
+        assert result["updated"] == updated
+    for rule, problem in (
+        (
+            "@MyHalfRule()",
+            "is a MyHalfRule, not a ToyRule | None: it has no learning_rate, state_bytes, update",
+        ),
+        ("@MyEmptyRule()", "is a MyEmptyRule, not a ToyRule | None: it has no update"),
+        ("@MyRule", "is the class itself: write @MyRule()"),
+        ("3", "is a whole number, not a ToyRule: write a reference such as @NAME()"),
+    ):
+        status, result, err = run_toy(text=text + f"toy.rule = {rule}\n")
+        assert (status, result) == (2, None)
+        assert f"toy.rule = {rule} {problem}" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -81,6 +82,24 @@ def test_string_annotations_are_resolved_where_nothing_need_be_imported():
     assert found["c"] == Sequence[int]
     assert mismatch(3, found["b"]) is None
     assert mismatch(3, found["d"]) is None
+
+
+def test_a_type_imported_for_type_checkers_is_found_once_it_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "heavy_for_types.py").write_text("class Mesh:\n    pass\n")
+    (tmp_path / "light_for_types.py").write_text(
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from heavy_for_types import Mesh as M\n\n"
+        "def verb(mesh: M | None = None):\n    pass\n"
+    )
+    verb = importlib.import_module("light_for_types").verb
+    assert annotations_of(verb) == {"mesh": "M | None"}
+    assert mismatch(3, annotations_of(verb)["mesh"]) is None
+    heavy = importlib.import_module("heavy_for_types")
+    assert annotations_of(verb) == {"mesh": heavy.Mesh | None}
+    assert "not a Mesh: write a reference such as @Mesh()" in mismatch(
+        3, annotations_of(verb)["mesh"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ import pytest
 
 from t5x_style.errors import UsageError
 from t5x_style.reporting import RunWriter
-from t5x_style.sweeps import Point, points_of_csv, points_of_runs, without_highest
+from t5x_style.sweeps import (
+    LeftOut,
+    Point,
+    SweepRecord,
+    TrialEntry,
+    points_of_csv,
+    points_of_runs,
+    without_highest,
+)
 
 
 def write_csv(tmp_path, text: str) -> str:
@@ -120,7 +128,7 @@ def test_runs_before_their_end_are_left_out(make_run):
     done, half = make_run("done"), make_run("half", reached=50)
     points, left_out = points_of_runs([half, done])
     assert [point.name for point in points] == [done]
-    assert left_out == [{"name": half, "reason": "at 50 of 100 tokens"}]
+    assert left_out == [LeftOut(half, "at 50 of 100 tokens")]
 
 
 def test_of_runs_of_one_size_the_best_one_counts(make_run):
@@ -129,7 +137,7 @@ def test_of_runs_of_one_size_the_best_one_counts(make_run):
     for order in ([worse, best, other], [best, worse, other]):
         points, left_out = points_of_runs(order)
         assert [point.name for point in points] == [best, other]
-        assert left_out == [{"name": worse, "reason": f"same N and D as {best}, better"}]
+        assert left_out == [LeftOut(worse, f"same N and D as {best}, better")]
 
 
 def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
@@ -137,15 +145,13 @@ def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):
     (tmp_path / "sweep" / "width=10.log").write_text("")
     (tmp_path / "sweep" / "width=stores").mkdir()
     assert [p.name for p in points_of_runs([str(tmp_path / "sweep" / "width=*")])[0]] == runs
-    trials = [{"name": f"width={n}", "status": "finished"} for n in (10, 20)]
-    trials.append({"name": "width=30", "status": "failed"})
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"trials": trials}))
+    trials = [TrialEntry(f"width={n}", {"width": n}, "finished") for n in (10, 20)]
+    trials.append(TrialEntry("width=30", {"width": 30}, "failed", reason="status 1"))
+    SweepRecord([], "a", trials).write(tmp_path / "sweep")
     # A run that is named twice is one point.
     points, left_out = points_of_runs([str(tmp_path / "sweep"), runs[0]])
     assert [point.name for point in points] == runs
-    assert left_out == [
-        {"name": str(tmp_path / "sweep" / "width=30"), "reason": "its trial is failed"}
-    ]
+    assert left_out == [LeftOut(str(tmp_path / "sweep" / "width=30"), "its trial is failed")]
 
 
 def test_runs_that_cannot_be_compared_are_refused(make_run):
@@ -164,6 +170,10 @@ def test_runs_without_what_was_asked_for_are_refused(make_run, tmp_path):
         points_of_runs([run], "tokens")
     with pytest.raises(UsageError, match="no run and no sweep there"):
         points_of_runs([str(tmp_path / "nosuch*")])
+    with pytest.raises(UsageError, match="--runs = 'gs://b/run': gs:// is not a file system"):
+        points_of_runs(["gs://b/run"])
+    with pytest.raises(UsageError, match=r"--points = 's3://b/p\.csv': s3:// is not a file system"):
+        points_of_csv("s3://b/p.csv")
     with pytest.raises(UsageError, match="no run directory"):
         points_of_runs([str(tmp_path / "nosuch")])
     (tmp_path / "a" / "plan.json").unlink()

@@ -2,7 +2,7 @@
 
 import json
 
-from t5x_style.sweeps import results_table, trial_result
+from t5x_style.sweeps import TrialEntry, results_table, trial_result
 
 LINES = [
     {"step": 1, "tokens": 8, "loss": 3.0, "chinchilla/besiroglu/compute_efficiency": 0.1},
@@ -43,8 +43,8 @@ def test_a_trial_that_left_nothing(tmp_path):
 def test_a_row_per_trial_and_a_dash_for_what_is_not_there():
     rows = results_table(
         [
-            {"values": {"X": 1, "Y": [1]}, "status": "finished", "result": EXPECTED},
-            {"values": {"X": 2, "Y": None}, "status": "failed", "result": {}},
+            TrialEntry("a", {"X": 1, "Y": [1]}, "finished", result=EXPECTED),
+            TrialEntry("b", {"X": 2, "Y": None}, "failed"),
         ]
     ).splitlines()
     assert rows[0].split()[:5] == ["X", "Y", "status", "tokens", "train_loss"]

@@ -1,5 +1,6 @@
 """Trials as child processes: together, failing, killed, started again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from t5x_style.errors import UsageError
-from t5x_style.sweeps import grid_trials, run_trials
+from t5x_style.errors import Fault, UsageError
+from t5x_style.sweeps import grid_trials, read_sweep, run_trials
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_train.py")))
 GRID = {"LEARNING_RATE": [1.0, 2.0, 4.0], "Model.width": [1, 2]}
@@ -33,26 +34,34 @@ def starts(folder: Path) -> dict[str, int]:
 
 
 def without_seconds(entries):
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+    return [dataclasses.replace(entry, seconds=None) for entry in entries]
 
 
 def test_each_trial_is_a_run_directory_with_a_log(tmp_path, capsys):
     entries = sweep(tmp_path)
-    assert [entry["status"] for entry in entries] == ["finished"] * 6
-    assert entries[5]["values"] == {"LEARNING_RATE": 4.0, "Model.width": 2}
-    assert entries[5]["result"]["train_loss"] == 1 / (4 * 2 * 3)
-    assert entries[5]["result"]["tokens"] == 30
-    assert entries[5]["result"]["compute_efficiency"] == 0.25
+    assert [entry.status for entry in entries] == ["finished"] * 6
+    assert entries[5].values == {"LEARNING_RATE": 4.0, "Model.width": 2}
+    assert entries[5].result["train_loss"] == 1 / (4 * 2 * 3)
+    assert entries[5].result["tokens"] == 30
+    assert entries[5].result["compute_efficiency"] == 0.25
     assert (tmp_path / "LEARNING_RATE=4.0,width=2.log").read_text() == "done\n"
-    assert json.loads((tmp_path / "sweep.json").read_text())["trials"] == entries
+    assert json.loads((tmp_path / "sweep.json").read_text()) == {
+        "arguments": ["--gin.STEPS=3"],
+        "identity": "a",
+        "trials": [entry.to_json() for entry in entries],
+    }
+    assert list(entries[0].to_json()) == [
+        "name", "values", "status", "reason", "seconds", "result",
+    ]  # fmt: skip
+    assert read_sweep(tmp_path).trials == entries
     said = capsys.readouterr().out
     assert "[6/6] LEARNING_RATE=4.0,width=2: finished" in said
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(tmp_path, capsys):
     entries = sweep(tmp_path, arguments=["--gin.FAIL=2"])
-    assert [entry["status"] for entry in entries] == ["finished", "failed"] * 3
-    assert entries[1]["reason"] == "ZeroDivisionError: width (status 1)"
+    assert [entry.status for entry in entries] == ["finished", "failed"] * 3
+    assert entries[1].reason == "ZeroDivisionError: width (status 1)"
     assert "width=2: failed after" in capsys.readouterr().out
 
 
@@ -66,7 +75,7 @@ def test_finished_trials_stay_and_failed_ones_are_tried_again(tmp_path):
 def test_a_grid_may_grow(tmp_path):
     sweep(tmp_path, grid={"LEARNING_RATE": [1.0]})
     entries = sweep(tmp_path, grid={"LEARNING_RATE": [1.0, 8.0]})
-    assert [entry["status"] for entry in entries] == ["finished", "finished"]
+    assert [entry.status for entry in entries] == ["finished", "finished"]
     assert starts(tmp_path) == {"LEARNING_RATE=1.0": 1, "LEARNING_RATE=8.0": 1}
 
 
@@ -78,12 +87,19 @@ def test_trials_of_another_configuration_are_not_mixed_in(tmp_path):
         sweep(tmp_path, grid={"LEARNING_RATE": [1.0]}, arguments=["--gin.STEPS=4"])
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"arguments": [], "trials": []}', '{"trials": 3}']
+)
+def test_a_file_that_is_no_record_of_a_sweep(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(Fault, match=r"sweep\.json: not the record of a sweep"):
+        sweep(tmp_path, grid={"LEARNING_RATE": [1.0]})
+
+
 def test_a_trial_that_refuses_its_configuration_is_a_failed_one(tmp_path):
     entries = sweep(tmp_path, grid={"LEARNING_RAET": [1.0]})
-    assert entries[0]["status"] == "failed"
-    assert (
-        "nothing uses a macro LEARNING_RAET (its configuration is refused)" in entries[0]["reason"]
-    )
+    assert entries[0].status == "failed"
+    assert "nothing uses a macro LEARNING_RAET (its configuration is refused)" in entries[0].reason
 
 
 def test_trials_run_side_by_side(tmp_path):
@@ -152,8 +168,8 @@ def test_killed_and_started_again_gives_the_table_of_an_uninterrupted_sweep(tmp_
     whole = sweep(tmp_path / "whole", arguments=["--gin.STEPS=4", "--gin.SECONDS=0.0"])
     assert without_seconds(entries) == without_seconds(whole)
     for trial in whole:
-        lines = (tmp_path / "killed" / trial["name"] / "metrics.jsonl").read_text()
-        assert lines == (tmp_path / "whole" / trial["name"] / "metrics.jsonl").read_text()
+        lines = (tmp_path / "killed" / trial.name / "metrics.jsonl").read_text()
+        assert lines == (tmp_path / "whole" / trial.name / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -164,8 +180,8 @@ def test_a_request_to_stop_is_passed_on_so_that_trials_save(tmp_path, number, st
     process.send_signal(number)
     assert process.wait(10) == status
     assert not any(map(is_running, pids(tmp_path)))
-    trials = json.loads((tmp_path / "sweep.json").read_text())["trials"]
-    assert [trial["status"] for trial in trials] == ["preempted"] * 2 + ["waiting"] * 4
+    trials = read_sweep(tmp_path).trials
+    assert [trial.status for trial in trials] == ["preempted"] * 2 + ["waiting"] * 4
 
 
 def test_a_trial_that_does_not_leave_is_ended(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """`t5x-style report`: one HTML page about a run, or comparing several."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +7,10 @@ import gin
 
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path
+from t5x_style.reporting import read_run, write_report
 
-CONFIGURABLES = ()
+CONFIGURABLES: tuple[str, ...] = ()
 
 PAGE = "report.html"
 
@@ -21,33 +22,32 @@ def report(
     output: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Writes one self-contained HTML page from the files that runs left in their directories.
+    """Writes one self-contained HTML page from the files in the directories of runs.
 
     Args:
-      model_dirs: a run's directory; several (a list, or separated by commas) are compared.
-      output: path of the page; report.html in the run's directory if there is one run.
-      dry_run: reads the runs and says what would be written.
+      model_dirs: the directory of a run, or several to compare: a list, or separated by commas.
+      output: path of the page. The default for one run is report.html in its directory.
+      dry_run: read the runs, print the path of the page, write nothing.
     """
     refuse_unconsumed()
-    from t5x_style.reporting import read_run, write_report
-
     if isinstance(model_dirs, str):
         model_dirs = [part for part in model_dirs.split(",") if part]
     if not model_dirs:
-        raise UsageError("--model_dirs is missing: the directory of a run, or several")
+        raise UsageError("--model_dirs is missing: name the directory of a run, or several")
+    folders = [local_path(model_dir, "--model_dirs") for model_dir in model_dirs]
     if output is None:
-        if len(model_dirs) > 1:
-            raise UsageError("--output is missing: where to write the page about several runs")
-        output = str(pathlib.Path(model_dirs[0]) / PAGE)
+        if len(folders) > 1:
+            raise UsageError("--output is missing: a page about several runs needs a path")
+        output = str(folders[0] / PAGE)
+    page = local_path(output, "--output")
     if dry_run:
-        runs = [read_run(model_dir) for model_dir in model_dirs]
-        for run in runs:
+        for run in map(read_run, folders):
             print(
                 f"{run.model_dir}: {len(run.training):,} training lines, "
                 f"{len(run.evaluations):,} evaluations, {len(run.events):,} events"
             )
-        print(f"would write {output}")
+        print(f"would write {page}")
         return {"output": output}
-    path = write_report(model_dirs, output)
+    path = write_report(folders, page)
     print(path)
     return {"output": str(path)}

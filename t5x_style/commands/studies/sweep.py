@@ -1,4 +1,4 @@
-"""`t5x-style sweep`: the trials of a gin grid, run one after another or side by side."""
+"""`t5x-style sweep`: runs the trials of a grid, one after another or in parallel."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,21 @@ from typing import Any
 
 import gin
 
+from t5x_style.commands import main
+from t5x_style.config import checks
 from t5x_style.config.checks import current, refuse_unconsumed
-from t5x_style.errors import Fault, UsageError
+from t5x_style.config.flags import FlagBinding
+from t5x_style.errors import Fault, UsageError, at_least
+from t5x_style.files import local_path
+from t5x_style.sweeps import (
+    Trial,
+    TrialEntry,
+    gin_flag,
+    gin_text,
+    grid_trials,
+    results_table,
+    run_trials,
+)
 
 CONFIGURABLES: tuple[str, ...] = ()
 
@@ -24,77 +37,70 @@ def sweep(
 ) -> dict[str, Any]:
     """Runs `t5x-style train` for every combination of values in a grid, and tabulates the results.
 
-    Each trial is a run directory in sweep_dir, with its output in a .log beside it; sweep.json
-    holds the table. A trial that fails is reported and the others go on. Started again after a
-    kill, it goes on where it was.
+    Every trial has a run directory in sweep_dir, and a .log file next to it with its output. The
+    results are in sweep.json. A trial that fails is reported, and the others continue. After a
+    kill, the same command continues the sweep.
 
     Args:
-      grid: a macro or binding -> its values, as {'LEARNING_RATE': [1e-3, 2e-3]}; a reference is
-        written as a string, '@adamw()'.
-      run_files: gin files of the run that all trials share.
+      grid: a macro or parameter -> its values, as {'LEARNING_RATE': [1e-3, 2e-3]}. A reference is
+        written as a string: '@adamw()'.
+      run_files: gin files of the run, the same for all trials.
       sweep_dir: folder of the trials.
-      bindings: macros or bindings with one value for all trials.
-      concurrent_trials: how many run at a time on this machine.
+      bindings: a macro or parameter -> its value, the same for all trials.
+      concurrent_trials: number of trials that run at a time on this machine.
     """
     refuse_unconsumed()
-    from t5x_style.sweeps import gin_flag, grid_trials, results_table, run_trials
-
+    folder = local_path(sweep_dir, "--sweep_dir")
+    for name in run_files:
+        local_path(name, "sweep.run_files")
     bindings = bindings or {}
     if twice := sorted(set(grid) & set(bindings)):
         raise UsageError(f"{twice[0]!r} is in both sweep.grid and sweep.bindings")
-    if concurrent_trials < 1:
-        raise UsageError(f"sweep.concurrent_trials = {concurrent_trials}: must be 1 or more")
+    at_least("sweep.concurrent_trials", concurrent_trials, 1)
     trials = grid_trials(grid)
-    written = current()
-    texts = [written.expanded(name, f"sweep.run_files = [{name!r}]") for name in run_files]
+    reader = current()
+    texts = [reader.expanded(name, f"sweep.run_files = [{name!r}]") for name in run_files]
+    paths = ",".join(reader.search_paths)
     arguments = [
-        *(f"--gin_search_paths={','.join(written.search_paths)}" for _ in written.search_paths[:1]),
+        *([f"--gin_search_paths={paths}"] if paths else []),
         *(f"--gin_file={name}" for name in run_files),
         *(gin_flag(name, value) for name, value in bindings.items()),
     ]
-    _check_every_trial([(trial.name, trial.values) for trial in trials], run_files, bindings)
+    _check_every_trial(trials, run_files, bindings)
     if dry_run:
-        entries = [
-            {"name": t.name, "values": dict(t.values), "status": "waiting", "result": {}}
-            for t in trials
-        ]
+        entries = [TrialEntry(trial.name, dict(trial.values)) for trial in trials]
     else:
         entries = run_trials(
             trials,
-            sweep_dir,
+            folder,
             arguments=arguments,
             identity=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
             concurrent_trials=concurrent_trials,
         )
     print(results_table(entries))
-    failed = [entry for entry in entries if entry["status"] == "failed"]
+    failed = [entry for entry in entries if entry.status == "failed"]
     if failed:
-        reasons = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in failed)
+        reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in failed)
         raise Fault(f"{len(failed)} of {len(entries)} trials failed: {reasons}")
-    return {"sweep_dir": sweep_dir, "trials": entries}
+    return {"sweep_dir": sweep_dir, "trials": [entry.to_json() for entry in entries]}
 
 
 def _check_every_trial(
-    trials: Sequence[tuple[str, Mapping[str, object]]],
+    trials: Sequence[Trial],
     run_files: Sequence[str],
     bindings: Mapping[str, object],
 ) -> None:
-    """Refuses before the first trial what `train` would refuse of any: mistakes, odd widths."""
-    from t5x_style.commands import main
-    from t5x_style.config import checks
-    from t5x_style.config.flags import FlagBinding
-    from t5x_style.sweeps.grid import gin_flag, gin_text
-
+    """Refuses, before the first trial starts, any trial that `train` would refuse."""
     module = main.load_verb("train")
     search_paths = current().search_paths
-    for trial, values in trials:
+    for trial in trials:
         flags = [
             FlagBinding(name, gin_text(value, name), gin_flag(name, value))
-            for name, value in {**bindings, **values, "MODEL_DIR": trial}.items()
+            for name, value in {**bindings, **trial.values, "MODEL_DIR": trial.name}.items()
         ]
         try:
             checks.parse(run_files, flags, search_paths=search_paths, load=main.load_named)
             checks.check(module.train, verbs=main.selectors())
-            checks.rehearse(module.train)
+            checks.evaluate_bindings(module.train)
         except UsageError as error:
-            raise UsageError(f"trial {trial}: {error}") from None
+            raise UsageError(f"trial {trial.name}: {error}") from None

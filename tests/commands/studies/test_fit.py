@@ -113,7 +113,7 @@ def test_points_that_say_little_are_warned_of(tmp_path):
     status, result, text = run(f"--points={points}", "--bootstrap=50")
     assert status == 0
     assert "warning: N goes from 100M to 300M, a factor of 3.0" in text
-    assert any("do not say how to divide" in warning for warning in result["warnings"])
+    assert any("do not determine how to divide" in warning for warning in result["warnings"])
 
 
 def test_runs_far_from_their_irreducible_loss_are_warned_of(tmp_path):
@@ -152,11 +152,16 @@ def test_a_dry_run_reads_and_stops(tmp_path, monkeypatch):
         (("--runs=nosuch", "--columns={'loss': 'x'}"), "--columns is for --points"),
         (("--runs=nosuch",), "no run directory nosuch"),
         (("--points=POINTS", "--name=hoffmann"), "--name = 'hoffmann' is a law that ships"),
-        (("--points=POINTS", "--bootstrap=-1"), "--bootstrap=-1: must be 0 or more"),
+        (("--points=POINTS", "--bootstrap=-1"), "--bootstrap = -1: must be 0 or more"),
         (("--points=POINTS", "--drop_highest=12"), "--drop_highest=12"),
         (("--points=POINTS", "--drop_highest=8"), "too few points, 4: five coefficients"),
         (("--points=POINTS", "--columns={'params': 'N'}"), "no column 'N' for params"),
         (("--point=POINTS",), "did you mean --points"),
+        (("--points=gs://b/points.csv",), "--points = 'gs://b/points.csv': gs:// is not a file"),
+        (
+            ("--points=POINTS", "--output=gs://b/law"),
+            "--output = 'gs://b/law': gs:// is",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(tmp_path, arguments, message):

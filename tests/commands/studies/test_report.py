@@ -56,3 +56,10 @@ def test_wrong_directories_are_refused(model_dir):
     status, _, text = run(f"--model_dirs={model_dir}x")
     assert status == 2
     assert "did you mean 'quickstart'" in text
+    for flags in (
+        (f"--model_dirs=gs://b/{model_dir.name}",),
+        (f"--model_dirs={model_dir}", "--output=gs://b/p"),
+    ):
+        status, _, text = run(*flags)
+        assert status == 2
+        assert "gs:// is not a file system that can be read or written" in text

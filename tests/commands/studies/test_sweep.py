@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from t5x_style.commands import main as main_module
+from t5x_style.sweeps import TrialEntry
 from t5x_style.sweeps import trials as trials_module
 from tests.commands.conftest import RUN_FILE
 
@@ -21,11 +22,11 @@ def run_sweep(toy, tmp_path, monkeypatch, capfd):
     def run_trials(trials, sweep_dir, **arguments):
         calls.append((trials, sweep_dir, arguments))
         return [
-            {"name": t.name, "values": t.values, "status": "finished", "result": {"tokens": 3}}
-            for t in trials
+            TrialEntry(trial.name, trial.values, "finished", result={"tokens": 3})
+            for trial in trials
         ]
 
-    monkeypatch.setattr("t5x_style.sweeps.run_trials", run_trials)
+    monkeypatch.setattr("t5x_style.commands.studies.sweep.run_trials", run_trials)
 
     def run(*flags, text=RUN_FILE):
         path = tmp_path / "run.gin"
@@ -47,7 +48,7 @@ def test_hands_the_trials_on_and_prints_the_table(run_sweep, tmp_path):
     assert len(result["trials"]) == 4
     assert "LEARNING_RATE" in err
     [(trials, sweep_dir, arguments)] = calls
-    assert sweep_dir == f"{tmp_path}/sweep"
+    assert sweep_dir == tmp_path / "sweep"
     assert trials[3].values == {"LEARNING_RATE": 2e-3, "ToyModel.width": 16}
     assert arguments["arguments"] == [f"--gin_file={tmp_path}/run.gin", "--gin.TRAIN_STEPS=5"]
     assert arguments["concurrent_trials"] == 1
@@ -78,6 +79,8 @@ def test_the_identity_is_that_of_the_run_files_includes_and_all(run_sweep, tmp_p
         ([GRID, "--bindings={'LEARNING_RATE': 1.0}"], "is in both sweep.grid and sweep.bindings"),
         ([GRID, "--concurrent_trials=0"], "must be 1 or more"),
         ([GRID, "--run_files=['nosuch.gin']"], "sweep.run_files = ['nosuch.gin']: no gin file"),
+        ([GRID, "--run_files=['gs://b/run.gin']"], "sweep.run_files = 'gs://b/run.gin': gs:// is"),
+        ([GRID, "--sweep_dir=gs://b/sweep"], "--sweep_dir = 'gs://b/sweep': gs:// is not a file"),
         ([], "--grid=<Mapping[str, Sequence[object]]>"),
     ],
 )
@@ -98,10 +101,10 @@ def test_dry_run_shows_the_trials_and_starts_none(run_sweep, tmp_path):
 
 def test_failed_trials_are_a_fault_after_the_table(run_sweep, monkeypatch):
     failed = [
-        {"name": "a", "values": {"X": 1}, "status": "failed", "reason": "no", "result": {}},
-        {"name": "b", "values": {"X": 2}, "status": "finished", "reason": None, "result": {}},
+        TrialEntry("a", {"X": 1}, "failed", reason="no"),
+        TrialEntry("b", {"X": 2}, "finished"),
     ]
-    monkeypatch.setattr("t5x_style.sweeps.run_trials", lambda *a, **k: failed)
+    monkeypatch.setattr("t5x_style.commands.studies.sweep.run_trials", lambda *a, **k: failed)
     status, _, err, _ = run_sweep(GRID)
     assert status == 1
     assert err.strip().splitlines()[-1] == "error: 1 of 2 trials failed: a: no"
