@@ -28,7 +28,7 @@ def packed_batch(rows: Rows) -> np.ndarray:
       int32 [B, 1 + S + 1], the source and the tokens; of rows with a join int32 [B, 2 + S + 2],
       the source, the join and the tokens.
     """
-    columns = (rows.source,) if rows.join is None else (rows.source, rows.join)
+    columns = (rows.source,) if rows.split_position is None else (rows.source, rows.split_position)
     batch = np.empty((len(rows.tokens), len(columns) + rows.tokens.shape[1]), np.int32)
     for index, column in enumerate(columns):
         batch[:, index] = column
@@ -48,7 +48,7 @@ def row_predictions(
 
     Args:
       rows: a packed batch without its sources: int32 [B, S + 1], or [B, 1 + S + 2] of windows that
-        respect document starts, whose two parts `Rows.join` tells apart.
+        respect document starts, whose two parts `Rows.split_position` tells apart.
 
     Returns:
       Inputs int32 [B, S]; the token that follows each, int32 [B, S], never one across a join; and

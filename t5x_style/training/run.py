@@ -18,8 +18,9 @@ from t5x_style.accounting import (
 )
 from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.data import BatchPlan, BatchReader, Stores
+from t5x_style.data.blend.blend import ROW_ORDER
 from t5x_style.data.rows import source_accounts
-from t5x_style.data.rows.blend_history import Chapter, asked_blend, chapters_of, reader_of
+from t5x_style.data.rows.blend_history import BlendVersion, asked_blend, blend_versions, reader_of
 from t5x_style.errors import Fault, UsageError, at_least, one_of
 from t5x_style.hosts import from_writer
 from t5x_style.quantities import count
@@ -100,14 +101,14 @@ class Run:
         return self.asked_plan or self.plan
 
     @functools.cached_property
-    def chapters(self) -> list[Chapter]:
+    def chapters(self) -> list[BlendVersion]:
         """The blends of the run, the one asked for last."""
         newest, written = from_writer(lambda: _newest_and_blend(self.model_dir))
-        return chapters_of(
+        return blend_versions(
             self.stores,
             self.row_plan,
             self._renormalised_at,
-            written=[Chapter.from_json(chapter) for chapter in written],
+            written=[BlendVersion.from_json(chapter) for chapter in written],
             resume=None if newest is None else (self.row_plan.rows_before(newest), newest),
             change=self.allow_blend_change,
         )
@@ -130,7 +131,7 @@ class Run:
     @functools.cached_property
     def shares(self) -> dict[str, float]:
         """{source: share of the tokens of the whole run that it is due}."""
-        due = self.reader.blend.due(self.plan.rows) / self.plan.rows
+        due = self.reader.blend.owed_rows(self.plan.rows) / self.plan.rows
         return dict(zip(self.reader.names, due.tolist(), strict=True))
 
     @functools.cached_property
@@ -151,7 +152,7 @@ class Run:
             self.topology,
             planned_tokens=self.plan.tokens,
             own_law=self.own_law,
-            effective_tokens=lambda tokens: source_accounts.worth(
+            effective_tokens=lambda tokens: source_accounts.effective_tokens(
                 self.reader, self.stores.train, self.plan.rows_of_tokens(int(tokens))
             ),
         )
@@ -215,6 +216,7 @@ class Run:
             if len(self.row_plan.lengths) == 1
             else [list(each) for each in self.row_plan.lengths],
             "seed": self.seed,
+            "row_order": ROW_ORDER,
             "windows": self.spec.packing.windows,
         }
 
@@ -242,7 +244,7 @@ class Run:
           UsageError: one would be read more often than its cap, and that is refused.
         """
         notices = [] if self.shortened is None else [self.shortened]
-        for row, name in self.chapters[-1].reached:
+        for row, name in self.chapters[-1].capped_at:
             if row < self.plan.rows:
                 notices.append(
                     f"source {name!r} is at its cap of {self.caps[name]:g} epochs after "
@@ -358,6 +360,11 @@ def refuse_another_run(
     if not differences:
         return
     advice = "name another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
+    if old.get("row_order") != new.get("row_order"):
+        advice += (
+            ";\nthe run was begun by a version of t5x_style with another order of rows: "
+            "this version would continue it with other rows"
+        )
     if not allow_blend_change and with_blend == new:
         advice += (
             ";\ntrain.allow_blend_change = True goes on from the newest checkpoint with the new "

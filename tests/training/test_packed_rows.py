@@ -74,7 +74,7 @@ def lessons(packing: Packing) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     found = []
     for row, window in enumerate(plain.tokens):
         pieces = documents_in(window)
-        if packing.document_starts and packed.join[row] < SEQUENCE:
+        if packing.document_starts and packed.split_position[row] < SEQUENCE:
             pieces = pieces[1:] + pieces[:1]
         learnt = [np.arange(1, len(piece)) >= packing.loss_from_context for piece in pieces]
         if packing.attend_across_documents:
@@ -155,7 +155,7 @@ def test_the_made_up_rows_hold_what_is_to_be_tested():
     pieces = [len(documents_in(window)) for window in rows_of(Packing()).tokens]
     assert min(pieces) == 1
     assert max(pieces) > 2
-    join = rows_of(TURNED).join
+    join = rows_of(TURNED).split_position
     assert (join < SEQUENCE).sum() > 3
     assert (join == SEQUENCE).any()
 

@@ -39,7 +39,7 @@ def test_rows_begin_where_documents_do(packed):
     rows = run.reader.rows(np.arange(32, 64))
     assert rows.tokens.shape == (32, 18)
     assert (rows.tokens[:, 0] == EOS).all()
-    assert make_run("no-such-run", plan=PLAN).reader.rows(np.arange(32)).join is None
+    assert make_run("no-such-run", plan=PLAN).reader.rows(np.arange(32)).split_position is None
 
 
 def test_the_loss_is_that_of_the_packing(packed, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -52,6 +53,19 @@ def test_the_plan_alone_knows_the_law_of_ones_own(audited, tmp_path):
     # Another law is no other run, and a finished run is not begun again for it.
     other = dataclasses.replace(OWN, name="theirs")
     assert train(make_run(model_dir, steps=12, own_law=other))["resumed_from"] == 12
+
+
+@pytest.mark.parametrize("allow_blend_change", [False, True])
+def test_a_run_with_an_older_order_of_rows_is_refused(audited, tmp_path, allow_blend_change):
+    """plan.json as versions before ROW_ORDER wrote it; a change of the blend is no way around."""
+    folder = shutil.copytree(audited[0], tmp_path / "run")
+    plan = json.loads((folder / "plan.json").read_text())
+    del plan["identity"]["row_order"]
+    for version in plan["blend"]:
+        version["reached"] = version.pop("capped_at")
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match="(?s)row_order: None there.*another order of rows"):
+        train(make_run(folder, steps=15, allow_blend_change=allow_blend_change))
 
 
 def test_going_on_with_another_law(tmp_path):

@@ -1,4 +1,4 @@
-"""Phases of shares in tokens, as a user writes them, and what becomes of them in rows."""
+"""Phases of shares: the form that a user writes, in tokens, and the same in rows."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from t5x_style.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class SharePhase:
-    """A stretch of tokens over which shares stay, or go linearly from one blend to another.
+    """A number of tokens over which shares are constant, or change linearly.
 
     Attributes:
       tokens: how many; None: to the end of the run (the last phase only).
@@ -23,11 +23,11 @@ class SharePhase:
 
 
 def named_phases(asked: str | Sequence[Sequence]) -> list[tuple[str, str, int | None]]:
-    """What a user writes in MIXTURE_OR_TASK_NAME, as (start, end, tokens).
+    """The phases in MIXTURE_OR_TASK_NAME, as (start, end, tokens).
 
     Args:
-      asked: one name, or a list of (name, tokens), where the blend stays, and
-        (name, name, tokens), where it goes from the first to the second; the last with tokens None.
+      asked: one name, or a list of phases. (name, tokens) is a constant blend, (name, name, tokens)
+        a ramp from the first to the second. The last has tokens None.
 
     Raises:
       UsageError: anything else.
@@ -62,14 +62,14 @@ def in_rows(
     rows_of_tokens: Callable[[int], int],
     lengths: Sequence[tuple[int, int]],
 ) -> list[BlendPhase]:
-    """The phases with their lengths in rows; one that begins at no later row than it ends is none.
+    """The phases with their lengths in rows. A phase shorter than a row may vanish.
 
-    A ramp is linear in tokens. Where the sequence length changes inside of it, it is cut, so that
-    each piece is linear in rows, too.
+    A ramp is linear in tokens. Where the sequence length changes within a ramp, the ramp is split,
+    so that each part is linear in rows too.
 
     Args:
       phases: in tokens, from the start of the run.
-      rows_of_tokens: the first row at which so many tokens have been learnt.
+      rows_of_tokens: from a number of tokens to the fewest rows that hold them.
       lengths: (first row, S) of each sequence length, in order, from row 0.
     """
     result: list[BlendPhase] = []
@@ -81,9 +81,11 @@ def in_rows(
         tokens += phase.tokens
         until = max(row, rows_of_tokens(tokens))
         borders = [row, *(first for first, _ in lengths if row < first < until), until]
-        held = [_tokens_between(row, border, lengths) for border in borders]
+        tokens_at = [_tokens_between(row, border, lengths) for border in borders]
         for position in range(len(borders) - 1):
-            begin, end = (shares_at(phase, held[position + k] / max(1, held[-1])) for k in (0, 1))
+            begin, end = (
+                shares_at(phase, tokens_at[position + k] / max(1, tokens_at[-1])) for k in (0, 1)
+            )
             if borders[position + 1] > borders[position]:
                 rows = borders[position + 1] - borders[position]
                 result.append(BlendPhase(rows, begin, end))
@@ -92,6 +94,7 @@ def in_rows(
 
 
 def _tokens_between(first: int, end: int, lengths: Sequence[tuple[int, int]]) -> int:
+    """Tokens of the rows first .. end - 1."""
     ends = [row for row, _ in lengths[1:]] + [max(end, lengths[-1][0])]
     return sum(
         max(0, min(end, stop) - max(first, start)) * length
@@ -99,14 +102,14 @@ def _tokens_between(first: int, end: int, lengths: Sequence[tuple[int, int]]) ->
     )
 
 
-def shares_at(phase: SharePhase | BlendPhase, share: float) -> dict[str, float]:
-    """The shares at a place inside a phase, 0 its start and 1 its end."""
-    if share == 0:
+def shares_at(phase: SharePhase | BlendPhase, position: float) -> dict[str, float]:
+    """The shares at a position in a phase: 0 is its start, 1 its end."""
+    if position == 0:
         return dict(phase.start)
-    if share == 1:
+    if position == 1:
         return dict(phase.end)
     names = dict.fromkeys([*phase.start, *phase.end])
     return {
-        name: (1 - share) * phase.start.get(name, 0.0) + share * phase.end.get(name, 0.0)
+        name: (1 - position) * phase.start.get(name, 0.0) + position * phase.end.get(name, 0.0)
         for name in names
     }

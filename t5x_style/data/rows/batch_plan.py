@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_style.errors import UsageError
 
-# One number for the whole run, or (number, tokens) phases of which the last has tokens None.
+# One number for the whole run, or (number, tokens) phases; the last has tokens None.
 Phased = int | Sequence[tuple[int, int | None]]
 
 
@@ -29,13 +29,13 @@ class StepPhase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """Steps, rows and tokens of a run, each from the other by arithmetic.
+    """Converts between the steps, rows and tokens of a run, by arithmetic.
 
-    A row is one sequence. Row r is the same text whatever the batch size, so the batch size decides
-    how rows are grouped, never which come.
+    A row is one sequence. Row r is the same text for any batch size. The batch size decides how
+    rows are grouped, never which rows come.
 
     Attributes:
-      phases: what the steps take, in order.
+      phases: the shapes of the steps, in order.
     """
 
     phases: tuple[StepPhase, ...]
@@ -49,20 +49,20 @@ class BatchPlan:
         train_tokens: int | None = None,
         train_steps: int | None = None,
     ) -> "BatchPlan":
-        """Build a plan from what a user writes.
+        """Build a plan from the configuration.
 
-        A phase of either list is rounded up to whole steps, so that neither it nor the run is
-        shorter than asked, and the next phase of that list counts its tokens from there.
+        A phase of either list is rounded up to whole steps, so neither it nor the run is shorter
+        than asked. The next phase of that list counts its tokens from there.
 
         Args:
-          batch_size: sequences per step, or (sequences, tokens) phases in which the last lasts to
-            the end of the run and has tokens None.
+          batch_size: sequences per step, or (sequences, tokens) phases. The last phase lasts to the
+            end of the run and has tokens None.
           sequence_length: S, or (S, tokens) phases of the same kind.
           train_tokens, train_steps: the length of the run: exactly one of them.
 
         Raises:
-          UsageError: neither or both lengths; a phase that is not positive, or that the run ends
-            before.
+          UsageError: neither or both lengths; a phase that is not positive, or that begins after
+            the end of the run.
         """
         if (train_tokens is None) == (train_steps is None):
             raise UsageError(
@@ -81,6 +81,7 @@ class BatchPlan:
             elif train_tokens is not None:
                 remaining = train_tokens - tokens
             else:
+                assert train_steps is not None
                 remaining = (train_steps - steps) * size * length
             phase = StepPhase(size, length, -(-int(remaining) // (size * length)))
             if phase.steps < 1:
@@ -101,7 +102,7 @@ class BatchPlan:
                 length, length_left = lengths.pop(0)
 
     def within(self, rows: int) -> "BatchPlan":
-        """The plan as far as its whole steps take no more than `rows` rows; it may have none."""
+        """The first whole steps of the plan that take at most `rows` rows; maybe none."""
         phases, left = [], rows
         for phase in self.phases:
             steps = min(phase.steps, left // phase.sequences)
@@ -135,7 +136,7 @@ class BatchPlan:
 
     @functools.cached_property
     def lengths(self) -> tuple[tuple[int, int], ...]:
-        """(first row, S) of each stretch of rows of one length, in order."""
+        """(first row, S) of each sequence length, in order."""
         borders = self.borders
         found: list[tuple[int, int]] = []
         for phase, first in zip(self.phases, borders.first_rows.tolist(), strict=True):
@@ -147,7 +148,7 @@ class BatchPlan:
     def borders(self) -> "Borders":
         """Where the phases begin."""
         sizes, lengths, counts = (
-            np.array(each, np.int64) for each in zip(*self.phases, strict=True)
+            np.array(column, np.int64) for column in zip(*self.phases, strict=True)
         )
         return Borders(
             _before(counts),
@@ -158,12 +159,12 @@ class BatchPlan:
         )
 
     def shape(self, step: int) -> tuple[int, int]:
-        """(sequences, S) of what step `step` takes."""
+        """(sequences, S) of step `step`."""
         phase = self.phases[self._phase_of_step(step)]
         return phase.sequences, phase.sequence_length
 
     def shapes_from(self, step: int) -> list[tuple[int, int]]:
-        """Every (sequences, S) of the steps from `step` on, once."""
+        """Each (sequences, S) of the steps from `step` on, once."""
         ends = np.cumsum([phase.steps for phase in self.phases])
         return sorted(
             {
@@ -187,9 +188,9 @@ class BatchPlan:
         return int(borders.first_tokens[phase] + within * per_step)
 
     def rows_of_tokens(self, tokens: int) -> int:
-        """The fewest rows from the start of the run that hold `tokens` tokens or more.
+        """The fewest rows from the start of the run that hold at least `tokens` tokens.
 
-        Past the end of the run, rows go on with its last length.
+        After the end of the run, rows continue with the last length.
         """
         borders = self.borders
         phase = np.searchsorted(borders.first_tokens, tokens, side="right") - 1
@@ -197,7 +198,7 @@ class BatchPlan:
         return int(borders.first_rows[phase] - (-within // borders.lengths[phase]))
 
     def tokens_of_rows(self, rows: int) -> int:
-        """Tokens that the first `rows` rows hold; past the end of the run as `rows_of_tokens`."""
+        """Tokens of the first `rows` rows; after the end of the run as in `rows_of_tokens`."""
         borders = self.borders
         phase = np.searchsorted(borders.first_rows, rows, side="right") - 1
         within = rows - borders.first_rows[phase]
@@ -208,7 +209,7 @@ class BatchPlan:
 
 
 class Borders(NamedTuple):
-    """By phase, int64: its first step, row and token; its sequences and their length."""
+    """First step, row and token, sequences and sequence length; int64 [phases] each."""
 
     first_steps: np.ndarray
     first_rows: np.ndarray
@@ -218,12 +219,12 @@ class Borders(NamedTuple):
 
 
 def _before(counts: np.ndarray) -> np.ndarray:
-    """What the phases before each have taken together."""
+    """The sum of the counts before each phase."""
     return np.concatenate([[0], np.cumsum(counts)[:-1]])
 
 
 def _phases(macro: str, what: str, asked: Phased) -> list[tuple[int, float]]:
-    """(value, tokens) of each phase as a user wrote them; the last has infinite tokens."""
+    """(value, tokens) of each configured phase; the last has infinite tokens."""
     phases = [(asked, None)] if isinstance(asked, int) else list(asked)
     pairs = all(isinstance(phase, Sequence) and len(phase) == 2 for phase in phases)
     endless = [phase for phase in phases if pairs and phase[1] is None]

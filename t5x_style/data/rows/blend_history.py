@@ -1,4 +1,4 @@
-"""The blends that a run has had: rows that are past stay those of the blend they were read by."""
+"""The blends that a run has had. A change keeps the rows before it."""
 
 import dataclasses
 import json
@@ -12,33 +12,34 @@ from t5x_style.quantities import count
 
 
 @dataclasses.dataclass(frozen=True)
-class Chapter:
-    """A blend that holds from a row on: from the first, or from a resume at which it was changed.
+class BlendVersion:
+    """A blend that holds from a row on: the first row, or that of a resume which changed it.
 
     Attributes:
       row, step: where it begins.
-      asked: what it was made from, in JSON's own types; the same is no change.
+      asked: the configuration that it was made from, in JSON types; an equal one is no change.
       phases: in rows, counted from `row`; the last without an end.
-      reached: (row of the run, source) of each source that is at its cap from there on, and whose
-        share the others take.
+      capped_at: (row of the run, source) of each source that reaches its cap there. The others
+        take its share.
     """
 
     row: int
     step: int
     asked: Any
     phases: tuple[BlendPhase, ...]
-    reached: tuple[tuple[int, str], ...] = ()
+    capped_at: tuple[tuple[int, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plan.json holds it."""
+        """The form in plan.json."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=dict))
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Chapter":
+    def from_json(cls, fields: Mapping[str, Any]) -> "BlendVersion":
         """The inverse of `to_json`."""
         phases = tuple(BlendPhase(**phase) for phase in fields["phases"])
-        reached = tuple((row, name) for row, name in fields["reached"])
-        return cls(**{**fields, "phases": phases, "reached": reached})
+        # Plans of an older row order have another key; their identity is refused later.
+        capped_at = tuple((row, name) for row, name in fields.get("capped_at", []))
+        return cls(fields["row"], fields["step"], fields["asked"], phases, capped_at)
 
     def shares(self, row: int) -> dict[str, float]:
         """{source: share} at a row of the run."""
@@ -46,102 +47,102 @@ class Chapter:
 
 
 def asked_blend(stores: Stores, caps: Mapping[str, float] | None) -> dict[str, Any]:
-    """What the order of sources follows from, in JSON's own types.
+    """The configuration that the order of sources follows from, in JSON types.
 
     Args:
-      caps: {source: epochs} after which others take its share; None if they do not.
+      caps: {source: epochs} after which the others take its share; None: without this rule.
     """
     phases = [dataclasses.asdict(phase) for phase in stores.phases]
     return json.loads(json.dumps({"phases": phases, "max_epochs": caps}, default=dict))
 
 
-def chapters_of(
+def blend_versions(
     stores: Stores,
     plan: BatchPlan,
     caps: Mapping[str, float] | None,
     *,
-    written: Sequence[Chapter],
+    written: Sequence[BlendVersion],
     resume: tuple[int, int] | None,
     change: bool,
-) -> list[Chapter]:
-    """The blends of a run, the one asked for last.
+) -> list[BlendVersion]:
+    """The blends of a run, the configured one last.
 
-    Its phases count from the start of the run wherever it begins, so what is written for a run that
-    has changed its mind is what would be written for one that always meant it.
+    Phases count from the start of the run, wherever this start of it begins. So a run with a
+    changed blend is configured exactly as one that had the whole schedule from the start.
 
     Args:
       stores, caps: as in `asked_blend`.
       plan: turns tokens into rows.
-      written: the chapters of the run's last start.
-      resume: (row, step) of the checkpoint to go on from; None: the run begins.
-      change: whether another blend than the last one begins at `resume`.
+      written: the versions of the run's last start.
+      resume: (row, step) of the checkpoint to resume from; None: the run begins.
+      change: whether a different blend may begin at `resume`.
 
     Raises:
-      UsageError: an earlier blend has a source that this one has not, or all sources reach their
-        caps before the end of the run.
+      UsageError: an earlier blend has a source that this one lacks, or all sources reach their caps
+        before the end of the run.
     """
     asked = asked_blend(stores, caps)
-    past: list[Chapter] = []
+    past: list[BlendVersion] = []
     row = step = 0
     if resume is not None and written:
-        past, (row, step) = chapters_before(written, asked, resume, change=change)
-    for name in {name for each in past for phase in each.phases for name in phase.start}:
+        past, (row, step) = versions_before(written, asked, resume, change=change)
+    for name in {name for version in past for phase in version.phases for name in phase.start}:
         if name not in stores.train:
             raise UsageError(
-                f"the run has read of the source {name!r}, and the blend asked for has none of it: "
-                "give the phases from the start of the run, as in MIXTURE_OR_TASK_NAME = "
+                f"the run has read the source {name!r}, and the configured blend lacks it: give "
+                "the phases from the start of the run, as in MIXTURE_OR_TASK_NAME = "
                 "[(OLD, TOKENS), (NEW, None)]"
             )
     phases = phases_from(in_rows(stores.phases, plan.rows_of_tokens, plan.lengths), row)
-    reached: tuple[tuple[int, str], ...] = ()
+    capped_at: tuple[tuple[int, str], ...] = ()
     if caps is not None:
-        phases, reached = _within(caps, phases, row, past, stores, plan)
-    return [*past, Chapter(row, step, asked, tuple(phases), reached)]
+        phases, capped_at = _capped_from(row, phases, caps, past, stores, plan)
+    return [*past, BlendVersion(row, step, asked, tuple(phases), capped_at)]
 
 
-def chapters_before(
-    written: Sequence[Chapter], asked: Any, resume: tuple[int, int], *, change: bool
-) -> tuple[list[Chapter], tuple[int, int]]:
-    """What stays of the chapters of a run, and (row, step) where the blend asked for begins.
+def versions_before(
+    written: Sequence[BlendVersion], asked: Any, resume: tuple[int, int], *, change: bool
+) -> tuple[list[BlendVersion], tuple[int, int]]:
+    """The versions that a run keeps, and (row, step) where the configured blend begins.
 
-    Arguments as in `chapters_of`, `written` with one at least. A blend that is another, and may not
-    be, is taken to begin where the last one did: the run's identity refuses it.
+    Arguments as in `blend_versions`, with at least one in `written`. A different blend without
+    `change` gets the place of the last one; the run's identity refuses it.
     """
     last = written[-1]
     if asked == last.asked or not change:
         return list(written[:-1]), (last.row, last.step)
-    # A chapter whose rows no checkpoint has seen has never been.
-    past = [chapter for chapter in written if chapter.row < resume[0]]
+    # No checkpoint contains rows of a version that begins at or after the resume: it is dropped.
+    past = [version for version in written if version.row < resume[0]]
     if past and asked == past[-1].asked:
         return past[:-1], (past[-1].row, past[-1].step)
     return past, resume
 
 
 def phases_from(phases: Sequence[BlendPhase], row: int) -> list[BlendPhase]:
-    """What is left of phases from a row on; a ramp that has begun goes on from where it stands."""
-    left = []
+    """The phases from a row on; a ramp that has begun continues from its shares at the row."""
+    remaining = []
     for phase in phases:
         if phase.rows is None or row <= 0:
-            left.append(phase)
+            remaining.append(phase)
         elif row < phase.rows:
             here = shares_at(phase, row / phase.rows)
-            left.append(BlendPhase(phase.rows - row, here, phase.end))
+            remaining.append(BlendPhase(phase.rows - row, here, phase.end))
         row -= phase.rows or 0
-    return left
+    return remaining
 
 
 def reader_of(
-    chapters: Sequence[Chapter],
+    versions: Sequence[BlendVersion],
     stores: Stores,
     plan: BatchPlan,
     seed: int,
     *,
     document_starts: bool = False,
 ) -> BatchReader:
-    """Rows of the chapters' blends."""
-    first, *changes = chapters
+    """A reader of the rows of these blends."""
+    first, *changes = versions
     return BatchReader(
-        Blend(first.phases, [(chapter.row, chapter.phases) for chapter in changes]),
+        Blend(first.phases, [(version.row, version.phases) for version in changes]),
         stores.train,
         sequence_lengths=plan.lengths,
         seed=seed,
@@ -149,22 +150,22 @@ def reader_of(
     )
 
 
-def _within(
-    caps: Mapping[str, float],
-    phases: Sequence[BlendPhase],
+def _capped_from(
     row: int,
-    past: Sequence[Chapter],
+    phases: Sequence[BlendPhase],
+    caps: Mapping[str, float],
+    past: Sequence[BlendVersion],
     stores: Stores,
     plan: BatchPlan,
 ) -> tuple[list[BlendPhase], tuple[tuple[int, str], ...]]:
-    """The phases from `row` on in which others take the share of a source that is at its cap."""
+    """The phases from `row` on, in which others take the share of a source at its cap."""
     left = {
         name: cap * min((size - 1) // length * length for _, length in plan.lengths)
         for name, cap in caps.items()
         for size in [stores.train[name].num_tokens]
     }
     if past:
-        # The seed says which windows come, not how many.
+        # The seed changes which windows are read, not how many.
         reader = reader_of(past, stores, plan, seed=0)
         for name, tokens in zip(reader.names, reader.tokens_by_source(row).tolist(), strict=True):
             left[name] -= tokens
@@ -174,16 +175,16 @@ def _within(
         for (first, length), end in zip(plan.lengths, [*ends, None], strict=True)
         if end is None or end > row
     ]
-    within, reached = capped(phases, left, lengths)
-    if not within or within[-1].rows is not None:
-        end = row + sum(phase.rows or 0 for phase in within)
+    result, capped_at = capped(phases, left, lengths)
+    if not result or result[-1].rows is not None:
+        end = row + sum(phase.rows or 0 for phase in result)
         if end < plan.rows:
             raise UsageError(
                 f"AT_CAP = 'renormalise': every source of the blend is at its cap of epochs after "
                 f"{count(plan.tokens_of_rows(end))} of {count(plan.tokens)} tokens: shorten the "
                 "run, or raise max_epochs"
             )
-        # Behind the end of the run, where nothing is read.
-        last = within[-1].end if within else phases[-1].end
-        within.append(BlendPhase(None, last, last))
-    return within, tuple((row + at, name) for at, name in reached)
+        # After the end of the run, where nothing is read.
+        last = result[-1].end if result else phases[-1].end
+        result.append(BlendPhase(None, last, last))
+    return result, tuple((row + at, name) for at, name in capped_at)

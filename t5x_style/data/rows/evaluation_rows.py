@@ -15,8 +15,8 @@ class EvaluationSet:
     Attributes:
       tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1].
       weights: float32 [n, S]; 1 where a token is predicted, 0 on padding.
-      bytes: UTF-8 bytes that the predicted tokens stand for. Bits per byte are the summed loss in
-        nats / (bytes * ln 2); EOS tokens add to the loss and stand for no byte.
+      bytes: UTF-8 bytes of the predicted tokens. Bits per byte are the summed loss in nats /
+        (bytes * ln 2); EOS tokens add to the loss and have no bytes.
     """
 
     tokens: np.ndarray
@@ -30,16 +30,16 @@ def evaluation_set(
     sequence_length: int,
     max_tokens: int | None = None,
 ) -> EvaluationSet:
-    """Cuts the store into windows that do not overlap in what they predict.
+    """Cuts the store into windows whose predictions do not overlap.
 
-    An EOS in front lets the first token be predicted too. A token's context is what precedes it in
-    its own window.
+    An EOS is put first, so that the first token is predicted too. A token's context is the part of
+    its own window before it.
 
     Args:
       store: of a validation split.
       tokenizer: of the store.
       sequence_length: S.
-      max_tokens: predict the first so many tokens only.
+      max_tokens: predict only this many tokens, the first ones; None: all.
     """
     predicted = store.tokens[:max_tokens].astype(np.int32)
     rows = -(-len(predicted) // sequence_length)

@@ -1,4 +1,4 @@
-"""How documents share a row: where a row begins, what attends to what, what is learnt from."""
+"""How documents share a row: where it begins, its attention, and which predictions are learnt."""
 
 import dataclasses
 
@@ -14,17 +14,16 @@ WINDOWS = (CONCATENATED, DOCUMENT_STARTS)
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """What becomes of documents in training rows. No row is padded and no token left out by it.
+    """How documents fill training rows. No row is padded, and no token is dropped.
 
     Attributes:
-      windows: 'concatenated': a row is a window of the store as it lies there (GPT-3,
-        BloombergGPT), 'document_starts': the same window, turned so that it begins at the first
-        document that starts in it; what came before that stands at the row's end. Every
-        prediction of the window is made in both.
-      attend_across_documents: whether a token sees the earlier documents of its row; without, it
-        sees its own alone (Llama 3, section 3.2), in training and evaluation.
-      loss_from_context: tokens of its own document in the row that a prediction must see, the EOS
-        before the document among them, to be learnt from; up to 1 all are.
+      windows: 'concatenated': a row is a window of the store as stored (GPT-3, BloombergGPT).
+        'document_starts': the same window, rotated to begin where the first document in it begins;
+        the tokens before that move to the row's end. Both make the same predictions.
+      attend_across_documents: whether a token sees the earlier documents of its row. If not, it
+        sees only its own (Llama 3, section 3.2), in training and evaluation.
+      loss_from_context: a prediction is learnt from if it sees this many tokens of its own document
+        in the row, the EOS before the document included. With 0 or 1, all are learnt from.
     """
 
     windows: str = CONCATENATED
@@ -50,5 +49,5 @@ class Packing:
 
     @property
     def document_starts(self) -> bool:
-        """Whether windows are turned to begin at a document's start."""
+        """Whether windows are rotated to begin at a document's start."""
         return self.windows == DOCUMENT_STARTS

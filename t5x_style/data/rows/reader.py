@@ -1,4 +1,4 @@
-"""Rows of tokens by index: what row n holds follows from the stores, the blend and the seed."""
+"""Rows of tokens by index: row n follows from the stores, the blend, the seed and n alone."""
 
 import bisect
 import collections
@@ -8,17 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t5x_style.accounting.planner.sources import FREE_EPOCHS
 from t5x_style.data.blend.blend import Blend
-from t5x_style.data.rows.windows import Stretch, laid_out
+from t5x_style.data.rows.windows import WindowRun, lay_out_windows
 from t5x_style.data.stores.token_store import TokenStore
 from t5x_style.errors import UsageError
 
-# Data-constrained scaling (Muennighoff et al. 2023): up to 4 epochs are nearly as good as fresh
-# tokens, beyond 40 they are worth nothing.
-FREE_EPOCHS = 4
-WORTHLESS_EPOCHS = 40
-# Rows whose place is worked out at once: some 2 ms of index arithmetic for 4,096 rows, so that a
-# batch of a few rows costs a look-up and a copy.
+# Rows whose places are computed together: some 2 ms of index arithmetic for 4,096 rows. A batch of
+# a few rows then costs a look-up and a copy.
 BLOCK_ROWS = 4096
 ROUNDS = 6
 
@@ -27,26 +24,26 @@ class Rows(NamedTuple):
     """Rows of tokens.
 
     Attributes:
-      tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1]. Of windows that
-        respect document starts int32 [n, S + 2], see `join`.
+      tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1]. Windows that
+        respect document starts are int32 [n, S + 2], see `split_position`.
       source: int32 [n] into the reader's names.
-      join: None, or int32 [n]: a window is cut in two at its first EOS and the second part, which
-        begins with that EOS, comes first. With z its S + 2 ids and J its join, the inputs at
-        positions p < J are z[p] and those behind are z[p + 1]; what they predict comes one later.
-        Of a window that is not cut, J = S, and the last id means nothing.
+      split_position: None, or int32 [n]. A window is split at its first EOS, and the second part,
+        which begins with that EOS, comes first. Let z be the S + 2 ids and J the position. The
+        inputs at positions p < J are z[p], and those from J on are z[p + 1]; each predicts the id
+        after it. A window without a split has J = S, and its last id has no meaning.
     """
 
     tokens: np.ndarray
     source: np.ndarray
-    join: np.ndarray | None
+    split_position: np.ndarray | None
 
 
 class BatchReader:
     """Reads training rows; holds no position, so there is nothing to save or to restore.
 
-    A source of T tokens has W = (T - 1) // S windows of S + 1 tokens at stride S: each token is
-    predicted once an epoch but for fewer than S, which another offset in the next epoch brings in.
-    Each epoch goes through the windows in a permutation of its own.
+    A source of T tokens has W = (T - 1) // S windows of S + 1 tokens at stride S. Each epoch
+    predicts each token once, except fewer than S tokens; the next epoch has another offset and
+    includes them. Each epoch reads the windows in a permutation of its own.
 
     Attributes:
       names: the sources, in the order in which `rows` numbers them.
@@ -67,11 +64,11 @@ class BatchReader:
         Args:
           blend: of the sources.
           stores: {source: its train store}.
-          sequence_lengths: (first row, S), in order, from row 0: from that row on a row predicts S
-            tokens.
+          sequence_lengths: (first row, S), in order, from row 0. From that row on, each row
+            predicts S tokens.
           seed: of the permutations of windows.
-          document_starts: whether each window begins where a document does, if one begins in it;
-            see `Rows.join`.
+          document_starts: whether a window is rotated to begin where its first document begins;
+            see `Rows.split_position`.
 
         Raises:
           UsageError: a source with fewer than S + 1 tokens.
@@ -85,8 +82,8 @@ class BatchReader:
         self._ends = [stores[name].document_ends.view(np.ndarray) for name in self.names]
         self._sizes = np.array([len(tokens) for tokens in self._tokens], np.int64)
         self._keys = np.array([_key(seed, name) for name in self.names], np.uint64)
-        self._stretches = laid_out(blend, self._sizes, self.sequence_lengths, self._offset)
-        self._first_rows = [stretch.first for stretch in self._stretches]
+        self._runs = lay_out_windows(blend, self._sizes, self.sequence_lengths, self._offset)
+        self._first_rows = [run.first for run in self._runs]
         self._resolved: collections.OrderedDict[tuple[int, int], _Places] = (
             collections.OrderedDict()
         )
@@ -103,8 +100,8 @@ class BatchReader:
         indices = np.asarray(indices, np.int64)
         number = self._length_of(indices)
         length = self.sequence_lengths[number][1]
-        source, start, turn = self._places(number, indices)
-        if turn is None:
+        source, start, rotation = self._places(number, indices)
+        if rotation is None:
             width = length + 1
             batch = np.empty((len(indices), width), np.int32)
             tokens = self._tokens
@@ -112,36 +109,36 @@ class BatchReader:
                 batch[row] = tokens[i][first : first + width]
             return Rows(batch, source, None)
         batch = np.zeros((len(indices), length + 2), np.int32)
-        places = zip(source.tolist(), start.tolist(), turn.tolist(), strict=True)
+        places = zip(source.tolist(), start.tolist(), rotation.tolist(), strict=True)
         for row, (i, first, at) in enumerate(places):
             ids, end = self._tokens[i], first + length + 1
             batch[row, : end - at] = ids[at:end]
             if at > first:
                 batch[row, end - at :] = ids[first : at + 1]
-        join = np.where(turn > start, start + length - turn, length).astype(np.int32)
-        return Rows(batch, source, join)
+        split = np.where(rotation > start, start + length - rotation, length).astype(np.int32)
+        return Rows(batch, source, split)
 
     def tokens_by_source(self, rows: int) -> np.ndarray:
         """int64 [sources]: tokens that the first `rows` rows predict."""
-        return np.sum([given * each.length for each, given in self._given(rows)], axis=0)
+        return np.sum([given * run.length for run, given in self._given(rows)], axis=0)
 
     def epochs(self, rows: int) -> np.ndarray:
-        """float64 [sources]: how often the first `rows` rows go through each source."""
-        return np.sum([given / each.windows for each, given in self._given(rows)], axis=0)
+        """float64 [sources]: how often the first `rows` rows read each source."""
+        return np.sum([given / run.windows for run, given in self._given(rows)], axis=0)
 
     def tokens_of_epoch(self) -> np.ndarray:
-        """int64 [sources]: tokens that one time through each source predicts at the least."""
-        return np.min([each.windows * each.length for each in self._stretches], axis=0)
+        """int64 [sources]: the fewest tokens that one epoch of each source predicts."""
+        return np.min([run.windows * run.length for run in self._runs], axis=0)
 
     def check_horizon(self, total_rows: int, caps: Mapping[str, float] | None) -> list[str]:
-        """What is to be said of a run of `total_rows` rows: a warning for each repeated source.
+        """A warning for each source that the run repeats past the free epochs.
 
         Args:
           total_rows: of the run.
-          caps: {source: epochs} that are refused when they are exceeded; None: none are.
+          caps: {source: most epochs}; None: without a limit.
 
         Raises:
-          UsageError: a source would be gone through more often than its cap.
+          UsageError: a source would be read more often than its cap.
         """
         warnings = []
         needed = self.tokens_by_source(total_rows)
@@ -152,30 +149,29 @@ class BatchReader:
                 raise UsageError(
                     f"source {name!r} would be read {epochs:.1f} times (it has {held:,} tokens, "
                     f"its share of the run is {tokens:,}); the cap is {caps[name]:g} epochs: "
-                    f"shorten the run, lower its share, raise max_epochs, or choose by AT_CAP what "
-                    f"happens then"
+                    f"shorten the run, lower its share, raise max_epochs, or set AT_CAP"
                 )
             if epochs > FREE_EPOCHS:
                 warnings.append(
-                    f"source {name!r} will be read {epochs:.1f} times; past {FREE_EPOCHS} epochs "
-                    f"repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)"
+                    f"source {name!r} will be read {epochs:.1f} times; past {FREE_EPOCHS:g} epochs "
+                    f"repeated tokens teach less than fresh ones (Muennighoff et al. 2023)"
                 )
         return warnings
 
-    def _given(self, rows: int) -> Iterator[tuple[Stretch, np.ndarray]]:
-        """Of each stretch, the rows that each source gives among the first `rows`."""
-        for stretch in self._stretches:
-            if stretch.end <= rows:
-                yield stretch, stretch.taken
-            elif stretch.first < rows or stretch.first == 0:
-                yield stretch, self.blend.counts(int(rows)) - stretch.given
+    def _given(self, rows: int) -> Iterator[tuple[WindowRun, np.ndarray]]:
+        """Each window run with the rows of each source in it, among the first `rows` rows."""
+        for run in self._runs:
+            if run.end <= rows:
+                yield run, run.taken
+            elif run.first < rows or run.first == 0:
+                yield run, self.blend.counts(int(rows)) - run.given
 
     def _length_of(self, indices: np.ndarray) -> int:
-        """Number of the sequence length of rows."""
+        """The number of the one sequence length that the rows have."""
         if len(self.sequence_lengths) == 1 or not len(indices):
             return 0
         first, last = (
-            bisect.bisect_right(self.sequence_lengths, row, key=lambda each: each[0]) - 1
+            bisect.bisect_right(self.sequence_lengths, row, key=lambda phase: phase[0]) - 1
             for row in (indices.min(), indices.max())
         )
         if first != last:
@@ -185,112 +181,130 @@ class BatchReader:
         return first
 
     def _places(self, number: int, indices: np.ndarray) -> "_Places":
-        """Source, first token and turn of each row, of one sequence length."""
+        """The place of each row; all rows have one sequence length."""
         block = indices // BLOCK_ROWS
         numbers = np.unique(block) if len(block) else np.zeros(1, np.int64)
         if len(numbers) == 1:
-            first, resolved = self._block(number, int(numbers[0]))
-            return resolved.at(indices - first)
-        parts = [self._block(number, int(each)) for each in numbers]
+            first, places = self._block(number, int(numbers[0]))
+            return places.at(indices - first)
+        parts = [self._block(number, int(block_number)) for block_number in numbers]
         which = np.searchsorted(numbers, block)
-        starts = np.cumsum([0] + [len(resolved.source) for _, resolved in parts[:-1]])
+        starts = np.cumsum([0] + [len(places.source) for _, places in parts[:-1]])
         firsts = np.array([first for first, _ in parts])
-        together = _Places(
-            *(
-                None if columns[0] is None else np.concatenate(columns)
-                for columns in zip(*(resolved for _, resolved in parts), strict=True)
-            )
-        )
+        together = _Places.concatenated([places for _, places in parts])
         return together.at(indices - firsts[which] + starts[which])
 
     def _block(self, number: int, block: int) -> tuple[int, "_Places"]:
-        """The first row of a block, as far as it has the sequence length, and its rows' places."""
+        """The first row of a block and the places of its rows, those of the sequence length."""
         first, end = block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS
         first = max(first, self.sequence_lengths[number][0])
         found = self._resolved.get((number, block))
         if found is None:
             for begins, _ in self.sequence_lengths[number + 1 : number + 2]:
                 end = min(end, begins)
-            found = self._resolve(np.arange(first, end, dtype=np.int64))
+            found = self._resolve(first, end)
             self._resolved[number, block] = found
             if len(self._resolved) > 4:
                 self._resolved.popitem(last=False)
         return first, found
 
-    def _resolve(self, rows: np.ndarray) -> "_Places":
-        """Where rows of one sequence length lie, from nothing but arithmetic."""
-        source, row = self.blend.locate(rows)
-        start = np.empty(len(rows), np.int64)
-        stretch_of = np.searchsorted(self._first_rows, rows, side="right") - 1
-        for number in np.unique(stretch_of).tolist():
-            inside = stretch_of == number
-            given = self._stretches[number].given[source[inside]]
+    def _resolve(self, first: int, end: int) -> "_Places":
+        """The places of rows first .. end - 1, of one sequence length, by arithmetic alone."""
+        source, row = self.blend.locate(first, end)
+        start = np.empty(end - first, np.int64)
+        run_of = np.searchsorted(self._first_rows, np.arange(first, end), side="right") - 1
+        for number in np.unique(run_of).tolist():
+            inside = run_of == number
+            given = self._runs[number].given[source[inside]]
             start[inside] = self._starts(number, source[inside], row[inside] - given)
-        length = self._stretches[stretch_of[0]].length
-        turn = self._turns(source, start, length) if self._document_starts else None
-        return _Places(source, start, turn)
+        length = self._runs[run_of[0]].length
+        rotation = self._rotations(source, start, length) if self._document_starts else None
+        return _Places(source, start, rotation)
 
     def _starts(self, number: int, source: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """int64 [n]: the first token of rows of a stretch, counted by source from its first row."""
-        stretch = self._stretches[number]
-        row = row - stretch.rest[source]
+        """int64 [n]: the first token of each row of a window run.
+
+        Args:
+          number: of the window run.
+          source: int32 [n].
+          row: int64 [n], rows of the source, counted from the first one in the window run.
+        """
+        run = self._runs[number]
+        row = row - run.rest[source]
         in_rest = row < 0
         if in_rest.any():
             start = np.empty(len(row), np.int64)
             of_rest, of_others = source[in_rest], source[~in_rest]
-            before = row[in_rest] + stretch.rest[of_rest] + stretch.since[of_rest]
+            before = row[in_rest] + run.rest[of_rest] + run.since[of_rest]
             start[in_rest] = self._starts(number - 1, of_rest, before)
-            others = row[~in_rest] + stretch.rest[of_others]
+            others = row[~in_rest] + run.rest[of_others]
             start[~in_rest] = self._starts(number, of_others, others)
             return start
-        in_head = row < stretch.head[source]
-        epoch, position = np.divmod(row - stretch.head[source], stretch.windows[source])
-        in_tail = (epoch == stretch.whole[source]) & ~in_head
-        size = np.where(in_tail, stretch.tail[source], stretch.windows[source])
-        size = np.where(in_head, stretch.head[source], size)
+        in_head = row < run.head[source]
+        epoch, position = np.divmod(row - run.head[source], run.windows[source])
+        in_tail = (epoch == run.whole[source]) & ~in_head
+        size = np.where(in_tail, run.tail[source], run.windows[source])
+        size = np.where(in_head, run.head[source], size)
         position = np.where(in_head, row, position)
-        epoch = stretch.epoch[source] + np.where(in_head, -1, epoch)
+        epoch = run.epoch[source] + np.where(in_head, -1, epoch)
         keys = _mixed(self._keys[source] + epoch.astype(np.uint64))
         of_piece = np.where(in_head | in_tail, _mixed(keys + np.uint64(number + 1)), keys)
-        offset = self._offset(epoch, source, stretch.leftover[source])
-        start = np.where(in_head, stretch.head_start[source], offset)
-        return start + permuted(position, size, of_piece) * stretch.length
+        offset = self._offset(epoch, source, run.leftover[source])
+        start = np.where(in_head, run.head_start[source], offset)
+        return start + permuted(position, size, of_piece) * run.length
 
     def _offset(self, epoch: np.ndarray, source: np.ndarray, leftover: np.ndarray) -> np.ndarray:
         """int64 [n]: the first token of an epoch's windows."""
         keys = _mixed(_mixed(self._keys[source] + epoch.astype(np.uint64)))
         return (keys % (leftover + 1).astype(np.uint64)).astype(np.int64)
 
-    def _turns(self, source: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-        """int64 [n]: the token at which each window is to begin, its first EOS or its start."""
-        turn = start.copy()
+    def _rotations(self, source: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
+        """int64 [n]: the token at which each window begins: its first EOS, or its start."""
+        rotation = start.copy()
         for i in np.unique(source):
             of_source = np.flatnonzero(source == i)
             first, ends = start[of_source], self._ends[i]
-            # The first EOS behind the window's first token, unless a document begins right there.
+            # The first EOS after the window's first token, unless a document begins right there.
             begins = (first == 0) | (ends[np.searchsorted(ends, first)] == first)
             begins |= ends[np.searchsorted(ends, first + 1)] == first + 1
             eos = ends[np.searchsorted(ends, first + 1, side="right")] - 1
-            turn[of_source] = np.where(begins | (eos >= first + length), first, eos)
-        return turn
+            rotation[of_source] = np.where(begins | (eos >= first + length), first, eos)
+        return rotation
 
 
 class _Places(NamedTuple):
-    """Where rows lie: source int32 [n], first token int64 [n], turn int64 [n] or None."""
+    """Where each row is in its store.
+
+    Attributes:
+      source: int32 [n].
+      start: int64 [n], the first token of the window.
+      rotation: int64 [n], the token at which the rotated window begins; None: none is rotated.
+    """
 
     source: np.ndarray
     start: np.ndarray
-    turn: np.ndarray | None
+    rotation: np.ndarray | None
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["_Places"]) -> "_Places":
+        rotations = [part.rotation for part in parts if part.rotation is not None]
+        return cls(
+            np.concatenate([part.source for part in parts]),
+            np.concatenate([part.start for part in parts]),
+            np.concatenate(rotations) if rotations else None,
+        )
 
     def at(self, index: np.ndarray) -> "_Places":
-        return _Places(*(None if each is None else each[index] for each in self))
+        rotation = None if self.rotation is None else self.rotation[index]
+        return _Places(self.source[index], self.start[index], rotation)
 
 
 def permuted(position: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of 0 .. size - 1 sends each position, in the time of one.
+    """Applies a keyed permutation of 0 .. size - 1 to each position, without building it.
 
-    A Feistel network over the smallest whole number of bits that holds `size`, walked along its
-    cycle until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network over the smallest whole number of bits that holds `size`. It is applied again
+    until the result is below `size` (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains").
 
     Args:
       position: int64 [n], 0 <= position < size.

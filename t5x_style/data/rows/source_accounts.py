@@ -1,26 +1,26 @@
-"""What a run has of each source, and how much of it: in the table before step 0, and after it."""
+"""How much of each source a run reads, for the tables before step 0 and after the run."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_style.accounting.laws.data_constrained import effective_tokens
+from t5x_style.accounting.laws import data_constrained
 from t5x_style.accounting.planner.sources import WORTHLESS_EPOCHS
 from t5x_style.data import BatchReader, TokenStore
 from t5x_style.errors import UsageError, did_you_mean
 
-# What happens when a source has been read as often as it may be: the run is refused; it is planned
-# to end there; the others take its share; or it is read on, with a warning.
+# A source at its cap: the run is refused; it is planned to end there; the other sources take the
+# share; or reading continues, with a warning.
 AT_CAP = ("refuse", "stop", "renormalise", "repeat")
 
 
 def checked_caps(max_epochs: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """{source: epochs that it is read at most}, from one number or {source: number}.
+    """{source: most epochs}, from one number or {source: number}.
 
-    Sources that a mapping leaves out are read at most as often as teaches anything, 40 times.
+    Sources that a mapping leaves out have a cap of 40 epochs: later ones teach nothing.
 
     Raises:
-      UsageError: a cap that is not above 0, or of a source that is not there.
+      UsageError: a cap that is not above 0, or a cap of an unknown source.
     """
     if not isinstance(max_epochs, Mapping):
         max_epochs = dict.fromkeys(names, max_epochs)
@@ -46,10 +46,10 @@ def rows_within(reader: BatchReader, caps: Mapping[str, float], rows: int) -> in
     return fits
 
 
-def worth(reader: BatchReader, stores: Mapping[str, TokenStore], rows: int) -> float:
-    """Fresh tokens that teach as much as the first `rows` rows, each source repeating by itself."""
+def effective_tokens(reader: BatchReader, stores: Mapping[str, TokenStore], rows: int) -> float:
+    """Fresh tokens that teach as much as the first `rows` rows, summed over the sources."""
     return math.fsum(
-        effective_tokens(int(tokens), stores[name].num_tokens)
+        data_constrained.effective_tokens(int(tokens), stores[name].num_tokens)
         for name, tokens in zip(reader.names, reader.tokens_by_source(rows), strict=True)
     )
 
@@ -57,11 +57,11 @@ def worth(reader: BatchReader, stores: Mapping[str, TokenStore], rows: int) -> f
 def accounts(
     reader: BatchReader, stores: Mapping[str, TokenStore], rows: int
 ) -> dict[str, dict[str, Any]]:
-    """What the first `rows` rows take of each source, by name.
+    """What the first `rows` rows read of each source, by name.
 
     Returns:
-      unique_tokens, tokens, share (of the tokens), epochs, effective_tokens (what they are worth in
-      fresh ones).
+      {source: unique_tokens, tokens, share (of the tokens), epochs, effective_tokens (fresh tokens
+      that teach as much)}.
     """
     tokens, epochs = reader.tokens_by_source(rows).tolist(), reader.epochs(rows).tolist()
     total = max(1, sum(tokens))
@@ -71,7 +71,9 @@ def accounts(
             "tokens": tokens[index],
             "share": tokens[index] / total,
             "epochs": epochs[index],
-            "effective_tokens": effective_tokens(tokens[index], stores[name].num_tokens),
+            "effective_tokens": data_constrained.effective_tokens(
+                tokens[index], stores[name].num_tokens
+            ),
         }
         for index, name in enumerate(reader.names)
     }

@@ -9,34 +9,34 @@ import numpy as np
 from t5x_style.data.blend.blend import Blend
 from t5x_style.errors import UsageError
 
-# Rows of a stretch without an end.
+# Rows of a window run without an end.
 ENDLESS = np.iinfo(np.int64).max // 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
-    """Rows of one sequence length, and where in each source they lie; arrays are int64 [sources].
+class WindowRun:
+    """Rows of one sequence length, and their windows in each source; arrays are int64 [sources].
 
-    A source is its store over and over. A stretch of rows takes what follows of it: the rest of the
-    epoch that was begun before (`head` windows from token `head_start` on), then whole epochs from
-    `epoch` on, and of the last one `tail` windows. Windows are permuted inside of each of these, so
-    that no token is read twice in an epoch, nor left out because the length changes.
+    A source is read as its store over and over. A window run continues where the one before ended.
+    It reads the rest of the epoch that was begun (`head` windows from token `head_start`), then
+    whole epochs from `epoch` on, then `tail` windows of the last one. Each of these is permuted in
+    itself, so a change of length neither repeats a token within an epoch nor drops one.
 
-    How many windows are permuted together follows from the rows that the stretch was to have when
-    they were read. Where the blend changes inside of it, another stretch begins. Its first `rest`
-    windows of each source are those still to come of the permutation that was begun; what the new
-    blend does not take of them waits for the next epoch.
+    The sizes of these permutations follow from the rows that were planned when they were read. At a
+    change of the blend another window run begins. Its first `rest` windows of each source finish
+    the permutation that was interrupted. Windows that the new blend does not ask for come in the
+    next epoch.
 
     Attributes:
       first, end: rows of the run; the end of the last one is infinite.
       length: S.
       given: rows that each source gave before.
       taken: rows that each source gives from `first` to `end`.
-      rest: rows, before `head`, that continue the stretch before from its row `since` on.
+      rest: rows, before `head`, that continue the window run before from its row `since` on.
       windows: W, windows in an epoch.
       leftover: tokens by which an epoch is longer than its windows.
-      inside: bool: whether the stretch ends in the epoch that was begun before.
-      whole: whole epochs; the rest as told above.
+      inside: bool: whether it ends in the epoch that was begun before.
+      whole: whole epochs.
     """
 
     first: int
@@ -56,27 +56,27 @@ class Stretch:
     tail: np.ndarray
 
 
-# Of (epoch, source, leftover), int64 [n] each: the first token of that epoch's windows.
+# (epoch, source, leftover), int64 [n] each, to int64 [n]: the first token of an epoch's windows.
 Offset = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def laid_out(
+def lay_out_windows(
     blend: Blend, sizes: np.ndarray, lengths: Sequence[tuple[int, int]], offset: Offset
-) -> list[Stretch]:
-    """The stretches of a run, from its first row on.
+) -> list[WindowRun]:
+    """The window runs of a training run, from its first row on.
 
     Args:
-      blend: of its rows.
-      sizes: int64 [sources], tokens of each.
+      blend: the order of its rows.
+      sizes: int64 [sources], tokens of each source.
       lengths: (first row, S), in order, from row 0.
       offset: see `Offset`.
 
     Raises:
       UsageError: a source with fewer than S + 1 tokens.
     """
-    stretches: list[Stretch] = []
+    runs: list[WindowRun] = []
     none = np.zeros(len(sizes), np.int64)
-    # Where each source stands: its epoch, and the token in it.
+    # The epoch that each source is in, and the next token in it.
     epoch = position = none
     ends = [*(first for first, _ in lengths[1:]), math.inf]
     for (first, length), end in zip(lengths, ends, strict=True):
@@ -86,7 +86,7 @@ def laid_out(
                     f"source {name!r} has {tokens} tokens: a row of sequence length {length} "
                     f"needs {length + 1}"
                 )
-        # Without an end windows are permuted in whole epochs, whatever the blend becomes.
+        # Without an end, windows are permuted in whole epochs, and a change interrupts nothing.
         changes = [row for row, _ in blend.changes if first < row < end < math.inf]
         rest = since = none
         begins = [first, *changes]
@@ -101,7 +101,7 @@ def laid_out(
             head = np.where(begun, np.minimum((sizes - 1 - position) // length, rows), 0)
             inside = begun & (head == rows)
             whole, tail = np.divmod(rows - head, windows)
-            stretch = Stretch(
+            run = WindowRun(
                 first=begin,
                 end=until,
                 length=length,
@@ -118,36 +118,36 @@ def laid_out(
                 whole=whole,
                 tail=tail if end < math.inf else none,
             )
-            stretches.append(stretch)
+            runs.append(run)
             if until == end:
-                epoch, position = _behind(stretch, offset)
+                epoch, position = _end_position(run, offset)
             else:
                 since = taken
-                rest, epoch, position = _broken_off(stretch, offset)
-    return stretches
+                rest, epoch, position = _interrupted_at(run, offset)
+    return runs
 
 
-def _behind(stretch: Stretch, offset: Offset) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch and token in it at which each source stands behind all that was planned."""
-    epoch = stretch.epoch + stretch.whole
-    first = offset(epoch, np.arange(len(epoch)), stretch.leftover)
-    position = np.where(stretch.tail > 0, first + stretch.tail * stretch.length, 0)
-    head_end = stretch.head_start + stretch.head * stretch.length
-    return epoch, np.where(stretch.inside, head_end, position)
+def _end_position(run: WindowRun, offset: Offset) -> tuple[np.ndarray, np.ndarray]:
+    """Each source's epoch, and the next token in it, after all planned rows."""
+    epoch = run.epoch + run.whole
+    first = offset(epoch, np.arange(len(epoch)), run.leftover)
+    position = np.where(run.tail > 0, first + run.tail * run.length, 0)
+    head_end = run.head_start + run.head * run.length
+    return epoch, np.where(run.inside, head_end, position)
 
 
-def _broken_off(stretch: Stretch, offset: Offset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is left of the permutation that each source is in, and where it stands behind that."""
-    behind_epoch, behind = _behind(stretch, offset)
-    row = stretch.taken - stretch.rest
-    turns, at = np.divmod(row - stretch.head, stretch.windows)
+def _interrupted_at(run: WindowRun, offset: Offset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows left in each source's permutation, and the epoch and next token after those."""
+    end_epoch, end = _end_position(run, offset)
+    row = run.taken - run.rest
+    epochs, at = np.divmod(row - run.head, run.windows)
     in_rest = row <= 0
-    in_head = ~in_rest & (row < stretch.head)
-    in_last = ~in_rest & ~in_head & (turns == stretch.whole) & ((at > 0) | stretch.inside)
-    size = np.where(in_last, stretch.tail, stretch.windows)
-    rest = np.where(in_rest, -row, np.where(in_head, stretch.head - row, (size - at) * (at > 0)))
+    in_head = ~in_rest & (row < run.head)
+    in_last = ~in_rest & ~in_head & (epochs == run.whole) & ((at > 0) | run.inside)
+    size = np.where(in_last, run.tail, run.windows)
+    rest = np.where(in_rest, -row, np.where(in_head, run.head - row, (size - at) * (at > 0)))
     cases = [in_rest, in_head, in_last]
-    begun = stretch.epoch - ((stretch.head_start > 0) & ~stretch.inside)
-    behind_head = np.where(stretch.inside, behind, 0)
-    epoch = np.select(cases, [begun, stretch.epoch, behind_epoch], stretch.epoch + turns + (at > 0))
-    return rest, epoch, np.select(cases, [stretch.head_start, behind_head, behind], 0)
+    begun = run.epoch - ((run.head_start > 0) & ~run.inside)
+    after_head = np.where(run.inside, end, 0)
+    epoch = np.select(cases, [begun, run.epoch, end_epoch], run.epoch + epochs + (at > 0))
+    return rest, epoch, np.select(cases, [run.head_start, after_head, end], 0)

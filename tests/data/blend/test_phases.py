@@ -1,4 +1,4 @@
-"""Phases from tokens to rows, and what caps make of them; checked by adding tokens up."""
+"""Phases from tokens to rows, and phases with caps; checked by adding tokens up."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from t5x_style.errors import UsageError
 BROAD, DOMAIN = {"web": 0.8, "law": 0.2}, {"web": 0.1, "law": 0.9}
 
 
-def test_what_a_user_writes():
+def test_phases_as_a_user_writes_them():
     assert named_phases("legal") == [("legal", "legal", None)]
     assert named_phases([("broad", 10), ("broad", "legal", 5), ("legal", None)]) == [
         ("broad", "broad", 10),
@@ -64,17 +64,18 @@ def test_a_ramp_is_linear_in_tokens_where_the_sequence_length_changes():
     ]
     rows = in_rows(phases, rows_of_tokens, lengths)
     assert [phase.rows for phase in rows] == [50, 50, 25, None]
-    # A third of the ramp's tokens lie before the border.
+    # A third of the ramp's tokens come before the border.
     assert rows[1].end["law"] == pytest.approx(0.2 + 0.7 / 3)
     assert rows[2].start == rows[1].end
     # Tokens of law over the ramp: its mean share times its tokens.
     blend = Blend(rows)
     law = blend.names.index("law")
-    due = (blend.due(100) - blend.due(50))[law] * 10 + (blend.due(125) - blend.due(100))[law] * 40
-    assert due == pytest.approx(1500 * (0.2 + 0.9) / 2)
+    rows = [blend.owed_rows(row)[law] for row in (50, 100, 125)]
+    owed = (rows[1] - rows[0]) * 10 + (rows[2] - rows[1]) * 40
+    assert owed == pytest.approx(1500 * (0.2 + 0.9) / 2)
 
 
-def test_a_phase_that_has_no_row_is_none():
+def test_a_phase_without_a_row_vanishes():
     phases = [SharePhase(3, BROAD, DOMAIN), SharePhase(2, BROAD, BROAD)]
     phases.append(SharePhase(None, DOMAIN, DOMAIN))
     assert in_rows(phases, lambda tokens: -(-tokens // 16), [(0, 16)]) == [
@@ -95,16 +96,16 @@ def read(phases, rows, lengths):
 
 
 @pytest.mark.parametrize("lengths", [[(0, 16)], [(0, 16), (200, 64), (900, 8)]])
-def test_a_source_at_its_cap_leaves_and_the_others_share_its_part(lengths):
+def test_a_source_at_its_cap_leaves_its_share_to_the_others(lengths):
     shares = {"law": 0.5, "web": 0.3, "books": 0.2}
     phases = [
         BlendPhase(500, {"law": 0.1, "web": 0.6, "books": 0.3}, shares),
         BlendPhase(None, shares, shares),
     ]
     caps = {"law": 9000.0, "books": 11_000.0}
-    without, reached = capped(phases, caps, lengths)
-    assert [name for _, name in reached] == ["law", "books"]
-    (law_row, _), (books_row, _) = reached
+    without, capped_at = capped(phases, caps, lengths)
+    assert [name for _, name in capped_at] == ["law", "books"]
+    (law_row, _), (books_row, _) = capped_at
     tokens = read(without, 5000, lengths)
     for name, row in (("law", law_row), ("books", books_row)):
         assert caps[name] - 2 * 64 <= tokens[name] <= caps[name] + 64
@@ -113,11 +114,11 @@ def test_a_source_at_its_cap_leaves_and_the_others_share_its_part(lengths):
     assert sum(tokens.values()) == sum(
         (end - first) * length for (first, length), end in zip(lengths, ends, strict=True)
     )
-    # Between the two, web and books are as 3 to 2 again.
+    # Between the two caps, web and books are as 3 to 2 again.
     between = [phase for phase in without if set(phase.start) == {"web", "books"}]
     assert between[-1].start["web"] == pytest.approx(0.6)
     assert set(without[-1].start) == {"web"}
-    # Up to the first cap nothing has changed.
+    # Before the first cap nothing has changed.
     np.testing.assert_allclose(
         [read(without, law_row, lengths)[name] for name in shares],
         [read(phases, law_row, lengths)[name] for name in shares],
@@ -125,17 +126,17 @@ def test_a_source_at_its_cap_leaves_and_the_others_share_its_part(lengths):
     )
 
 
-def test_no_cap_is_reached_and_nothing_changes():
+def test_no_cap_is_capped_at_and_nothing_changes():
     phases = [BlendPhase(500, BROAD, DOMAIN), BlendPhase(None, DOMAIN, {**DOMAIN})]
-    unchanged, reached = capped(phases, {"law": float("inf")}, [(0, 16), (100, 32)])
-    assert reached == []
+    unchanged, capped_at = capped(phases, {"law": float("inf")}, [(0, 16), (100, 32)])
+    assert capped_at == []
     assert read(unchanged, 2000, [(0, 16)]) == read(phases, 2000, [(0, 16)])
     constant, _ = capped([BlendPhase(None, BROAD, BROAD)], {}, [(0, 16), (100, 32)])
     assert constant == [BlendPhase(None, BROAD, BROAD)]
 
 
-def test_a_rare_source_is_at_its_cap_when_it_has_given_it():
-    """Two in a million are a row of 100,000 to a blend, which rounds them: five times as many."""
+def test_a_rare_source_gives_as_much_as_its_cap():
+    """A blend rounds two in a million to one in 100,000, which is five times as many."""
     rare = {"web": 1 - 2e-6, "law": 2e-6}
     phases = [BlendPhase(10**6, rare, rare), BlendPhase(10**6, rare, BROAD)]
     phases.append(BlendPhase(None, BROAD, BROAD))
@@ -146,26 +147,26 @@ def test_a_rare_source_is_at_its_cap_when_it_has_given_it():
         assert read(left, row + 10**6, [(0, 16)])["law"] == read(left, row, [(0, 16)])["law"]
 
 
-def test_a_cap_of_a_source_that_the_phases_do_not_have():
+def test_a_cap_of_a_source_without_a_share():
     phases = [BlendPhase(None, BROAD, BROAD)]
     assert capped(phases, {"books": 5.0}, [(0, 16)]) == (phases, [])
 
 
-def test_all_at_their_caps_is_the_end():
+def test_the_phases_end_where_all_sources_are_at_their_caps():
     phases = [BlendPhase(None, BROAD, BROAD)]
-    left, reached = capped(phases, {"web": 800.0, "law": 800.0}, [(0, 10)])
-    assert reached[0] == (100, "web")
-    assert [name for _, name in reached] == ["web", "law"]
-    assert sum(phase.rows for phase in left) == reached[1][0]
-    assert reached[1][0] == 160
+    left, capped_at = capped(phases, {"web": 800.0, "law": 800.0}, [(0, 10)])
+    assert capped_at[0] == (100, "web")
+    assert [name for _, name in capped_at] == ["web", "law"]
+    assert sum(phase.rows for phase in left) == capped_at[1][0]
+    assert capped_at[1][0] == 160
 
 
-def test_a_phase_of_what_is_gone_alone_moves_no_other():
+def test_a_phase_of_a_capped_source_alone_moves_no_other():
     law = {"law": 1.0}
     phases = [BlendPhase(100, BROAD, BROAD), BlendPhase(100, law, law)]
     phases += [BlendPhase(50, BROAD, {"books": 1.0}), BlendPhase(None, law, law)]
-    left, reached = capped(phases, {"law": 10.0 * 40}, [(0, 10)])
-    assert reached == [(120, "law")]
+    left, capped_at = capped(phases, {"law": 10.0 * 40}, [(0, 10)])
+    assert capped_at == [(120, "law")]
     web, books = {"web": 1.0}, {"books": 1.0}
     assert left == [
         BlendPhase(100, BROAD, BROAD),
@@ -175,11 +176,11 @@ def test_a_phase_of_what_is_gone_alone_moves_no_other():
     ]
 
 
-def test_a_ramp_to_what_is_gone_stays_where_it_began():
+def test_a_ramp_to_a_capped_source_keeps_its_first_blend():
     phases = [
         BlendPhase(100, {"a": 0.5, "b": 0.5}, {"b": 1.0}),
         BlendPhase(None, {"a": 1}, {"a": 1}),
     ]
-    left, reached = capped(phases, {"b": 0.0}, [(0, 10)])
-    assert reached == [(0, "b")]
+    left, capped_at = capped(phases, {"b": 0.0}, [(0, 10)])
+    assert capped_at == [(0, "b")]
     assert left[0].start == left[0].end == {"a": 1.0}

@@ -1,4 +1,4 @@
-"""A blend that is changed at a resume: what was read stays, and what comes is what was told."""
+"""A blend that is changed at a resume: past rows stay, and later rows follow the new blend."""
 
 import dataclasses
 import json
@@ -8,11 +8,11 @@ import pytest
 
 from t5x_style.data import BatchPlan, BatchReader, BlendPhase, SharePhase
 from t5x_style.data.rows.blend_history import (
-    Chapter,
-    chapters_before,
-    chapters_of,
+    BlendVersion,
+    blend_versions,
     phases_from,
     reader_of,
+    versions_before,
 )
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
@@ -48,9 +48,9 @@ def event(model_dir, kind: str) -> list[dict]:
 
 @pytest.fixture
 def rows_read(monkeypatch) -> dict[int, bytes]:
-    """{row: its source and tokens} of all that is read while the test runs.
+    """{row: its source and tokens} of all rows that are read while the test runs.
 
-    A run that comes to row 60 for the first time is broken off there.
+    A run that reaches row 60 for the first time is interrupted there.
     """
     seen: dict[int, bytes] = {}
     read = BatchReader.rows
@@ -73,8 +73,8 @@ def row_of(reader, rows, at: int) -> bytes:
 
 
 @pytest.mark.parametrize("new", [ANNEALED, (QUARTER,)], ids=["annealed", "constant"])
-def test_broken_off_changed_and_gone_on_with(tmp_path, rows_read, new):
-    """Broken off in step 8, gone on with from step 5 to 10 with another blend, and then to 15."""
+def test_interrupted_changed_and_continued(tmp_path, rows_read, new):
+    """Interrupted in step 8, continued from step 5 to 10 with another blend, and then to 15."""
     with pytest.raises(InterruptedError):
         train(run_of(tmp_path, 20, OLD))
     before = {row: rows_read[row] for row in range(40)}
@@ -82,47 +82,47 @@ def test_broken_off_changed_and_gone_on_with(tmp_path, rows_read, new):
         train(run_of(tmp_path, 10, *new))
 
     train(run_of(tmp_path, 10, *new, allow_blend_change=True))
-    # The configuration of the run is the new one now: nothing is to be allowed any more.
+    # The run now has the new configuration, and needs no permission any more.
     train(run_of(tmp_path, 15, *new))
     assert sorted(rows_read) == list(range(120))
     assert {row: rows_read[row] for row in range(40)} == before
     assert len(set(rows_read.values())) == 120, "a window was read twice"
 
-    (told,) = event(tmp_path, "blend_changed")
-    assert (told["step"], told["tokens"]) == (5, 640)
-    assert told["old"] == OLD.start
-    assert told["new"] == new[0].start
-    # Of the ten steps that were planned then: the ramp is half way.
+    (change,) = event(tmp_path, "blend_changed")
+    assert (change["step"], change["tokens"]) == (5, 640)
+    assert change["old"] == OLD.start
+    assert change["new"] == new[0].start
+    # After the ten steps that were planned then, the ramp is half way.
     half = {"domain": 0.705, "general": 0.295} if new is ANNEALED else new[0].start
-    assert told["new_at_end"] == pytest.approx(half)
+    assert change["new_at_end"] == pytest.approx(half)
 
-    # What is due of the rows since the change: the integral of the shares that were asked for.
+    # Owed rows since the change: the integral of the configured shares.
     names = ("domain", "general")
     first, last = new[min(1, len(new) - 1)].start, new[-1].end
-    due, had = np.zeros(2), np.zeros(2)
+    owed, had = np.zeros(2), np.zeros(2)
     for row in range(40, 120):
         # The ramp lasts from row 40 to row 120.
         at = (row + 0.5 - 40) / 80
-        due += [(1 - at) * first[name] + at * last[name] for name in names]
+        owed += [(1 - at) * first[name] + at * last[name] for name in names]
         had += [rows_read[row].startswith(name.encode()) for name in names]
-        assert (abs(had - due) < 1).all()
+        assert (abs(had - owed) < 1).all()
 
-    # Whoever begins anew reads the same.
+    # A new reader reads the same rows.
     reader = run_of(tmp_path, 15, *new).reader
     again = reader.rows(np.arange(120))
     assert {row: row_of(reader, again, row) for row in range(120)} == rows_read
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert [(chapter["row"], chapter["step"]) for chapter in plan["blend"]] == [(0, 0), (40, 5)]
+    assert [(version["row"], version["step"]) for version in plan["blend"]] == [(0, 0), (40, 5)]
 
 
 def test_a_change_that_was_never_saved_leaves_no_trace(tmp_path):
     train(run_of(tmp_path, 5, OLD))
-    # Killed before its first checkpoint: all that it left is its plan.
+    # Killed before its first checkpoint: only its plan remains.
     changed = run_of(tmp_path, 10, *ANNEALED, allow_blend_change=True)
     (tmp_path / "plan.json").write_text(json.dumps(changed.derived()))
     for phases, rows in (((OLD,), [0]), (ANNEALED, [0, 40]), ((QUARTER,), [0, 40])):
         run = run_of(tmp_path, 10, *phases, allow_blend_change=True)
-        assert [chapter.row for chapter in run.chapters] == rows
+        assert [version.row for version in run.chapters] == rows
         assert run.chapters[0].phases == changed.chapters[0].phases
 
 
@@ -139,7 +139,7 @@ def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
 
     alone = SharePhase(None, {"third": 1.0}, {"third": 1.0})
     without = dataclasses.replace(blended(alone), train={"third": third})
-    with pytest.raises(UsageError, match="has read of the source"):
+    with pytest.raises(UsageError, match="has read the source"):
         run_of(tmp_path, 15, stores=without, allow_blend_change=True)
     other = blended(with_third, third=third, domain=made_up_store("other", 4096, 9))
     with pytest.raises(UsageError, match=r"stores\.domain") as refused:
@@ -151,16 +151,16 @@ def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
 
 
 def test_a_cap_counts_what_the_blend_before_has_given():
-    """The domain has 255 windows, of which the old blend read those of 40 rows."""
+    """The domain has 255 windows, of which the old blend read some in its 40 rows."""
     plan = BatchPlan.of(8, 16, train_steps=300)
     begin = {"resume": None, "written": [], "change": True}
-    old = chapters_of(blended(OLD), plan, None, **begin)
+    old = blend_versions(blended(OLD), plan, None, **begin)
     caps = {"domain": 1.0, "general": 40.0}
     begin |= {"resume": (40, 5), "written": old}
-    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
-    assert chapters[0] == old[0]
-    (row, name), *_ = chapters[1].reached
-    reader = reader_of(chapters, blended(OLD), plan, seed=0)
+    versions = blend_versions(blended(QUARTER), plan, caps, **begin)
+    assert versions[0] == old[0]
+    (row, name), *_ = versions[1].capped_at
+    reader = reader_of(versions, blended(OLD), plan, seed=0)
     given = [int(reader.blend.counts(rows)[list(reader.names).index(name)]) for rows in (40, row)]
     assert row == 40 + 4 * (255 - given[0])
     assert given[1] == 255
@@ -171,10 +171,10 @@ def test_a_cap_counts_what_the_blend_before_has_given():
 def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
     plan = BatchPlan.of(8, [(16, 2560), (32, None)], train_steps=40)
     begin = {"resume": None, "written": [], "change": True}
-    old = chapters_of(blended(OLD), plan, caps, **begin)
+    old = blend_versions(blended(OLD), plan, caps, **begin)
     begin |= {"resume": (80, 10), "written": old}
-    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
-    before, after = (reader_of(each, blended(OLD), plan, seed=0) for each in (old, chapters))
+    versions = blend_versions(blended(QUARTER), plan, caps, **begin)
+    before, after = (reader_of(each, blended(OLD), plan, seed=0) for each in (old, versions))
     read = [reader.rows(np.arange(160)) for reader in (before, after)]
     np.testing.assert_array_equal(read[0].tokens[:80], read[1].tokens[:80])
     assert (read[0].source[80:] != read[1].source[80:]).any()
@@ -184,28 +184,28 @@ def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
     assert len(set(windows)) == 320
 
 
-def test_a_finished_run_may_be_asked_for_a_blend_that_is_used_up():
+def test_a_finished_run_accepts_a_blend_whose_sources_are_at_their_caps():
     plan = BatchPlan.of(8, 16, train_steps=5)
     alone = SharePhase(None, {"domain": 1.0}, {"domain": 1.0})
     caps = {"domain": 0.01, "general": 40.0}
-    begin = {"written": [Chapter(0, 0, "old", (BlendPhase(None, OLD.start, OLD.end),))]}
+    begin = {"written": [BlendVersion(0, 0, "old", (BlendPhase(None, OLD.start, OLD.end),))]}
     begin |= {"resume": (40, 5), "change": True}
-    chapters = chapters_of(blended(alone), plan, caps, **begin)
-    assert chapters[1].reached == ((40, "domain"),)
+    versions = blend_versions(blended(alone), plan, caps, **begin)
+    assert versions[1].capped_at == ((40, "domain"),)
     longer = BatchPlan.of(8, 16, train_steps=6)
     with pytest.raises(UsageError, match="every source of the blend is at its cap"):
-        chapters_of(blended(alone), longer, caps, **begin)
+        blend_versions(blended(alone), longer, caps, **begin)
 
 
-def test_a_cap_of_a_changed_blend_is_reached_behind_a_change_of_the_sequence_length():
-    """Rows of 32 tokens begin at row 80 of the run, 40 rows behind the change."""
+def test_a_cap_of_a_changed_blend_is_reached_after_a_change_of_the_sequence_length():
+    """Rows of 32 tokens begin at row 80 of the run, 40 rows after the change."""
     plan = BatchPlan.of(8, [(16, 1280), (32, None)], train_steps=100)
     caps = {"domain": 0.5, "general": 40.0}
     begin = {"resume": None, "written": [], "change": True}
-    begin |= {"written": chapters_of(blended(OLD), plan, None, **begin), "resume": (40, 5)}
-    chapters = chapters_of(blended(QUARTER), plan, caps, **begin)
-    reader = reader_of(chapters, blended(OLD), plan, seed=0)
-    (row, name), *_ = chapters[1].reached
+    begin |= {"written": blend_versions(blended(OLD), plan, None, **begin), "resume": (40, 5)}
+    versions = blend_versions(blended(QUARTER), plan, caps, **begin)
+    reader = reader_of(versions, blended(OLD), plan, seed=0)
+    (row, name), *_ = versions[1].capped_at
     domain = reader.names.index(name)
     assert row > 80
     # Half of 127 windows of 32 tokens, and of those the most that fit.
@@ -225,26 +225,26 @@ def test_phases_from_a_row_on():
     assert phases_from([ramp, rest], 10) == phases_from([ramp, rest], 99) == [rest]
 
 
-def test_which_chapters_stay():
-    one, two, three = (Chapter(10 * n, n, f"blend {n}", ()) for n in range(3))
+def test_which_versions_stay():
+    one, two, three = (BlendVersion(10 * n, n, f"blend {n}", ()) for n in range(3))
     written = [one, two, three]
-    assert chapters_before(written, "blend 2", (25, 3), change=False) == ([one, two], (20, 2))
-    assert chapters_before(written, "blend 2", (25, 3), change=True) == ([one, two], (20, 2))
-    assert chapters_before(written, "new", (25, 3), change=True) == (written, (25, 3))
-    # Not allowed: for the identity to refuse.
-    assert chapters_before(written, "new", (25, 3), change=False) == ([one, two], (20, 2))
-    # The third has no checkpoint behind its row.
-    assert chapters_before(written, "new", (20, 2), change=True) == ([one, two], (20, 2))
-    assert chapters_before(written, "blend 1", (20, 2), change=True) == ([one], (10, 1))
-    assert chapters_before([one], "new", (0, 0), change=True) == ([], (0, 0))
+    assert versions_before(written, "blend 2", (25, 3), change=False) == ([one, two], (20, 2))
+    assert versions_before(written, "blend 2", (25, 3), change=True) == ([one, two], (20, 2))
+    assert versions_before(written, "new", (25, 3), change=True) == (written, (25, 3))
+    # Without permission the place is the same; the identity refuses it.
+    assert versions_before(written, "new", (25, 3), change=False) == ([one, two], (20, 2))
+    # No checkpoint is after the row of the third.
+    assert versions_before(written, "new", (20, 2), change=True) == ([one, two], (20, 2))
+    assert versions_before(written, "blend 1", (20, 2), change=True) == ([one], (10, 1))
+    assert versions_before([one], "new", (0, 0), change=True) == ([], (0, 0))
 
 
-def test_a_chapter_in_json_and_back():
-    chapter = Chapter(
+def test_a_version_in_json_and_back():
+    version = BlendVersion(
         40,
         5,
         {"phases": [], "max_epochs": None},
         (BlendPhase(10, {"a": 1.0}, {"b": 1.0}), BlendPhase(None, {"b": 1.0}, {"b": 1.0})),
         ((50, "a"),),
     )
-    assert Chapter.from_json(json.loads(json.dumps(chapter.to_json()))) == chapter
+    assert BlendVersion.from_json(json.loads(json.dumps(version.to_json()))) == version

@@ -1,4 +1,4 @@
-"""Rows by index, read against the streams that they must be slices of."""
+"""Rows by index, checked against the streams that they must be slices of."""
 
 import itertools
 import subprocess
@@ -31,8 +31,8 @@ def reader_of(stores, *, sequence_length, seed):
 
 def test_a_row_is_a_window_of_its_source(stores):
     reader = reader_of(stores, sequence_length=16, seed=3)
-    tokens, source, join = reader.rows(np.arange(10_000))
-    assert join is None
+    tokens, source, split = reader.rows(np.arange(10_000))
+    assert split is None
     assert tokens.dtype == np.int32
     assert tokens.shape == (10_000, 17)
     assert source.dtype == np.int32
@@ -41,7 +41,7 @@ def test_a_row_is_a_window_of_its_source(stores):
     np.testing.assert_array_equal(tokens[:, 0] // 10**7, source)
 
 
-def test_an_epoch_predicts_each_token_once_but_for_the_last_few(stores):
+def test_an_epoch_predicts_each_token_once_except_the_last_few(stores):
     reader = reader_of(stores, sequence_length=16, seed=3)
     windows = (SIZES["general"] - 1) // 16
     tokens, source, _ = reader.rows(np.arange(10 * windows))
@@ -76,7 +76,7 @@ def test_rows_depend_on_seed_and_index_alone(stores):
 
 
 def test_the_same_rows_in_another_process(stores, tmp_path):
-    """No hash seed, no address, no count of cores may leak into the order."""
+    """The order depends on no hash seed, no address and no number of cores."""
     reader = reader_of(stores, sequence_length=16, seed=3)
     expected = reader.rows(np.arange(1000, 1100))[0]
     folder = stores["legal"].path.parent
@@ -131,20 +131,20 @@ def test_sequence_length_by_phase_reads_no_token_twice_in_an_epoch(stores):
         np.testing.assert_array_equal(reader.tokens_by_source(end), predicted)
         for i, name in enumerate(SIZES):
             seen[name] += tokens[source == i][:, 1:].ravel().tolist()
-    # The smaller source has gone round: its first epoch ends where its windows do.
+    # The smaller source is in its second epoch; the first one ends with its windows.
     epochs = reader.epochs(1500)
     assert epochs[0] < 1 < epochs[1]
     assert len(set(seen["legal"])) == len(seen["legal"])
-    # What general predicts before its first token comes a second time is all of an epoch but for
-    # less than a window at each change of length, and at the end.
+    # Before general repeats its first token, it has predicted a whole epoch, except less than a
+    # window at each change of length and at the end.
     again = next(k for k, token in enumerate(seen["general"]) if token in seen["general"][:k])
     assert again > SIZES["general"] - 4 * 64
     with pytest.raises(ValueError, match="several sequence lengths"):
         reader.rows(np.arange(300, 302))
 
 
-def test_a_stretch_may_end_anywhere(stores):
-    """Random lengths and borders, several epochs: each token as often as epochs say, to one."""
+def test_a_window_run_may_end_anywhere(stores):
+    """Random lengths, borders and epochs: each token is read once an epoch, to within one."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         borders = np.cumsum(rng.integers(1, 1500, 4))
@@ -156,7 +156,7 @@ def test_a_stretch_may_end_anywhere(stores):
             tokens, source, _ = reader.rows(np.arange(first, stop))
             np.add.at(times, tokens[source == 1][:, 1:].ravel() - 10**7, 1)
         epochs = reader.epochs(end)[1]
-        # Nearly all tokens: at each border fewer than a window are left out.
+        # Nearly all tokens: fewer than a window are left out at each border.
         usual = (times >= np.floor(epochs) - 1) & (times <= np.ceil(epochs) + 1)
         assert usual.mean() > 0.97, (lengths, np.bincount(times), epochs)
 
@@ -172,7 +172,7 @@ def rows_of_all(reader, end):
 
 
 def test_a_change_of_the_blend_inside_of_a_sequence_length(stores):
-    """Rows before it stay, and none of their windows comes again in the first epoch."""
+    """Rows before it stay, and none of their windows is repeated in the first epoch."""
     lengths = [(0, 16), (600, 32)]
     change = (
         300,
@@ -211,7 +211,7 @@ def test_any_changes_of_the_blend_among_any_sequence_lengths(stores):
             for n in range(5)
         ]
         rows = rows_of_all(readers[-1], end)
-        # What was read before each change is what is read after it.
+        # The rows before each change are the same with and without it.
         for row, reader in zip(at, readers[:-1], strict=True):
             assert rows_of_all(reader, end)[:row] == rows[:row]
         times = np.zeros(SIZES["general"] + 1, np.int64)
@@ -224,7 +224,7 @@ def test_any_changes_of_the_blend_among_any_sequence_lengths(stores):
 
 
 def test_within_an_epoch_no_change_of_blend_or_length_brings_a_token_again(stores):
-    """Short rows, so that the first epoch of the larger source lasts for all changes."""
+    """With short rows the first epoch of the larger source lasts through all changes."""
     rng = np.random.default_rng(1)
     for _ in range(12):
         borders = np.cumsum(rng.integers(20, 400, 4)).tolist()
@@ -259,23 +259,23 @@ def test_windows_that_begin_where_a_document_does(tmp_path):
     plain = BatchReader(
         Blend.constant({"only": 1.0}), {"only": store}, sequence_lengths=[(0, 32)], seed=0
     )
-    tokens, _, join = reader.rows(np.arange(1000))
+    tokens, _, split = reader.rows(np.arange(1000))
     windows = plain.rows(np.arange(1000)).tokens
     assert tokens.shape == (1000, 34)
-    assert ((join > 0) & (join <= 32)).all()
-    turned = 0
+    assert ((split > 0) & (split <= 32)).all()
+    rotated = 0
     begins = {0, *store.document_ends.tolist()}
     places = {store.tokens[a : a + 33].tobytes(): a for a in range(len(store.tokens) - 32)}
-    for z, j, window in zip(tokens, join, windows, strict=True):
+    for z, j, window in zip(tokens, split, windows, strict=True):
         position = np.arange(32)
         inputs = np.where(position < j, z[:32], z[1:33])
         targets = np.where(position < j, z[1:33], z[2:34])
-        # The same predictions as those of the window, each after what came before it there.
+        # The same predictions as in the window, each after the same token.
         pairs = sorted(zip(window[:-1].tolist(), window[1:].tolist(), strict=True))
         assert sorted(zip(inputs.tolist(), targets.tolist(), strict=True)) == pairs
         begins_document = places[window.astype(store.tokens.dtype).tobytes()] in begins
         if j < 32:
-            turned += 1
+            rotated += 1
             assert inputs[0] == eos
             first = int(np.flatnonzero(window == eos)[0])
             assert first > 0
@@ -284,7 +284,7 @@ def test_windows_that_begin_where_a_document_does(tmp_path):
         else:
             np.testing.assert_array_equal(inputs, window[:-1])
             assert begins_document or window[0] == eos or eos not in window[1:-1]
-    assert turned > 300
+    assert rotated > 300
 
 
 def test_a_source_shorter_than_a_row_is_refused(stores):
@@ -303,7 +303,7 @@ def test_permuted_is_a_permutation(size):
 
 
 def test_permuted_is_even():
-    """Where position 0 goes, over many keys: chi-squared with 99 degrees of freedom."""
+    """The image of position 0 over many keys: chi-squared with 99 degrees of freedom."""
     keys = np.arange(20_000, dtype=np.uint64)
     places = permuted(np.zeros(20_000, np.int64), np.full(20_000, 100), keys)
     counts = np.bincount(places, minlength=100)

@@ -1,4 +1,4 @@
-"""Caps in epochs, and what a run has of each source."""
+"""Caps in epochs, and the accounts of each source of a run."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ WINDOWS = {"domain": 255, "general": 511}
 
 
 def capped_run(folder, at_cap, caps=None, steps=80):
-    """640 rows, of which 326.4 are due to the domain: 1.28 epochs of it."""
+    """640 rows, of which the domain is owed 326.4: 1.28 of its epochs."""
     return make_run(folder, steps=steps, at_cap=at_cap, max_epochs=caps or {"domain": 1.0})
 
 
@@ -53,10 +53,12 @@ def test_accounts_are_of_the_rows(tmp_path):
             "epochs": tokens / 16 / WINDOWS[name],
             "effective_tokens": effective_tokens(tokens, unique),
         }
-    # What the laws are told is the sum of these.
-    worth = sum(each["effective_tokens"] for each in run.accounts(500).values())
-    assert run.auditor.at(run.plan.tokens)["effective_tokens"] == pytest.approx(worth, rel=1e-12)
-    assert worth < 64_000
+    # The laws are given the sum of these.
+    effective = sum(account["effective_tokens"] for account in run.accounts(500).values())
+    assert run.auditor.at(run.plan.tokens)["effective_tokens"] == pytest.approx(
+        effective, rel=1e-12
+    )
+    assert effective < 64_000
 
 
 def test_refused(tmp_path):
@@ -83,8 +85,8 @@ def test_stopped(tmp_path):
         within_caps(capped_run(tmp_path, "stop", {"domain": 0.001}))
 
 
-def test_a_run_that_was_stopped_before_a_sequence_length_goes_on_with_more(tmp_path):
-    """The cap lies in the first length; with another cap the rows up to there are the same."""
+def test_a_run_that_was_stopped_before_a_sequence_length_continues_with_more(tmp_path):
+    """The cap is reached in the first length; with another cap the rows before it are the same."""
     plan = BatchPlan.of(8, [(16, 9000), (32, None)], train_steps=90)
     changes = {"plan": plan, "at_cap": "stop"}
     stopped = within_caps(make_run(tmp_path, max_epochs={"domain": 0.5}, **changes))
@@ -99,7 +101,7 @@ def test_a_run_that_was_stopped_before_a_sequence_length_goes_on_with_more(tmp_p
 def test_renormalised(tmp_path):
     run = capped_run(tmp_path, "renormalise")
     planned = run.derived()
-    # 255 rows are due at row 500; after it, all rows are of the other.
+    # The domain is owed 255 rows at row 500; all later rows are of the other source.
     source = run.reader.rows(np.arange(640)).source
     domain = list(run.reader.names).index("domain")
     assert (source[:500] == domain).sum() == 255
