@@ -29,7 +29,7 @@ from t5x_style.compiling.estimates.assumptions import CLOCKS
 from t5x_style.compiling.hlo import AttentionWork, Program, kernel_flops, read_program
 from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import Fault, UsageError
-from t5x_style.optim import Optimizer
+from t5x_style.optim import Optimizer, check_fulfils
 from t5x_style.partitioning import Topology, check_divisible, check_sharded
 from t5x_style.partitioning.sharding import leaf_name
 from t5x_style.step.memory_advice import too_much, what_would_fit
@@ -67,6 +67,7 @@ class RunStep:
                 f"{self.microbatches}"
             )
         self.architecture.check_length(self.sequence_length)
+        check_fulfils("train.optimizer", self.optimizer, Optimizer)
 
     def program(self, topology: Topology, mesh: Mesh) -> StepProgram:
         """The step on a mesh that is in force. Raises UsageError as `step_program`."""

@@ -21,7 +21,7 @@ from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.blend_history import Chapter, asked_blend, chapters_of, reader_of
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.hosts import from_writer
-from t5x_style.optim import Optimizer
+from t5x_style.optim import Optimizer, check_fulfils
 from t5x_style.partitioning import Topology, check_divisible
 from t5x_style.quantities import count
 from t5x_style.step.model_state import COMPUTE_DTYPES
@@ -112,6 +112,7 @@ class Run:
                 size // self.microbatches,
                 sequence_length,
             )
+        check_fulfils("train.optimizer", self.optimizer, Optimizer)
         self.optimizer.check(self.plan.tokens)
         if self.topology.chip is not None:
             chip(self.topology.chip)
