@@ -10,7 +10,7 @@ import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim.optimizer import LearningRateSchedule
+from t5x_style.optim.optimizer import LearningRateSchedule, check_fulfils
 from t5x_style.optim.schedule import traced_tokens_before
 
 
@@ -38,6 +38,7 @@ class AdamW:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
+        check_fulfils("AdamW.schedule", self.schedule, LearningRateSchedule)
         for name, value in (("b1", self.b1), ("b2", self.b2)):
             if not 0 <= value < 1:
                 raise UsageError(f"AdamW.{name} = {value}: must lie in [0, 1)")

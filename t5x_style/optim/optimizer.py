@@ -1,5 +1,6 @@
 """What a run asks of an optimizer, and AdamW of a schedule, so that a user's own will do."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -7,6 +8,7 @@ import jax
 import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
+from t5x_style.errors import UsageError
 
 
 class Optimizer(Protocol):
@@ -52,3 +54,23 @@ class LearningRateSchedule(Protocol):
           tokens: float array of any shape, numpy or traced by jax.
           horizon_tokens: length of the run.
         """
+
+
+def check_fulfils(where: str, value: object, seam: type) -> None:
+    """Refuse a value that lacks what a seam asks for: gin lets any object through.
+
+    Args:
+      where: the binding, for the message.
+      seam: Optimizer or LearningRateSchedule.
+
+    Raises:
+      UsageError: the value is no dataclass, or a method is missing.
+    """
+    missing = [name for name in vars(seam) if name[0] != "_" and not hasattr(value, name)]
+    if not dataclasses.is_dataclass(value):
+        missing.append("the fields of a dataclass")
+    if missing:
+        raise UsageError(
+            f"{where} = {value!r} is no {seam.__name__}: it lacks {', '.join(missing)} "
+            "(see t5x_style/optim/optimizer.py)"
+        )

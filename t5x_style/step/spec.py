@@ -5,7 +5,7 @@ import dataclasses
 from t5x_style.accounting import Architecture, StepShape
 from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import one_of
-from t5x_style.optim import Optimizer
+from t5x_style.optim import Optimizer, check_fulfils
 from t5x_style.step.model_state import COMPUTE_DTYPES
 from t5x_style.step.step import AS_STORED
 
@@ -35,6 +35,7 @@ class StepSpec:
     eos_id: int = 1
 
     def __post_init__(self):
+        check_fulfils("train.optimizer", self.optimizer, Optimizer)
         one_of("train.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         for phase in self.plan.phases:
             self.architecture.check_length(phase.sequence_length)

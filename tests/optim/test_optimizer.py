@@ -12,7 +12,7 @@ import pytest
 
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW, LearningRateSchedule, Optimizer, Schedule
+from t5x_style.optim import AdamW, LearningRateSchedule, Optimizer, Schedule, check_fulfils
 from tests.my_team import Lion, Staircase
 
 PLAN = BatchPlan.of(2, 4, train_steps=16)
@@ -94,3 +94,23 @@ def test_a_users_schedule_is_followed_by_tokens():
     # Step s ends at (s + 1) / 16 of the tokens.
     quarters = np.minimum(np.arange(1, 17) // 4, 3)
     np.testing.assert_allclose(rates, 0.8 * 0.5**quarters, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "lacks"),
+    [
+        (Schedule(1e-3), "it lacks state_bytes_per_parameter, transformation"),
+        (optax.sgd(1e-3), "learning_rate, transformation, the fields of a dataclass"),
+        ("AdamW", "the fields of a dataclass"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(value, lacks):
+    for optimizer in OPTIMIZERS.values():
+        check_fulfils("train.optimizer", optimizer, Optimizer)
+    with pytest.raises(UsageError, match=f"train.optimizer = .* is no Optimizer: .*{lacks}"):
+        check_fulfils("train.optimizer", value, Optimizer)
+
+
+def test_what_is_no_schedule_is_refused():
+    with pytest.raises(UsageError, match=r"AdamW.schedule = 0.001 is no .* lacks check, learning"):
+        AdamW(1e-3)

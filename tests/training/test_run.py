@@ -64,7 +64,7 @@ def test_a_run_with_an_older_order_of_rows_is_refused(audited, tmp_path, allow_b
     for version in plan["blend"]:
         version["reached"] = version.pop("capped_at")
     (folder / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(UsageError, match="(?s)row_order: None there.*another order of rows"):
+    with pytest.raises(UsageError, match=r"(?s)row_order: None there.*another order of rows"):
         train(make_run(folder, steps=15, allow_blend_change=allow_blend_change))
 
 
