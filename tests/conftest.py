@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -14,9 +15,11 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is what most tests wait for, and unoptimised it takes half as long.
+# Compiling is what most tests wait for. Unoptimised it takes half as long, and without the emitters
+# of fused kernels half of that.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false"
 )
 
 # Many tests start the same small run, some in processes of their own, which inherit this. The
@@ -30,6 +33,33 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # For runs that are compared bit for bit: a program that XLA's CPU backend loads from this cache
 # differs in the last bits from the same program compiled.
 WITHOUT_PROGRAM_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+# What takes ten seconds of processor and more, the longest first: two workers then end together.
+# `tools/test --quick` leaves these files out.
+SLOW_FILES = (
+    "test_end_to_end.py",
+    "training/test_resume.py",
+    "data/building/test_seqio_tasks.py",
+    "training/test_scale_rows.py",
+    "training/test_hosts.py",
+    "compiling/test_compiled_for_tpu.py",
+    "accounting/layouts/test_memory.py",
+    "training/test_meshes.py",
+    "training/test_packed_rows.py",
+    "training/test_initial_weights.py",
+    "training/test_early_stopping.py",
+    "test_tools.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark and put in front the tests of SLOW_FILES."""
+    tests = pathlib.Path(__file__).parent
+    ranks = {tests / name: rank for rank, name in enumerate(SLOW_FILES)}
+    for item in items:
+        if item.path in ranks:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True, scope="module")

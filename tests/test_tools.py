@@ -1,23 +1,95 @@
-"""What the scripts of tools/ say, where a test elsewhere does not run them."""
+"""Every script of tools/ runs: in a mode of seconds, its Python in children that start warm."""
 
+import importlib.machinery
+import importlib.util
+import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
+from t5x_style.training import train
+from tests import warm
+from tests.conftest import SLOW_FILES
+from tests.training.runs import make_run
+
 ROOT = pathlib.Path(__file__).parents[1]
+TOOLS = ROOT / "tools"
+# The programs inside of a script of bash.
+PROGRAM = re.compile(r"<<'(PYTHON|E)'\n(.*?)\n\1\n", re.DOTALL)
+
+
+def program(script: str) -> str:
+    """The last Python program inside of a script."""
+    return PROGRAM.findall((TOOLS / script).read_text())[-1][1]
+
+
+def run_program(script: str, *arguments: str, **env: str) -> str:
+    """What the program of a script prints."""
+    done = warm.run(["-c", program(script), *arguments], env={**os.environ, **env})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_script(script: str, *arguments: str, status: int = 0) -> str:
+    """What the script as a whole prints, on both outputs."""
+    done = subprocess.run(
+        [TOOLS / script, *arguments],
+        env={**os.environ, "T5X_STYLE_PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def names_of(script: str) -> dict:
+    """The names that the Python of bench_scale defines."""
+    names: dict = {}
+    exec(program(script).replace("sys.exit(main(sys.argv[1:]))", ""), names)
+    return names
 
 
 @pytest.fixture(scope="module")
 def bench_scale() -> dict:
-    """The names of the program inside of tools/bench_scale."""
-    script = (ROOT / "tools" / "bench_scale").read_text()
-    program = script.partition("<<'PYTHON'\n")[2].partition("\nPYTHON")[0]
-    names: dict = {}
-    exec(program.replace("sys.exit(main(sys.argv[1:]))", ""), names)
-    return names
+    return names_of("bench_scale")
 
 
-def test_bench_scale_tells_of_loops_that_it_could_not_count(bench_scale):
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> str:
+    model_dir = tmp_path_factory.mktemp("run")
+    train(make_run(model_dir, steps=2, eval_period=1))
+    return str(model_dir)
+
+
+def test_every_script_is_run_here():
+    here = pathlib.Path(__file__).read_text()
+    tested_elsewhere = {"quickstart"}  # its short mode ends .ci/run; its verdict is run below
+    scripts = {path.name for path in TOOLS.iterdir() if path.is_file()} - tested_elsewhere
+    assert {script for script in scripts if f'"{script}"' not in here} == set()
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in TOOLS.iterdir() if path.is_file()))
+def test_a_script_is_executable_and_of_its_language(script):
+    path = TOOLS / script
+    assert path.stat().st_mode & 0o111, "not executable"
+    if "python" in path.read_text().splitlines()[0]:
+        compile(path.read_text(), script, "exec")
+    else:
+        subprocess.run(["bash", "-n", str(path)], check=True)
+    for _, text in PROGRAM.findall(path.read_text()):
+        compile(text, script, "exec")
+
+
+def test_the_slow_files_are_there():
+    tests = pathlib.Path(__file__).parent
+    assert [name for name in SLOW_FILES if not (tests / name).exists()] == []
+
+
+def test_bench_scale_marks_loops_that_it_could_not_count(bench_scale):
     sizes = {"peak": 2**30, "usable": 2**31}
     report = {
         "bytes_per_chip": sizes,
@@ -34,3 +106,81 @@ def test_bench_scale_tells_of_loops_that_it_could_not_count(bench_scale):
     assert "at least -25.000%" in bench_scale["cells"](line)
     assert len(bench_scale["told_of"](line)) == 1
     assert bench_scale["told_of"](line)[0].endswith("counted once: while.7")
+
+
+def test_bench_scale_prints_its_commands(bench_scale, capsys):
+    assert bench_scale["main"](["--commands"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(bench_scale["ROWS"]) == 10
+
+
+def test_bench_step():
+    assert re.search(r"framework .* ms a step, plain", run_program("bench_step", "--smoke"))
+
+
+def test_bench_cpu_step():
+    assert re.search(r"t5x_style \d.* s a step", run_script("bench_cpu_step", "--smoke"))
+
+
+def test_bench_reader():
+    assert re.search(r"seqio's packed .* times", run_program("bench_reader", "--smoke"))
+
+
+def test_bench_build():
+    printed = run_program("bench_build", MEGABYTES="1")
+    assert "seqio, iterating over a Task" in printed
+    assert "the build runs at" in printed
+
+
+def test_check_beam():
+    printed = run_program("check_beam", "--smoke")
+    assert "files of 4 stores are the same from every engine" in printed
+    has_beam = importlib.util.find_spec("apache_beam") is not None
+    assert ("only the pool builds" in printed) != has_beam
+
+
+def test_check_flops():
+    printed = run_script("check_flops", "--smoke")
+    assert "has no torch and transformers" in printed or " passed" in printed
+
+
+def test_kernel_cycles():
+    printed = run_program("kernel_cycles", "--smoke")
+    has_libtpu = importlib.util.find_spec("libtpu") is not None
+    assert ('("v5e", 128, 128, 128): {"fwd": ' in printed) == has_libtpu
+    assert ("skipped: libtpu is not installed" in printed) != has_libtpu
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/uv").exists(), reason="there is no .venv with uv")
+def test_lock():
+    assert "none.txt, 0 pins" in run_script("lock", "--smoke")
+
+
+def test_readme_chart(finished_run, tmp_path):
+    run_program("readme_chart", finished_run, str(tmp_path / "chart.svg"))
+    assert "domain, validation" in (tmp_path / "chart.svg").read_text()
+
+
+def test_the_verdict_of_quickstart(finished_run):
+    assert len(run_program("quickstart", finished_run).splitlines()) > 2
+
+
+def test_setup(tmp_path):
+    printed = run_script("setup", "dev", "--check", f"--venv={tmp_path}", status=1)
+    assert "is not up to date with requirements/dev.txt: run tools/setup dev" in printed
+    assert "there is no environment 'devel'" in run_script("setup", "devel", status=2)
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/ruff").exists(), reason="there is no .venv with ruff")
+def test_test():
+    run_script("test", "--smoke")
+
+
+def test_prose(capsys):
+    loader = importlib.machinery.SourceFileLoader("prose", str(TOOLS / "prose"))
+    prose = importlib.util.module_from_spec(importlib.util.spec_from_loader("prose", loader))
+    loader.exec_module(prose)
+    text = "# A heading of no weight\n\nOne two `three, four. Five`\nsix. Seven [eight](nine.md).\n"
+    text += "\n| A | table |\n\n```\nAnd code.\n```\n- An item\n  of four.\n- Last."
+    assert prose.sentences(text) == [(3, 4), (4, 2), (11, 4), (13, 1)]
+    assert prose.main([]) == 0
+    assert "circles of imports: 0" in capsys.readouterr().out

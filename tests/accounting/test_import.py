@@ -1,22 +1,26 @@
-"""The accounts are for scripts and for `--help`: they must come at once, and bring no jax."""
+"""The accounts are for scripts and for `--help`: they load few modules, and no jax."""
 
 import subprocess
 import sys
 
 PROGRAM = """
-import sys, time
+import sys
 import numpy, gin
-start = time.perf_counter()
+before = set(sys.modules)
 import t5x_style.accounting
-print(time.perf_counter() - start)
-print([name for name in ("jax", "scipy", "tensorflow", "matplotlib") if name in sys.modules])
+print(*sorted(set(sys.modules) - before))
 """
 
 
-def test_import_is_fast_and_light():
+def test_import_is_light():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
-    seconds, loaded = run.stdout.split("\n")[:2]
-    assert float(seconds) < 0.2
-    assert loaded == "[]"
+    loaded = run.stdout.split()
+    own = [name for name in loaded if name.startswith("t5x_style")]
+    foreign = {name.split(".")[0] for name in loaded} - {"t5x_style"} - sys.stdlib_module_names
+    assert "t5x_style.accounting" in own
+    assert foreign == set()
+    # Modules cost the time: some 40 of ours, and a few of the standard library.
+    assert len(own) < 60
+    assert len(loaded) - len(own) < 20

@@ -31,7 +31,13 @@ TOPOLOGY = Topology(chip="v5e", slice="2x2", fsdp=4, compiler_flags={"good": "tr
 
 
 @pytest.fixture
-def compiler(monkeypatch):
+def slices():
+    """The chips of a slice that is not there are described by libtpu."""
+    pytest.importorskip("libtpu", reason="the TPU compiler comes with the extra 'tpu'")
+
+
+@pytest.fixture
+def compiler(monkeypatch, slices):
     """A compiler that takes ten minutes, and says (seconds, peak bytes) of a step by `judge`."""
 
     class Compiler:
@@ -159,6 +165,6 @@ def test_a_step_longer_than_the_position_table_is_refused():
         ({"slice": None}, "Topology.slice = None: no such slice of a v5e"),
     ],
 )
-def test_what_cannot_be_searched(fields, told):
+def test_what_cannot_be_searched(fields, told, slices):
     with pytest.raises(UsageError, match=told):
         search(SPEC, SHAPE, dataclasses.replace(TOPOLOGY, **fields), 1, lambda trial: None)

@@ -3,8 +3,7 @@
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
@@ -12,6 +11,7 @@ from jax._src.clusters import cloud_tpu_cluster
 from t5x_style.errors import EXIT_FAULT, Fault, UsageError
 from t5x_style.hosts import Hosts, from_writer, hosts, is_writer
 from t5x_style.hosts.lifeline import Place
+from tests import warm
 from tests.hosts.test_lifeline import free_port, meet_all
 
 NAMES = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR", "KUBERNETES_")
@@ -116,20 +116,15 @@ with Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2])).joined(
 
 def test_sigterm_ends_what_never_asks_for_it():
     coordinator = f"localhost:{free_port()}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", NEVER_ASKS, coordinator, str(index)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    processes = [warm.start(["-c", NEVER_ASKS, coordinator, index]) for index in range(2)]
     for process in processes:
-        while "joined" not in (line := process.stderr.readline()):
-            assert line, "ended before it had joined"
-    processes[1].terminate()
-    assert processes[1].wait(timeout=20) == -signal.SIGTERM
-    _, said = processes[0].communicate(timeout=20)
+        while "joined" not in process.output_so_far()[1]:
+            assert process.poll() is None, "ended before it had joined"
+            time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    processes[1].communicate(timeout=60)
+    assert processes[1].returncode == -signal.SIGTERM
+    _, said = processes[0].communicate(timeout=60)
     assert processes[0].returncode == EXIT_FAULT
     assert "process 1 of 2" in said.splitlines()[-1]
 

@@ -5,34 +5,28 @@ import itertools
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.training.batches_of_process import MESHES, PLAN, STEPS, held
 from tests.training.runs import make_run
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-def start(folder: pathlib.Path, processes: int) -> list[subprocess.Popen]:
+def start(folder: pathlib.Path, processes: int) -> list[warm.Child]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={4 // processes}"
     return [
-        subprocess.Popen(
+        warm.start(
             [
-                *(sys.executable, "-m", "tests.training.batches_of_process"),
-                *(str(folder / f"{process}.npz"), str(process), str(processes), str(port)),
+                *("-m", "tests.training.batches_of_process"),
+                *(folder / f"{process}.npz", process, processes, port),
             ],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
+            env={**os.environ, "XLA_FLAGS": flags},
         )
         for process in range(processes)
     ]
@@ -45,7 +39,7 @@ def held_by(tmp_path_factory) -> dict[int, list[dict[str, np.ndarray]]]:
     folder_of = {number: tmp_path_factory.mktemp(f"of_{number}") for number in (2, 4)}
     started = [start(folder, number) for number, folder in folder_of.items()]
     for process in itertools.chain(*started):
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors
     for number, folder in folder_of.items():
         found[number] = [dict(np.load(folder / f"{process}.npz")) for process in range(number)]

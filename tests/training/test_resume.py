@@ -5,9 +5,8 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -20,10 +19,10 @@ from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import Fault, Preempted, UsageError
 from t5x_style.optim import AdamW, Schedule
 from t5x_style.training import train
+from tests import warm
 from tests.conftest import WITHOUT_PROGRAM_CACHE
 from tests.training.runs import ARCHITECTURE, make_run
 
-ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 60
 CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="constant"))
 
@@ -45,39 +44,27 @@ def learnt(model_dir: pathlib.Path) -> list[tuple]:
     ]
 
 
-def start(model_dir: pathlib.Path, seconds_per_batch: float = 0.0) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.training.killable",
-            model_dir,
-            str(STEPS),
-            str(seconds_per_batch),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **WITHOUT_PROGRAM_CACHE, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def start(model_dir: pathlib.Path, seconds_per_batch: float = 0.0) -> warm.Child:
+    return warm.start(
+        ["-m", "tests.training.killable", model_dir, STEPS, seconds_per_batch],
+        env={**os.environ, **WITHOUT_PROGRAM_CACHE},
     )
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return output
+def finish(process: warm.Child) -> None:
+    written = process.communicate(timeout=1200)
+    assert process.returncode == 0, written
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
+def wait_for(condition, process: warm.Child, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: warm.Child) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -126,6 +113,15 @@ def test_killed_before_the_first_checkpoint_starts_anew(uninterrupted, tmp_path)
     assert learnt(tmp_path) == learnt(uninterrupted)
 
 
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory) -> pathlib.Path:
+    """Runs of 16 steps, whole and half."""
+    folder = tmp_path_factory.mktemp("on_one_device")
+    for name, steps in (("whole", 16), ("half", 8)):
+        train(make_run(folder / name, steps=steps, optimizer=CONSTANT, eval_period=100))
+    return folder
+
+
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -134,18 +130,17 @@ def test_killed_before_the_first_checkpoint_starts_anew(uninterrupted, tmp_path)
         {"data": 4, "fsdp": 2, "shard_optimizer_over_data": True},
     ],
 )
-def test_resumed_on_another_mesh(tmp_path, mesh):
-    options = {"optimizer": CONSTANT, "eval_period": 100}
-    train(make_run(tmp_path / "one", steps=16, **options))
-    train(make_run(tmp_path / "two", steps=8, **options))
+def test_resumed_on_another_mesh(on_one_device, tmp_path, mesh):
+    shutil.copytree(on_one_device / "half", tmp_path, dirs_exist_ok=True)
     topology = Topology(loss_chunk_tokens=64, **mesh)
-    train(make_run(tmp_path / "two", steps=16, topology=topology, **options))
-    one, two = (
-        [line["loss"] for line in lines(tmp_path / name) if "loss" in line]
-        for name in ("one", "two")
+    options = {"optimizer": CONSTANT, "eval_period": 100}
+    train(make_run(tmp_path, steps=16, topology=topology, **options))
+    whole, resumed = (
+        [line["loss"] for line in lines(folder) if "loss" in line]
+        for folder in (on_one_device / "whole", tmp_path)
     )
-    assert len(one) == 16
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    assert len(whole) == 16
+    np.testing.assert_allclose(resumed, whole, rtol=1e-5)
 
 
 def test_batch_size_phases_go_on_where_they_were(tmp_path, no_program_cache):

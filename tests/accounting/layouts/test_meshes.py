@@ -11,6 +11,7 @@ from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.layouts.divisibility import check_divisible, indivisible
 from t5x_style.accounting.layouts.meshes import MEMORY_SHARE, fitting_meshes
 from t5x_style.errors import UsageError
+from tests.calls import calls_of
 
 LLAMA_8B = Architecture(
     vocab_size=128_256,
@@ -123,6 +124,10 @@ def test_less_memory_is_less_choice():
     few = meshes_of(BLOOMBERGGPT, small, 512, 2048, 2048)
     many = meshes_of(BLOOMBERGGPT, chip("v5p"), 512, 2048, 2048)
     assert {layout_of(one) for one in few} < {layout_of(one) for one in many}
+
+
+def test_512_chips_take_well_under_a_second():
+    assert len(calls_of(meshes_of, BLOOMBERGGPT, chip("v5p"), 512, 2048, 2048)) < 200_000
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_what_it_needs():

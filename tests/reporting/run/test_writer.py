@@ -11,6 +11,7 @@ import pytest
 
 from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import RunWriter, read_run
+from tests.calls import calls_of
 
 
 def lines(path: pathlib.Path) -> list[dict]:
@@ -37,6 +38,7 @@ def tensorboard_events(folder: pathlib.Path) -> list:
 
 
 def test_lines_are_strict_json_in_order(tmp_path):
+    begun = time.time()
     with RunWriter(tmp_path, resume_step=None) as writer:
         writer.metrics({"step": 1, "tokens": 16, "loss": float("nan"), "grad_norm": float("inf")})
         writer.metrics({"step": 2, "tokens": 32, "loss": np.float32(0.5), "n": np.int64(3)})
@@ -48,7 +50,7 @@ def test_lines_are_strict_json_in_order(tmp_path):
     assert second["n"] == 3
     assert third["eval/legal/loss"] == 4.5
     assert third["mfu_full"] is None
-    assert abs(third["time"] - time.time()) < 60
+    assert begun <= third["time"] <= time.time()
 
 
 @pytest.mark.parametrize("value", ["0.5", [0.5], np.ones(2)], ids=["string", "list", "array"])
@@ -244,14 +246,12 @@ def test_a_closed_writer_takes_no_more(tmp_path):
 
 def test_a_line_takes_microseconds_of_the_training_loop(tmp_path):
     line = {f"chinchilla/law_{index}/optimal_params": 1.5 * index for index in range(60)}
-    times = []
     with RunWriter(tmp_path, resume_step=None) as writer:
-        for step in range(1000):
-            time.sleep(0.0005)
-            start = time.perf_counter()
-            writer.metrics({"step": step, "tokens": step, **line})
-            times.append(time.perf_counter() - start)
-    assert sorted(times)[len(times) // 10] < 50e-6
+        calls = calls_of(writer.metrics, {"step": 1, "tokens": 1, **line})
+    # The loop's thread queues: it encodes no line, and reads no value but by its class.
+    assert "put" in calls
+    assert {"dumps", "write", "flush", "fsync"}.isdisjoint(calls)
+    assert len(calls) < 20
 
 
 def test_the_writer_imports_no_heavy_library(tmp_path):
