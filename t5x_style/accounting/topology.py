@@ -5,8 +5,9 @@ program. Memory, roofline, FLOPs, planner, compiler report and training take the
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import gin
 
@@ -47,12 +48,15 @@ MEETING_AXES = tuple(
     for others in ((BATCH, SEQUENCE), (EMBED,))
 )
 
+# The mesh axes of one logical axis: none, one or several, outermost first.
+Rule = str | tuple[str, ...] | None
+
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
 # One table from what an axis is to where it is placed. The rows of residual matrices take both
 # axes, so that every fsdp gather runs along the leading dimension. (The TPU compiler copies the
 # result of a gather along the minor one again.)
-DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
+DEFAULT_RULES: Mapping[str, Rule] = {
     "batch": ("data", "fsdp"),
     "sequence": "sequence",
     "heads": "tensor",
@@ -67,7 +71,7 @@ DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
 }
 
 
-def flat(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def flat(entry: Rule) -> tuple[str, ...]:
     """The mesh axes of one entry of the rules: none, one or several, outermost first."""
     if entry is None:
         return ()
@@ -129,7 +133,7 @@ class Topology:
     loss_chunk_tokens: int = 4096
     loss_vocab_chunks: int = 1
     shard_optimizer_over_data: bool = False
-    rules: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(default_factory=dict)
+    rules: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
     unsharded_tolerance: float = 0.02
 
     def __post_init__(self):
@@ -151,6 +155,39 @@ class Topology:
             )
         one_of("Topology.kernel", self.kernel, KERNEL_RECOMPUTES)
         one_of("Topology.remat", self.remat, REMAT_RECOMPUTES)
+        if self.rules:
+            self._check_rules()
+
+    @property
+    def mesh_shape(self) -> dict[str, int]:
+        """Axis name to size, outermost first."""
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+    @property
+    def devices(self) -> int:
+        """JAX devices that the mesh needs."""
+        return self.data * self.fsdp * self.tensor * self.sequence
+
+    @property
+    def mesh_text(self) -> str:
+        """The mesh for people."""
+        return mesh_text(self.mesh_shape)
+
+    @functools.cached_property
+    def rules_in_force(self) -> dict[str, Rule]:
+        """The default rules, with those of this topology in their place."""
+        updates = {UPDATES: "data" if self.shard_optimizer_over_data else None}
+        return {**DEFAULT_RULES, **self.rules, **updates}
+
+    def axes_of(self, logical_axis: str) -> tuple[str, ...]:
+        """The mesh axes that split a logical axis under the rules in force, outermost first."""
+        return flat(self.rules_in_force[logical_axis])
+
+    def pieces(self, axes: Iterable[str]) -> int:
+        """Devices over which an array is split that these mesh axes split."""
+        return math.prod(getattr(self, axis) for axis in axes)
+
+    def _check_rules(self) -> None:
         for logical, entry in self.rules.items():
             if logical not in LOGICAL_AXES:
                 raise UsageError(
@@ -164,41 +201,15 @@ class Topology:
                         f"{did_you_mean(axis, MESH_AXES)}"
                     )
         for logical_axes in MEETING_AXES:
-            lies: dict[str, str] = {}
+            taken: dict[str, str] = {}
             for logical in logical_axes:
-                for axis in flat(dict(self.logical_rules)[logical]):
-                    if axis in lies:
+                for axis in self.axes_of(logical):
+                    if axis in taken:
                         raise UsageError(
-                            f"Topology.rules puts both {lies[axis]!r} and {logical!r} on the mesh "
+                            f"Topology.rules puts both {taken[axis]!r} and {logical!r} on the mesh "
                             f"axis {axis!r}, and there are arrays that have both"
                         )
-                    lies[axis] = logical
-
-    @property
-    def mesh_shape(self) -> dict[str, int]:
-        """Axis name to size, outermost first."""
-        return {axis: getattr(self, axis) for axis in MESH_AXES}
-
-    @property
-    def devices(self) -> int:
-        """JAX devices that the mesh needs."""
-        return math.prod(self.mesh_shape.values())
-
-    @property
-    def mesh_text(self) -> str:
-        """The mesh for people."""
-        return mesh_text(self.mesh_shape)
-
-    def axes_size(self, logical_axis: str) -> int:
-        """Devices over which a logical axis is split under the rules in force."""
-        axes = flat(dict(self.logical_rules)[logical_axis])
-        return math.prod(self.mesh_shape[axis] for axis in axes)
-
-    @property
-    def logical_rules(self) -> tuple[tuple[str, str | tuple[str, ...] | None], ...]:
-        """The rules in force, as Flax takes them."""
-        updates = {UPDATES: "data" if self.shard_optimizer_over_data else None}
-        return tuple({**DEFAULT_RULES, **self.rules, **updates}.items())
+                    taken[axis] = logical
 
 
 # No mesh, nothing computed twice: what accounts assume where no topology is given.

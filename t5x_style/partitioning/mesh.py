@@ -55,5 +55,5 @@ def make_mesh(topology: Topology, devices: Sequence[jax.Device] | None = None) -
 @contextlib.contextmanager
 def in_force(topology: Topology, mesh: Mesh) -> Iterator[None]:
     """The mesh and the rules, for building a model and tracing a step."""
-    with jax.set_mesh(mesh), nnx.logical_axis_rules(topology.logical_rules):
+    with jax.set_mesh(mesh), nnx.logical_axis_rules(tuple(topology.rules_in_force.items())):
         yield

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.topology import HEADS, KV_HEADS, Topology, flat
+from t5x_style.accounting.topology import HEADS, KV_HEADS, Topology
 from t5x_style.errors import UsageError
 
 
@@ -55,31 +55,31 @@ def shardings_of(tree: Any, parameters: Any, mesh: Mesh) -> Any:
 def check_heads(architecture: Architecture, topology: Topology) -> None:
     """Refuse rules under which a device would hold heads of queries without their keys.
 
-    Each device attends with the heads that lie there, its n-th query heads with its n-th keys. A
-    single head of keys and values that lies whole serves queries that are split.
+    Each device attends with its own heads, the n-th query heads with the n-th keys. A single
+    unsplit head of keys and values serves queries that are split.
 
     Raises:
-      UsageError: `heads` and `kv_heads` lie on different axes, and there are several of the latter.
+      UsageError: `heads` and `kv_heads` are on different axes, and there are several of the latter.
     """
-    rules, sizes = dict(topology.logical_rules), topology.mesh_shape
     queries, keys = (
-        tuple(axis for axis in flat(rules[name]) if sizes[axis] > 1) for name in (HEADS, KV_HEADS)
+        tuple(axis for axis in topology.axes_of(name) if getattr(topology, axis) > 1)
+        for name in (HEADS, KV_HEADS)
     )
     if queries != keys and not (architecture.kv_heads == 1 and not keys):
         raise UsageError(
-            f"Topology.rules puts {HEADS!r} on {_listed(queries)} and "
-            f"{KV_HEADS!r} on {_listed(keys)}: with Architecture.kv_heads = "
+            f"Topology.rules puts {HEADS!r} on {_axes_text(queries)} and "
+            f"{KV_HEADS!r} on {_axes_text(keys)}: with Architecture.kv_heads = "
             f"{architecture.kv_heads} a device would not hold the keys of its queries. Give both "
             f"the same axes, of a size that divides {architecture.kv_heads}"
         )
 
 
-def _listed(axes: tuple[str, ...]) -> str:
+def _axes_text(axes: tuple[str, ...]) -> str:
     return f"the mesh's {' x '.join(axes)}" if axes else "no axis of the mesh"
 
 
 def check_sharded(parameters: Any, topology: Topology) -> float:
-    """The share of the parameters' bytes that lies whole where the mesh could split it.
+    """The share of the parameters' bytes that is unsplit where the mesh could split it.
 
     A leaf split over s of the S devices of the axes that split parameters counts with
     bytes * (1 - s / S) * S / (S - 1): nothing where s = S, all of it where s = 1.

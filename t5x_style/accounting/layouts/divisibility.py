@@ -13,7 +13,6 @@ from t5x_style.accounting.topology import (
     UPDATES,
     VOCAB,
     Topology,
-    flat,
 )
 from t5x_style.errors import UsageError
 
@@ -33,7 +32,6 @@ def check_divisible(shape: StepShape, topology: Topology) -> None:
 def indivisible(shape: StepShape, topology: Topology) -> str | None:
     """Why a topology does not divide a step; None where it does."""
     a = shape.architecture
-    rules, sizes = dict(topology.logical_rules), topology.mesh_shape
     if shape.sequences % topology.microbatches:
         return (
             f"BATCH_SIZE = {shape.sequences} is not a multiple of Topology.microbatches = "
@@ -50,29 +48,27 @@ def indivisible(shape: StepShape, topology: Topology) -> str | None:
         ("Architecture.d_model", a.d_model, EMBED),
         ("heads x head_dim", a.heads * a.head_dim, HEADS_ROWS),
     ):
-        axes = flat(rules[axis])
+        axes = topology.axes_of(axis)
         if axis in _ROWS:
-            axes += tuple(name for name in flat(rules[UPDATES]) if name not in axes)
-        pieces = 1
-        for name in axes:
-            pieces *= sizes[name]
+            axes += tuple(name for name in topology.axes_of(UPDATES) if name not in axes)
+        pieces = topology.pieces(axes)
         named = f"the mesh's {' x '.join(axes)}"
         if axis == SEQUENCE and pieces > 1:
-            # The devices exchange halves of their pieces (see `models.sequence`).
+            # The devices exchange halves of their pieces (see `models.attention`).
             pieces, named = 2 * pieces, f"twice {named}"
         if size % pieces:
             return (
                 f"{what} = {size} is not a multiple of {named} = {pieces}: the next multiple is "
                 f"{-(-size // pieces) * pieces}"
             )
-    replicas = topology.axes_size(UPDATES)
+    replicas = topology.pieces(topology.axes_of(UPDATES))
     if a.positions == "learned" and a.max_length % replicas:
         return (
             f"Architecture.max_length = {a.max_length} is not a multiple of the mesh's data = "
             f"{replicas}, over which Topology.shard_optimizer_over_data splits the positions' "
             f"state: the next multiple is {-(-a.max_length // replicas) * replicas}"
         )
-    own_words = a.vocab_size // topology.axes_size(VOCAB)
+    own_words = a.vocab_size // topology.pieces(topology.axes_of(VOCAB))
     if own_words % topology.loss_vocab_chunks:
         divisors = [n for n in range(1, own_words + 1) if own_words % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - topology.loss_vocab_chunks))
