@@ -5,6 +5,7 @@ from t5x_style.accounting.audit import bloomberggpt
 from t5x_style.accounting.audit.audit_record import Audit, LawAudit
 from t5x_style.accounting.audit.auditor import Auditor, audit, laws_of_audit
 from t5x_style.accounting.audit.ledger import Ledger
+from t5x_style.accounting.audit.source_account import SourceAccount
 from t5x_style.accounting.audit.verdicts import verdict, verdict_of_line
 from t5x_style.accounting.chips import CHIPS, Chip, chip, chip_of_device_kind
 from t5x_style.accounting.feed_forward import FeedForwardKind
@@ -54,6 +55,7 @@ __all__ = [
     "Ledger",
     "ParametricLaw",
     "Plan",
+    "SourceAccount",
     "SourceLimits",
     "StepShape",
     "Topology",

@@ -1,5 +1,5 @@
 """Several processes joined to one run."""
 
-from t5x_style.hosts.hosts import Hosts, from_writer, is_writer, told_to_leave
+from t5x_style.hosts.hosts import Hosts, from_writer, is_writer, preemption_requested
 
-__all__ = ["Hosts", "from_writer", "is_writer", "told_to_leave"]
+__all__ = ["Hosts", "from_writer", "is_writer", "preemption_requested"]

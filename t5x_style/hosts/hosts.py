@@ -113,8 +113,8 @@ class Hosts:
 
         Args:
           same: a text that has to be the same in all processes, such as their configuration.
-          listens: whether SIGTERM waits to be asked for by `told_to_leave`. What never asks would
-            not hear it; it ends by it, and with it the others.
+          listens: whether SIGTERM is answered by `preemption_requested`. A command that never asks
+            ends at once by the signal, and with it the other processes.
 
         Raises:
           UsageError, Fault: as `lifeline.meet`.
@@ -187,7 +187,7 @@ def from_writer(decide: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def told_to_leave() -> Iterator[Callable[[int], bool]]:
+def preemption_requested() -> Iterator[Callable[[int], bool]]:
     """A function of the step that says whether SIGTERM came, to this process or to any other.
 
     It is to be asked once at every step, by all processes, and is true in all of them at the same

@@ -1,17 +1,16 @@
 """A trained model from what its run left: for evaluation, sampling and export."""
 
 import dataclasses
-from typing import Any
 
 from jax.sharding import Mesh
 
-from t5x_style.accounting import Architecture, Topology
+from t5x_style.accounting import Topology
 from t5x_style.data import Tokenizer
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import in_force, make_mesh
+from t5x_style.reporting import DerivedRun, read_derived
 from t5x_style.step.model_state import BoundModel, bind_model
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
-from t5x_style.training.run import read_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +18,11 @@ class RestoredModel:
     """Parameters on a mesh, with what is needed to use them.
 
     Attributes:
-      plan: the run's plan.json.
+      derived: the run's plan.json.
       step: steps that the parameters have seen.
     """
 
-    plan: dict[str, Any]
+    derived: DerivedRun
     tokenizer: Tokenizer
     topology: Topology
     mesh: Mesh
@@ -38,23 +37,24 @@ def restore_model(model_dir: str, topology: Topology, *, step: int | None = None
     Raises:
       UsageError: no run, or no such checkpoint, or the run's vocabulary has changed since.
     """
-    plan = read_plan(model_dir)
+    derived = read_derived(model_dir)
+    vocabulary = derived.vocabulary
     checkpoint = find_checkpoint(model_dir if step is None else f"{model_dir}/checkpoint_{step}")
-    tokenizer = Tokenizer(plan["tokenizer"]["path"], plan["tokenizer"].get("eos"))
-    if tokenizer.hash != plan["tokenizer"]["hash"]:
+    tokenizer = Tokenizer(vocabulary.path, vocabulary.eos)
+    if tokenizer.hash != vocabulary.hash:
         raise UsageError(
             f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "
-            f"is {tokenizer.hash[:12]}, the run's is {plan['tokenizer']['hash'][:12]}"
+            f"is {tokenizer.hash[:12]}, the run's is {vocabulary.hash[:12]}"
         )
     mesh = make_mesh(topology)
     with in_force(topology, mesh):
         model = bind_model(
-            Architecture(**plan["architecture"]),
+            derived.architecture,
             topology,
             mesh,
-            plan["compute_dtype"],
+            derived.compute_dtype,
         )
         parameters = restore_parameters(checkpoint, model.abstract)
     return RestoredModel(
-        plan, tokenizer, topology, mesh, model, parameters, int(checkpoint.name.split("_")[-1])
+        derived, tokenizer, topology, mesh, model, parameters, int(checkpoint.name.split("_")[-1])
     )

@@ -4,7 +4,14 @@ from t5x_style.reporting.figures.known_models import KnownModel, known_models
 from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
 from t5x_style.reporting.page.run_report import write_report
 from t5x_style.reporting.run.console import Progress
-from t5x_style.reporting.run.record import Event, RunRecord, read_plan, read_run
+from t5x_style.reporting.run.derived_run import (
+    DerivedRun,
+    Horizon,
+    PhaseRecord,
+    PlannedSource,
+    VocabularyRecord,
+)
+from t5x_style.reporting.run.record import Event, RunRecord, read_derived, read_run
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
     EVENT_KINDS,
@@ -31,17 +38,22 @@ __all__ = [
     "METRICS_FILE",
     "PLAN_FILE",
     "SOURCE_HEADERS",
+    "DerivedRun",
     "Event",
+    "Horizon",
     "KnownModel",
+    "PhaseRecord",
+    "PlannedSource",
     "Progress",
     "RunRecord",
     "RunWriter",
     "SilentWriter",
+    "VocabularyRecord",
     "achieved_rows",
     "check_suffix",
     "derived_rows",
     "known_models",
-    "read_plan",
+    "read_derived",
     "read_run",
     "scaling_figure",
     "source_rows",

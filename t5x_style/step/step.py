@@ -217,16 +217,16 @@ def make_evaluation_step(
 ) -> Callable:
     """The summed loss of a batch.
 
-    Rows are windows of the store as it lies there, whatever those of training are; a document sees
-    of the others what it sees in training.
+    Rows are windows of the store in its order, whatever those of training are. Documents attend to
+    each other as in training.
 
     Returns:
-      evaluate(parameters, tokens int32 [B, S + 1], weights float32 [B, S]) -> float32 [], the sum
-      of weights * -log p(next token), in nats.
+      evaluate(parameters, tokens int32 [B, S + 1], weights float32 [B, S]) -> (float32 [], float32
+      [B]): the sum of weights * -log p(next token) in nats, and that sum of each row.
     """
     softcap = model.architecture.logit_softcap
 
-    def evaluate(parameters: dict, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+    def evaluate(parameters: dict, tokens: jax.Array, weights: jax.Array):
         decoder = model(parameters)
         inputs, segments = tokens[:, :-1], None
         if not packing.attend_across_documents:
@@ -241,6 +241,6 @@ def make_evaluation_step(
             vocab_chunks=loss_vocab_chunks,
             softcap=softcap,
         )
-        return nll.sum()
+        return nll.sum(), nll
 
     return evaluate

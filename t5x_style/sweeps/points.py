@@ -9,7 +9,7 @@ from pathlib import Path
 
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import local_path
-from t5x_style.reporting import RunRecord, read_run
+from t5x_style.reporting import DerivedRun, RunRecord, read_run
 from t5x_style.reporting.run.writer import METRICS_FILE
 from t5x_style.sweeps.record import SWEEP_FILE, read_sweep
 
@@ -110,14 +110,15 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
         if reason := _unfinished(run):
             left_out.append(LeftOut(directory, reason))
             continue
+        derived = _derived(run)
         first = first or run
         _refuse_incomparable(first, run)
         point = Point(
             directory,
-            params=run.plan["parameters"]["total"],
-            tokens=run.plan["horizon"]["tokens"],
+            params=derived.parameters["total"],
+            tokens=derived.horizon.tokens,
             loss=_final_loss(run, loss),
-            epochs=max(source["epochs"] for source in run.plan["sources"].values()),
+            epochs=max(source.account.epochs for source in derived.sources.values()),
         )
         size = point.params, point.tokens
         kept, other = sorted((best.get(size, point), point), key=lambda point: point.loss)
@@ -198,11 +199,15 @@ def _directories(runs: Sequence[str]) -> list[tuple[str, str | None]]:
     return list(found.items())
 
 
+def _derived(run: RunRecord) -> DerivedRun:
+    if run.derived is None:
+        raise UsageError(f"{run.model_dir} has no plan.json, which has the size of its model")
+    return run.derived
+
+
 def _unfinished(run: RunRecord) -> str | None:
     """The tokens that a run has reached, if it has not reached its planned tokens."""
-    if not run.plan:
-        raise UsageError(f"{run.model_dir} holds no plan.json, which has the size of its model")
-    horizon = run.plan["horizon"]["tokens"]
+    horizon = _derived(run).horizon.tokens
     reached = max((line["tokens"] for line in run.training), default=0)
     return f"at {reached:,} of {horizon:,} tokens" if reached < horizon else None
 
@@ -211,7 +216,7 @@ def _final_loss(run: RunRecord, loss: str) -> float:
     """The loss at a run's end, nats per token."""
     if loss != BLENDED:
         return _last_value(run, loss)
-    shares = {name: source["share"] for name, source in run.plan["sources"].items()}
+    shares = {name: source.account.share for name, source in _derived(run).sources.items()}
     return sum(
         share * _last_value(run, f"eval/{name}/loss") for name, share in shares.items()
     ) / sum(shares.values())
@@ -221,7 +226,7 @@ def _last_value(run: RunRecord, key: str) -> float:
     losses = {
         name: value
         for line in (*run.training, *run.evaluations)
-        if line["tokens"] >= run.plan["horizon"]["tokens"]
+        if line["tokens"] >= _derived(run).horizon.tokens
         for name, value in line.items()
         if "loss" in name.split("/") and value is not None
     }
@@ -236,7 +241,7 @@ def _last_value(run: RunRecord, key: str) -> float:
 def _refuse_incomparable(first: RunRecord, run: RunRecord) -> None:
     """A law holds for one corpus and one vocabulary: losses per token of two do not compare."""
     for key in ("tokenizer", "blend"):
-        one, other = first.plan["identity"][key], run.plan["identity"][key]
+        one, other = (_derived(record).identity[key] for record in (first, run))
         if one != other:
             raise UsageError(
                 f"{first.model_dir} and {run.model_dir} cannot be points of one law: {key} is"

@@ -1,8 +1,19 @@
 """A run: resolved, opened, trained, evaluated, saved."""
 
+from t5x_style.training.derived import derive
 from t5x_style.training.early_stopping import EarlyStopping
-from t5x_style.training.evaluation import Evaluator
+from t5x_style.training.evaluation import EvaluationSums, Evaluator, Metric
 from t5x_style.training.loop import train
-from t5x_style.training.run import Run, read_plan, within_caps
+from t5x_style.training.run import Run, open_run, within_caps
 
-__all__ = ["EarlyStopping", "Evaluator", "Run", "read_plan", "train", "within_caps"]
+__all__ = [
+    "EarlyStopping",
+    "EvaluationSums",
+    "Evaluator",
+    "Metric",
+    "Run",
+    "derive",
+    "open_run",
+    "train",
+    "within_caps",
+]

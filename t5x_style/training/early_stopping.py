@@ -1,8 +1,8 @@
-"""Whether to stop before the planned end, because validation text has ceased to be learnt.
+"""Whether to stop before the planned end, because the validation loss no longer falls.
 
-BloombergGPT ended so: broken off at step 146,000, it is the checkpoint of step 139,200, at 80 % of
-its 708.9 billion tokens (Wu et al. 2023). The decision follows from the evaluation lines of
-metrics.jsonl alone: a run that was killed and started again decides what it would have decided.
+BloombergGPT ended so. It was stopped at step 146,000, and the model is the checkpoint of step
+139,200, at 80 % of its 708.9 billion tokens (Wu et al. 2023). The decision follows from the
+evaluation lines of metrics.jsonl alone, so a run that was killed and resumed decides the same.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import gin
 
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
 from t5x_style.quantities import count
 
 MEASURES = ("bits_per_byte", "loss")
@@ -19,16 +19,16 @@ MODES = ("advise", "stop")
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
-    """How a run stands at its latest evaluation.
+class PlateauState:
+    """Where a run is at its latest evaluation.
 
     Attributes:
       step: of that evaluation.
       best_step, best_score: of the lowest score, the first if there are several.
       since_step, since_tokens: of the last score that was a gain (see EarlyStopping.min_delta).
       reason: why to stop, in words; None while there is patience.
-      advise: whether to tell it now: the mode is 'advise', and there was patience one evaluation
-        before.
+      advise: whether to print the reason now: the mode is 'advise', and one evaluation before there
+        was still patience.
       stop: whether the run ends here.
     """
 
@@ -56,7 +56,7 @@ class EarlyStopping:
         counted. Many small steps therefore add up to a gain; noise does not.
       sources: names of the sources that are watched; None for all.
       measure: 'bits_per_byte' or 'loss' (nats per token).
-      mode: 'advise' tells once per plateau and goes on; 'stop' saves and ends the run.
+      mode: 'advise' prints the reason once per plateau; 'stop' saves and ends the run.
 
     Raises:
       UsageError: a value that is none of these.
@@ -69,17 +69,9 @@ class EarlyStopping:
     mode: str = "advise"
 
     def __post_init__(self):
-        for name, allowed in (("measure", MEASURES), ("mode", MODES)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise UsageError(
-                    f"EarlyStopping.{name} = {value!r} is not one of {', '.join(allowed)}"
-                    f"{did_you_mean(value, allowed)}"
-                )
-        if self.patience_tokens < 1:
-            raise UsageError(
-                f"EarlyStopping.patience_tokens = {self.patience_tokens}: must be 1 or more"
-            )
+        one_of("EarlyStopping.measure", self.measure, MEASURES)
+        one_of("EarlyStopping.mode", self.mode, MODES)
+        at_least("EarlyStopping.patience_tokens", self.patience_tokens, 1)
         if not 0 <= self.min_delta < math.inf:
             raise UsageError(f"EarlyStopping.min_delta = {self.min_delta}: must be 0 or more")
         if self.sources is not None and len(set(self.sources)) != len(self.sources):
@@ -111,13 +103,13 @@ class EarlyStopping:
         total = sum(shares[name] for name in watched)
         return {name: shares[name] / total for name in watched}
 
-    def standing(
+    def state(
         self, evaluations: Sequence[Mapping], weights: Mapping[str, float]
-    ) -> Standing | None:
-        """How the run stands after these evaluation lines, in order of step; None before the first.
+    ) -> PlateauState | None:
+        """The state after these evaluation lines, in order of step; None before the first.
 
-        A score that is no number is no gain. Lines that were measured on more or less text than the
-        last one (`eval_tokens` was changed) are not compared with it.
+        A score that is not a number is no gain. Lines that were measured on more or less text than
+        the last one (`eval_tokens` was changed) are not compared with it.
         """
         sizes = [f"eval/{name}/tokens" for name in weights]
         comparable = [
@@ -125,37 +117,38 @@ class EarlyStopping:
             for line in evaluations
             if all(size in line and line[size] == evaluations[-1].get(size) for size in sizes)
         ]
-        standing = None
-        counted = math.inf  # the last score that was a gain
+        state: PlateauState | None = None
+        last_gain = math.inf  # the last score that was a gain
         for line in comparable:
             step, tokens, score = line["step"], line["tokens"], self._score(line, weights)
-            if standing is None:
-                counted = score
-                standing = Standing(step, step, score, step, tokens)
+            if state is None:
+                last_gain = score
+                state = PlateauState(step, step, score, step, tokens)
                 continue
-            since = (standing.since_step, standing.since_tokens)
-            if score < counted - self.min_delta:
-                counted, since = score, (step, tokens)
-            best_score, best_step = min((standing.best_score, standing.best_step), (score, step))
+            since_step, since_tokens = state.since_step, state.since_tokens
+            if score < last_gain - self.min_delta:
+                last_gain, since_step, since_tokens = score, step, tokens
+            best_score, best_step = min((state.best_score, state.best_step), (score, step))
             reason = None
-            if tokens - since[1] >= self.patience_tokens:
+            if tokens - since_tokens >= self.patience_tokens:
                 reason = (
-                    f"{self._watched(weights)} has not fallen by more than {self.min_delta:g} in "
-                    f"the {count(tokens - since[1])} tokens since step {since[0]:,}; best "
+                    f"{self._score_text(weights)} has not fallen by more than {self.min_delta:g} "
+                    f"in the {count(tokens - since_tokens)} tokens since step {since_step:,}; best "
                     f"{best_score:.4f} at step {best_step:,}, now {score:.4f}"
                 )
-            standing = Standing(
+            state = PlateauState(
                 step,
                 best_step,
                 best_score,
-                *since,
+                since_step,
+                since_tokens,
                 reason,
-                advise=self.mode == "advise" and reason is not None and standing.reason is None,
+                advise=self.mode == "advise" and reason is not None and state.reason is None,
                 stop=self.mode == "stop" and reason is not None,
             )
-        return standing
+        return state
 
-    def _watched(self, weights: Mapping[str, float]) -> str:
+    def _score_text(self, weights: Mapping[str, float]) -> str:
         """The score in words: `bits per byte of legal 51.0%, general 49.0%`."""
         sources = (
             ", ".join(f"{name} {weight:.1%}" for name, weight in weights.items())

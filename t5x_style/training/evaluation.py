@@ -1,8 +1,10 @@
 """Loss and bits per byte of every source's validation split."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -10,11 +12,46 @@ from jax.sharding import Mesh
 
 from t5x_style.accounting import Topology
 from t5x_style.data import EvaluationSet, Packing
+from t5x_style.errors import UsageError
 from t5x_style.partitioning import batch_sharding
+from t5x_style.partitioning.sharding import replicated
 from t5x_style.quantities import bits_per_byte
 from t5x_style.step.batches import global_batch
 from t5x_style.step.model_state import BoundModel
 from t5x_style.step.step import AS_STORED, make_evaluation_step
+
+MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSums:
+    """What an evaluation found on one source, for a metric.
+
+    Attributes:
+      source: name.
+      row_nats: float64 [n], the summed -log p of the tokens of a row.
+      row_tokens: int64 [n], predicted tokens of a row.
+      bytes: UTF-8 bytes of all predicted tokens.
+    """
+
+    source: str
+    row_nats: np.ndarray
+    row_tokens: np.ndarray
+    bytes: int
+
+
+class Metric(Protocol):
+    """A figure next to the loss. Your own is bound in gin as `train.metrics = [@my_team.Worst()]`.
+
+    Its value is in the evaluation lines as `eval/<source>/<name>`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The last part of the key; no measure of `Evaluator` has it."""
+
+    def value(self, sums: EvaluationSums) -> float:
+        """The figure of one source."""
 
 
 class Evaluator:
@@ -30,6 +67,7 @@ class Evaluator:
         batch_size: int,
         eos_id: int,
         packing: Packing = AS_STORED,
+        metrics: Sequence[Metric] = (),
     ):
         """Compiles for `batch_size` rows. Call inside `in_force(topology, mesh)`.
 
@@ -37,8 +75,17 @@ class Evaluator:
           sets: by source; may be empty, and then every evaluation is.
           batch_size: rows per call, a multiple of the axes that split the batch.
           eos_id: the token that ends a document.
-          packing: of the training, which tells what documents of a row see of each other.
+          packing: of the training: whether documents of a row attend to each other.
+          metrics: further figures.
+
+        Raises:
+          UsageError: two figures have one name.
         """
+        names = [*MEASURES, *(metric.name for metric in metrics)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"train.metrics: two figures have the name {name!r}")
+        self._metrics = tuple(metrics)
         self._sets = dict(sets)
         self._batch_size = batch_size
         if self._sets:
@@ -58,7 +105,9 @@ class Evaluator:
                 eos_id=eos_id,
                 packing=packing,
             )
-            lowered = jax.jit(step).lower(model.abstract, *self._abstract)
+            # Of several processes, each reads the sums of all rows.
+            jitted = jax.jit(step, out_shardings=replicated(mesh))
+            lowered = jitted.lower(model.abstract, *self._abstract)
             self._compiled = lowered.compile(compiler_options=dict(topology.compiler_flags))
 
     def __call__(self, parameters: dict) -> dict[str, float]:
@@ -66,32 +115,39 @@ class Evaluator:
 
         Returns:
           eval/<source>/loss (nats per token), .../perplexity, .../bits_per_byte (comparable
-          between vocabularies) and .../tokens.
+          between vocabularies) and .../tokens; and .../<name> for each metric.
         """
         line: dict[str, float] = {}
         for source, rows in self._sets.items():
-            nats = self._total_loss(parameters, rows)
-            tokens = int(rows.weights.sum(dtype=np.float64))
+            nats, row_nats = self._losses(parameters, rows)
+            row_tokens = rows.weights.sum(1, dtype=np.int64)
+            tokens = int(row_tokens.sum())
             loss = nats / tokens
             line[f"eval/{source}/loss"] = loss
             line[f"eval/{source}/perplexity"] = math.exp(min(loss, 700.0))
             line[f"eval/{source}/bits_per_byte"] = bits_per_byte(nats, rows.bytes)
             line[f"eval/{source}/tokens"] = tokens
+            sums = EvaluationSums(source, row_nats, row_tokens, rows.bytes)
+            for metric in self._metrics:
+                line[f"eval/{source}/{metric.name}"] = float(metric.value(sums))
         return line
 
-    def _total_loss(self, parameters: dict, rows: EvaluationSet) -> float:
-        sums = []
+    def _losses(self, parameters: dict, rows: EvaluationSet) -> tuple[float, np.ndarray]:
+        """The summed loss, and float64 [n], that of each row."""
+        found = []
         for start in range(0, len(rows.tokens), self._batch_size):
             batch = [
-                global_batch(functools.partial(_rows, each), start, like)
-                for each, like in zip((rows.tokens, rows.weights), self._abstract, strict=True)
+                global_batch(functools.partial(_rows, array), start, like)
+                for array, like in zip((rows.tokens, rows.weights), self._abstract, strict=True)
             ]
-            sums.append(self._compiled(parameters, *batch))
-        return float(np.sum(np.asarray(jax.device_get(sums), np.float64)))
+            found.append(self._compiled(parameters, *batch))
+        sums, row_sums = zip(*jax.device_get(found), strict=True)
+        row_nats = np.concatenate(row_sums).astype(np.float64)[: len(rows.tokens)]
+        return float(np.sum(np.asarray(sums, np.float64))), row_nats
 
 
 def _rows(array: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Rows by number; zeros for those behind the last, whose weights are zero with them."""
+    """Rows by number; zeros after the last, where the weights are zero too."""
     rows = np.zeros((len(numbers), array.shape[1]), array.dtype)
     there = numbers < len(array)
     rows[there] = array[numbers[there]]

@@ -16,8 +16,8 @@ from t5x_style.data import Tokenizer
 from t5x_style.data.tokenizers.extend import Extension, read_extension
 from t5x_style.data.tokenizers.tokenizer import PAD_ID
 from t5x_style.errors import UsageError
+from t5x_style.reporting import read_derived
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
-from t5x_style.training.run import read_plan
 
 # The parameters [V, D] that have a row for each id; a tied model has only the first.
 ROWS = ("embedding", "head")
@@ -26,7 +26,7 @@ ROWS = ("embedding", "head")
 def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
     """The parameters of a checkpoint of another run, in the shapes and shardings of `target`.
 
-    Where `tokenizer` extends that run's vocabulary (see `data.vocabulary_extension`), rows are
+    Where `tokenizer` extends that run's vocabulary (see `data.tokenizers.extend`), rows are
     made for the pieces that it adds.
 
     Args:
@@ -39,20 +39,19 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
         checkpoint's run nor an extension of it.
     """
     checkpoint = find_checkpoint(path)
-    plan = read_plan(str(checkpoint.parent))
-    base_hash = plan["identity"]["tokenizer"]
-    if tokenizer.hash == base_hash:
+    base = read_derived(checkpoint.parent)
+    if tokenizer.hash == base.vocabulary.hash:
         return restore_parameters(checkpoint, target)
     extension = read_extension(tokenizer)
-    if extension is None or extension.base_hash != base_hash:
+    if extension is None or extension.base_hash != base.vocabulary.hash:
         what = "extends nothing" if extension is None else "extends another one"
         raise UsageError(
             f"INITIAL_CHECKPOINT_PATH = {path} was trained with another vocabulary, "
-            f"{plan['tokenizer']['path']}: its ids mean other text than those of {tokenizer.path}, "
+            f"{base.vocabulary.path}: its ids mean other text than those of {tokenizer.path}, "
             f"which {what}. Take that vocabulary, or extend it: "
-            f"t5x-style tokenizer --extend={plan['tokenizer']['path']}"
+            f"t5x-style tokenizer --extend={base.vocabulary.path}"
         )
-    return _extended(checkpoint, plan["architecture"]["vocab_size"], extension, target)
+    return _extended(checkpoint, base.architecture.vocab_size, extension, target)
 
 
 def _extended(

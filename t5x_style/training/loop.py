@@ -11,12 +11,14 @@ import numpy as np
 
 from t5x_style.accounting import chip_of_device_kind
 from t5x_style.errors import Fault, Preempted
-from t5x_style.hosts import told_to_leave
+from t5x_style.hosts import preemption_requested
 from t5x_style.reporting import Progress
 from t5x_style.step.batches import abstract_batch, global_batch
+from t5x_style.step.model_state import State
 from t5x_style.step.step import Batch, Metrics, packed_batch
+from t5x_style.training.early_stopping import PlateauState
 from t5x_style.training.run import Run
-from t5x_style.training.session import Session, finished_run, open_session, tell_end
+from t5x_style.training.session import Session, finished_run, open_session, record_end
 
 # Steps that may be queued on the device: enough to hide the host's work, few enough that a
 # preemption is answered within two steps.
@@ -25,34 +27,34 @@ STEP_METRICS = ("loss", "z_loss", "learning_rate", "grad_norm", "param_norm")
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Train, or go on training; all that the run leaves lies under `run.model_dir`.
+    """Train, or continue training; all files of the run are in `run.model_dir`.
 
     The order within a step: dispatch it; read the next batch while it runs; write the line of the
-    step BEFORE it, whose numbers are there by now. Nothing waits for the step in flight but an
-    evaluation, a checkpoint and the end.
+    step BEFORE it, whose numbers are known by now. Only an evaluation, a checkpoint and the end
+    wait for the step in flight.
 
     Returns:
       `line`, the last training line; `evaluation`, the last evaluation line; `seconds` by cause;
-      `resumed_from`, the step of the checkpoint it began at, or None; what `Run.end` tells.
+      `resumed_from`, the step of the checkpoint at which it began, or None; the keys of `Run.end`.
 
     Raises:
       UsageError: the folder holds another run, or the mesh does not fit; before any work.
       Fault: the loss is not a number.
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: SIGTERM was received; the state is saved.
     """
     done = finished_run(run)
     if done is not None:
         return done
     session = open_session(run)
     try:
-        with told_to_leave() as leave:
+        with preemption_requested() as leave:
             return run_loop(run, session, leave)
     finally:
         session.close()
 
 
 def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[str, Any]:
-    """From the session's step to the end of the run, unless `leave(step)` says to save and go.
+    """From the session's step to the end of the run, unless `leave(step)` asks to save and exit.
 
     Returns and raises as `train`.
     """
@@ -61,56 +63,19 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
     resumed_from = session.step if session.resumed else None
     lines = _Lines(run, session, progress)
     evaluation: dict[str, float] = {}
-    standing = run.standing(session.evaluations)
+    plateau = run.plateau(session.evaluations)
     step, state = session.step, session.state
 
-    def read(at: int) -> Batch:
-        like = abstract_batch(*plan.shape(at), session.batch_sharding, run.spec.packing)
-        return global_batch(read_rows, plan.rows_before(at), like)
-
-    def read_rows(numbers: np.ndarray) -> np.ndarray:
-        return packed_batch(run.reader.rows(numbers))
-
-    def evaluate() -> dict[str, float]:
-        nonlocal standing
-        with ledger.time("evaluate"):
-            line = session.evaluator(state["parameters"])
-        if line:
-            tokens = plan.tokens_before(step)
-            session.evaluations.append({"step": step, "tokens": tokens, **line})
-            writer.metrics(session.evaluations[-1])
-            scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
-            progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
-            standing = run.standing(session.evaluations)
-            if standing and standing.advise:
-                advice = f"early stopping advises to stop now: {standing.reason}"
-                writer.event("warned", step=step, tokens=tokens, reason=advice)
-                progress.note(advice)
-        return line
-
-    def save() -> None:
-        with ledger.time("save"), jax.transfer_guard("allow"):
-            # The lines up to here are never written again: they must outlive a kill that the
-            # checkpoint outlives.
-            writer.flush()
-            tokens = plan.tokens_before(step)
-            record = {"tokens": tokens, "ledger": ledger.state()}
-            best_step = standing.best_step if standing else None
-            session.checkpointer.save(step, state, record, best_step)
-            best = {}
-            if standing and standing.best_step == step:
-                best = {"best_score": standing.best_score}
-            writer.event("saved", step=step, tokens=tokens, **best)
-
     if not session.resumed:
-        evaluation = evaluate()
-        if standing:
-            save()
-    batch = read(step)
+        evaluation = _evaluate(run, session, step, state, progress)
+        plateau = run.plateau(session.evaluations)
+        if plateau:
+            _save(session, plan.tokens_before(step), step, state, plateau)
+    batch = _read(run, session, step)
     in_flight: collections.deque[jax.Array] = collections.deque()
     lines.restart_clock(step)
 
-    # A hidden copy between host and device is a bug: every one below is spelt out.
+    # A hidden copy between host and device is a bug: every copy below is explicit.
     with jax.transfer_guard("disallow"):
         while step < plan.steps:
             with ledger.time("step"):
@@ -118,7 +83,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
             step += 1
             if step < plan.steps:
                 with ledger.time("data"):
-                    batch = read(step)
+                    batch = _read(run, session, step)
             with ledger.time("step"):
                 lines.write_pending()
                 in_flight.append(metrics["loss"])
@@ -139,13 +104,14 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
                 lines.write_pending()
                 lines.refuse_not_finite(step, metrics)
             if evaluate_now:
-                evaluation = evaluate()
-                if standing and standing.best_step == step:
+                evaluation = _evaluate(run, session, step, state, progress)
+                plateau = run.plateau(session.evaluations)
+                if plateau and plateau.best_step == step:
                     save_now = True
-                if standing and standing.stop:
+                if plateau and plateau.stop:
                     save_now = last = True
             if save_now:
-                save()
+                _save(session, plan.tokens_before(step), step, state, plateau)
             if last:
                 break
             if leave_now:
@@ -157,8 +123,8 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
             lines.restart_clock(step)
 
     session.checkpointer.wait()
-    end = run.end(standing, step)
-    tell_end(run, writer, step, ledger.seconds, end)
+    end = run.end(plateau, step)
+    record_end(run, writer, step, ledger.seconds, end)
     progress.close()
     return {
         "line": lines.last,
@@ -169,8 +135,57 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
     }
 
 
+def _read(run: Run, session: Session, step: int) -> Batch:
+    """The batch of a step; of several processes, each reads the rows of its own devices."""
+
+    def rows(numbers: np.ndarray) -> np.ndarray:
+        return packed_batch(run.reader.rows(numbers))
+
+    shape = run.plan.shape(step)
+    like = abstract_batch(*shape, session.batch_sharding, run.spec.packing)
+    return global_batch(rows, run.plan.rows_before(step), like)
+
+
+def _evaluate(
+    run: Run, session: Session, step: int, state: State, progress: Progress
+) -> dict[str, float]:
+    """Evaluate, write the line, and print a note; empty without validation splits."""
+    with session.ledger.time("evaluate"):
+        line = session.evaluator(state["parameters"])
+    if not line:
+        return line
+    tokens = run.plan.tokens_before(step)
+    session.evaluations.append({"step": step, "tokens": tokens, **line})
+    session.writer.metrics(session.evaluations[-1])
+    scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
+    progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
+    plateau = run.plateau(session.evaluations)
+    if plateau and plateau.advise:
+        advice = f"early stopping advises to stop now: {plateau.reason}"
+        session.writer.event("warned", step=step, tokens=tokens, reason=advice)
+        progress.note(advice)
+    return line
+
+
+def _save(
+    session: Session, tokens: int, step: int, state: State, plateau: PlateauState | None
+) -> None:
+    """Save a checkpoint; the lines up to it are on the disk first."""
+    with session.ledger.time("save"), jax.transfer_guard("allow"):
+        # These lines are never written again: they must survive any kill that the checkpoint
+        # survives.
+        session.writer.flush()
+        record = {"tokens": tokens, "ledger": session.ledger.state()}
+        best_step = plateau.best_step if plateau else None
+        session.checkpointer.save(step, state, record, best_step)
+        best = {}
+        if plateau and plateau.best_step == step:
+            best = {"best_score": plateau.best_score}
+        session.writer.event("saved", step=step, tokens=tokens, **best)
+
+
 class _Lines:
-    """Training lines, each written one step after its own so that nobody waits for it."""
+    """Training lines. A line is written one step after its own, so that no step waits for it."""
 
     def __init__(self, run: Run, session: Session, progress: Progress):
         self._run, self._session, self._progress = run, session, progress
@@ -182,7 +197,7 @@ class _Lines:
         self.last: dict[str, float | None] = {}
 
     def restart_clock(self, step: int) -> None:
-        """Begin to measure the speed anew at `step` steps done, after what is no training."""
+        """Begin to measure the speed again at `step` steps, after work that is not training."""
         self._clock = (step, time.perf_counter(), self._session.ledger.seconds["data"])
 
     def pend(self, step: int, metrics: Metrics) -> None:
@@ -228,7 +243,7 @@ class _Lines:
         self.last = line
 
     def refuse_not_finite(self, step: int, metrics: Metrics) -> None:
-        """Stop at a loss or a gradient that is no number, before it is saved."""
+        """Stop at a loss or a gradient that is not a number, before it is saved."""
         loss, norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
         if math.isfinite(loss) and math.isfinite(norm):
             return

@@ -1,53 +1,50 @@
-"""What a run is, resolved: what a user chose, and what follows from it, printed before step 0."""
+"""A run, resolved and checked: what a user chose and where it is to go."""
 
 import dataclasses
 import functools
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_style.accounting import (
-    Auditor,
-    Chip,
-    ParametricLaw,
-    Topology,
-    chip,
-    non_embedding_parameters,
-    parameters,
-)
+from t5x_style.accounting import Auditor, Chip, ParametricLaw, SourceAccount, Topology, chip
 from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.data import BatchPlan, BatchReader, Stores
-from t5x_style.data.blend.blend import ROW_ORDER
 from t5x_style.data.rows import source_accounts
-from t5x_style.data.rows.blend_history import BlendVersion, asked_blend, blend_versions, reader_of
-from t5x_style.errors import Fault, UsageError, at_least, one_of
+from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
+from t5x_style.errors import UsageError, at_least, one_of
 from t5x_style.hosts import from_writer
-from t5x_style.quantities import count
+from t5x_style.reporting import read_derived
 from t5x_style.step.spec import StepSpec
 from t5x_style.training.checkpoints import checkpoint_steps
-from t5x_style.training.early_stopping import EarlyStopping, Standing
-
-PLAN_FILE = "plan.json"
-CONFIG_FILE = "config.gin"
+from t5x_style.training.early_stopping import EarlyStopping, PlateauState
+from t5x_style.training.evaluation import Metric
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Everything that a training run needs, resolved and checked, before anything is allocated.
 
-    Attributes are the parameters of the `train` verb, with `spec` for what a step computes,
-    `topology` for where it runs, `stores` in place of the corpus, and `own_law` read. For the files
-    that the run leaves, `config_text` is the consumed configuration, and `config_changes` is how it
-    differs from the one of the last start. Where the plan of `spec` ends before what was asked for
-    (see `within_caps`), `shortened` is the reason and `asked_plan` the plan asked for: rows are
-    laid out by that one, so that they stay the same when a later start is given more.
+    `open_run` makes one. Attributes are the parameters of the `train` verb, but for these:
+
+    Attributes:
+      spec, topology: WHAT a step computes and WHERE it runs.
+      stores: in place of the corpus.
+      blend: its blends, the configured one last.
+      own_law: the law, read from its file.
+      config_text: the consumed configuration, for config.gin.
+      config_changes: how it differs from the one of the last start.
+      shortened: why the plan of `spec` ends before what was asked for; None if it does not (see
+        `within_caps`).
+      asked_plan: the plan that was asked for, in that case. Rows are laid out by it, so that they
+        stay the same when a later start is given more.
+      auditor: the account of this run.
+      watched_weights: {source: weight} in the score of the early stopping; empty without one.
     """
 
     model_dir: str
     spec: StepSpec
     topology: Topology
     stores: Stores
+    blend: Sequence[BlendVersion]
     seed: int
     max_epochs: float | Mapping[str, float]
     log_period: int
@@ -60,14 +57,16 @@ class Run:
     config_text: str
     config_changes: Sequence[Mapping[str, str]] = ()
     early_stopping: EarlyStopping | None = None
+    metrics: Sequence[Metric] = ()
     own_law: ParametricLaw | None = None
     at_cap: str = "refuse"
     allow_blend_change: bool = False
     shortened: str | None = None
     asked_plan: BatchPlan | None = None
+    auditor: Auditor = dataclasses.field(init=False, repr=False, compare=False)
+    watched_weights: dict[str, float] = dataclasses.field(init=False)
 
     def __post_init__(self):
-        one_of("train.at_cap", self.at_cap, source_accounts.AT_CAP)
         for name in ("log_period", "eval_period", "checkpoint_period", "keep_checkpoints"):
             at_least(f"train.{name}", getattr(self, name), 1)
         vocabulary = self.stores.tokenizer.vocab_size
@@ -81,8 +80,11 @@ class Run:
         self.spec.optimizer.check(self.plan.tokens)
         if self.topology.chip is not None:
             chip(self.topology.chip)
-        # Both refuse what they cannot be made from.
-        _ = self.watched, self.auditor
+        object.__setattr__(self, "auditor", self._auditor())
+        weights = {}
+        if self.early_stopping is not None:
+            weights = self.early_stopping.weights(self.shares, list(self.stores.validation))
+        object.__setattr__(self, "watched_weights", weights)
 
     @property
     def plan(self) -> BatchPlan:
@@ -90,62 +92,68 @@ class Run:
         return self.spec.plan
 
     @property
+    def row_plan(self) -> BatchPlan:
+        """The plan by which rows are laid out."""
+        return self.asked_plan or self.plan
+
+    @property
     def step_spec(self) -> StepSpec:
         """What a step of the run computes, with the facts of its data."""
         eos_id = self.stores.tokenizer.eos_id
         return dataclasses.replace(self.spec, sources=len(self.reader.names), eos_id=eos_id)
 
-    @property
-    def row_plan(self) -> BatchPlan:
-        """By which rows are laid out."""
-        return self.asked_plan or self.plan
-
-    @functools.cached_property
-    def chapters(self) -> list[BlendVersion]:
-        """The blends of the run, the one asked for last."""
-        newest, written = from_writer(lambda: _newest_and_blend(self.model_dir))
-        return blend_versions(
-            self.stores,
-            self.row_plan,
-            self._renormalised_at,
-            written=[BlendVersion.from_json(chapter) for chapter in written],
-            resume=None if newest is None else (self.row_plan.rows_before(newest), newest),
-            change=self.allow_blend_change,
-        )
-
     @functools.cached_property
     def reader(self) -> BatchReader:
-        """Rows of the blend, and of those that it was before."""
+        """The rows of all its blends."""
         return reader_of(
-            self.chapters,
+            self.blend,
             self.stores,
             self.row_plan,
             self.seed,
             document_starts=self.spec.packing.document_starts,
         )
 
-    @property
-    def _renormalised_at(self) -> dict[str, float] | None:
-        return self.caps if self.at_cap == "renormalise" else None
-
     @functools.cached_property
     def shares(self) -> dict[str, float]:
-        """{source: share of the tokens of the whole run that it is due}."""
-        due = self.reader.blend.owed_rows(self.plan.rows) / self.plan.rows
-        return dict(zip(self.reader.names, due.tolist(), strict=True))
+        """{source: planned share of the tokens of the whole run}."""
+        owed = self.reader.blend.owed_rows(self.plan.rows) / self.plan.rows
+        return dict(zip(self.reader.names, owed.tolist(), strict=True))
 
     @functools.cached_property
     def caps(self) -> dict[str, float]:
-        """{source: epochs} that it is read at most."""
+        """{source: most epochs that are read of it}."""
         return source_accounts.checked_caps(self.max_epochs, list(self.stores.train))
 
-    def accounts(self, step: int) -> dict[str, dict[str, Any]]:
-        """What the steps before `step` take of each source; see `sources.accounts`."""
+    @functools.cached_property
+    def chip(self) -> Chip | None:
+        """The chip whose peak an MFU is measured against, or None."""
+        return None if self.topology.chip is None else chip(self.topology.chip)
+
+    def accounts(self, step: int) -> dict[str, SourceAccount]:
+        """What the steps before `step` read of each source."""
         return source_accounts.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
 
-    @functools.cached_property
-    def auditor(self) -> Auditor:
-        """The account of this model under this remat policy, attention kernel and loss."""
+    def plateau(self, evaluations: Sequence[Mapping]) -> PlateauState | None:
+        """Where the early stopping is after these evaluation lines; None without one."""
+        if self.early_stopping is None:
+            return None
+        return self.early_stopping.state(evaluations, self.watched_weights)
+
+    def end(self, plateau: PlateauState | None, step: int) -> dict[str, Any]:
+        """The end of the run at `step`, as far as an early stopping has a part in it.
+
+        Returns:
+          `reason`, why it ended before its planned tokens; `best_step`, that of the lowest score.
+        """
+        if plateau is None:
+            return {}
+        end: dict[str, Any] = {"best_step": plateau.best_step}
+        if step < self.plan.steps:
+            share = self.plan.tokens_before(step) / self.plan.tokens
+            end["reason"] = f"early stopping at {share:.1%} of the planned tokens: {plateau.reason}"
+        return end
+
+    def _auditor(self) -> Auditor:
         return Auditor(
             self.spec.architecture,
             [(self.plan.tokens_of_rows(row), length) for row, length in self.plan.lengths],
@@ -157,224 +165,60 @@ class Run:
             ),
         )
 
-    @functools.cached_property
-    def watched(self) -> dict[str, float]:
-        """{source: weight} in the score of the early stopping; empty without one."""
-        if self.early_stopping is None:
-            return {}
-        return self.early_stopping.weights(self.shares, list(self.stores.validation))
 
-    def standing(self, evaluations: Sequence[Mapping]) -> Standing | None:
-        """How the run stands after these evaluation lines; None without an early stopping."""
-        if self.early_stopping is None:
-            return None
-        return self.early_stopping.standing(evaluations, self.watched)
-
-    def end(self, standing: Standing | None, step: int) -> dict[str, Any]:
-        """What is told of the end of a run at `step`, as far as there is something to tell.
-
-        Returns:
-          `reason`, why it ended before its planned tokens; `best_step`, that of the lowest score of
-          its early stopping.
-        """
-        if standing is None:
-            return {}
-        end: dict[str, Any] = {"best_step": standing.best_step}
-        if step < self.plan.steps:
-            share = self.plan.tokens_before(step) / self.plan.tokens
-            end["reason"] = (
-                f"early stopping at {share:.1%} of the planned tokens: {standing.reason}"
-            )
-        return end
-
-    def _phases(self) -> list[dict[str, Any]]:
-        """Steps of one shape, and what their tokens cost."""
-        phases, since = [], 0
-        for phase in self.plan.phases:
-            until = since + phase.tokens
-            flops = self.auditor.flops_per_token(since, until)
-            phases.append({**phase._asdict(), "tokens": phase.tokens, "flops_per_token": flops})
-            since = until
-        return phases
-
-    @functools.cached_property
-    def chip(self) -> Chip | None:
-        """The chip whose peak an MFU is measured against, or None."""
-        return None if self.topology.chip is None else chip(self.topology.chip)
-
-    def identity(self) -> dict[str, Any]:
-        """What may not change between two starts of one run: another model, or other rows."""
-        return {
-            "architecture": dataclasses.asdict(self.spec.architecture),
-            "tokenizer": self.stores.tokenizer.hash,
-            "blend": asked_blend(self.stores, self._renormalised_at),
-            "stores": {
-                name: store.meta["fingerprint"] for name, store in self.stores.train.items()
-            },
-            # One number, or (first row, number) of each phase.
-            "sequence_length": self.row_plan.lengths[0][1]
-            if len(self.row_plan.lengths) == 1
-            else [list(each) for each in self.row_plan.lengths],
-            "seed": self.seed,
-            "row_order": ROW_ORDER,
-            "windows": self.spec.packing.windows,
-        }
-
-    def _sources(self) -> dict[str, dict[str, Any]]:
-        """What the whole run takes of each source, what share was asked for, and where it lies."""
-        start = self.chapters[0].shares(0)
-        end = self.chapters[-1].shares(self.plan.rows)
-        planned = {}
-        for name, account in self.accounts(self.plan.steps).items():
-            validation = self.stores.validation.get(name)
-            planned[name] = {
-                **account,
-                "share": self.shares[name],
-                "first_share": start.get(name, 0.0),
-                "last_share": end.get(name, 0.0),
-                "store": str(self.stores.train[name].path),
-                "validation_store": None if validation is None else str(validation.path),
-            }
-        return planned
-
-    def _notices(self) -> list[str]:
-        """What is to be said of sources that are read more than a few times.
-
-        Raises:
-          UsageError: one would be read more often than its cap, and that is refused.
-        """
-        notices = [] if self.shortened is None else [self.shortened]
-        for row, name in self.chapters[-1].capped_at:
-            if row < self.plan.rows:
-                notices.append(
-                    f"source {name!r} is at its cap of {self.caps[name]:g} epochs after "
-                    f"{count(self.plan.tokens_of_rows(row))} tokens: the others take its share"
-                )
-        caps = self.caps if self.at_cap in ("refuse", "stop") else None
-        notices += self.reader.check_horizon(self.plan.rows, caps)
-        if self.at_cap == "repeat":
-            notices += [
-                f"source {name!r} will be read {account['epochs']:.1f} times, past its cap of "
-                f"{self.caps[name]:g}"
-                for name, account in self.accounts(self.plan.steps).items()
-                if account["epochs"] > self.caps[name]
-            ]
-        return notices
-
-    def derived(self) -> dict[str, Any]:
-        """What plan.json holds: all that follows from the configuration, before step 0."""
-        audit = self.auditor.at(self.plan.tokens)
-        return {
-            "identity": self.identity(),
-            "architecture": dataclasses.asdict(self.spec.architecture),
-            "parameters": {
-                "total": self.auditor.parameters,
-                "non_embedding": non_embedding_parameters(self.spec.architecture),
-                **parameters(self.spec.architecture),
-            },
-            # The mean over the run.
-            "flops_per_token": self.auditor.flops_per_token(0, self.plan.tokens),
-            "horizon": {
-                "tokens": self.plan.tokens,
-                "steps": self.plan.steps,
-                # The length that evaluations have, too.
-                "sequence_length": self.plan.lengths[-1][1],
-                "phases": self._phases(),
-                "tokens_per_param": audit["tokens_per_param"],
-            },
-            "optimizer": dataclasses.asdict(self.spec.optimizer),
-            "mesh": self.topology.mesh_shape,
-            "chip": self.topology.chip,
-            "remat": self.topology.remat,
-            "kernel": self.topology.kernel,
-            "loss_chunk_tokens": self.topology.loss_chunk_tokens,
-            "loss_vocab_chunks": self.topology.loss_vocab_chunks,
-            "compute_dtype": self.spec.compute_dtype,
-            "packing": dataclasses.asdict(self.spec.packing),
-            "blend": [chapter.to_json() for chapter in self.chapters],
-            "sources": self._sources(),
-            "notices": self._notices(),
-            "tokenizer": {
-                **dataclasses.asdict(self.stores.tokenizer.absolute()),
-                "hash": self.stores.tokenizer.hash,
-                "vocab_size": self.stores.tokenizer.vocab_size,
-            },
-            "early_stopping": None
-            if self.early_stopping is None
-            else {**dataclasses.asdict(self.early_stopping), "weights": self.watched},
-            "own_law": None if self.own_law is None else dataclasses.asdict(self.own_law),
-            "laws": {
-                law: {
-                    key: audit[f"chinchilla/{law}/{key}"]
-                    for key in (
-                        "optimal_params",
-                        "optimal_tokens",
-                        "expected_loss",
-                        "compute_efficiency",
-                    )
-                }
-                for law in self.auditor.laws
-            },
-        }
-
-
-def read_plan(model_dir: str) -> dict[str, Any]:
-    """The plan.json of a run.
-
-    Raises:
-      UsageError: the folder holds no run.
-      Fault: the file is broken.
-    """
-    path = pathlib.Path(model_dir) / PLAN_FILE
-    if not path.is_file():
-        raise UsageError(f"MODEL_DIR = {model_dir}: no run there ({PLAN_FILE} is missing)")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise Fault(f"{path} is not JSON: {error}") from None
-
-
-def _newest_and_blend(model_dir: str) -> tuple[int | None, list[dict[str, Any]]]:
-    """The step of a run's newest checkpoint, and the chapters of its blend up to there."""
-    newest = max(checkpoint_steps(model_dir), default=None)
-    # Of another version, a plan has no blend, and its identity is refused.
-    return newest, [] if newest is None else read_plan(model_dir).get("blend", [])
-
-
-def refuse_another_run(
-    old: dict[str, Any], new: dict[str, Any], model_dir: str, *, allow_blend_change: bool
-) -> None:
-    """Compare the identities of the run that is there and of the one asked for.
+def open_run(
+    *,
+    model_dir: str,
+    spec: StepSpec,
+    stores: Stores,
+    max_epochs: float | Mapping[str, float],
+    at_cap: str = "refuse",
+    allow_blend_change: bool = False,
+    **options: Any,
+) -> Run:
+    """The run of a configuration, with the blends that its earlier starts had.
 
     Args:
-      allow_blend_change: whether another blend, also of more sources, is no other run.
+      options: the other fields of `Run`.
 
     Raises:
-      UsageError: going on would corrupt it; names every difference.
+      UsageError: as `Run` and `blend_versions`.
     """
-    with_blend = {**old, "blend": new["blend"], "stores": {**new["stores"], **old["stores"]}}
-    differences = [
-        f"{name}: {before!r} there, {after!r} asked for"
-        for name, before, after in _flat_differences(with_blend if allow_blend_change else old, new)
-    ]
-    if not differences:
-        return
-    advice = "name another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
-    if old.get("row_order") != new.get("row_order"):
-        advice += (
-            ";\nthe run was begun by a version of t5x_style with another order of rows: "
-            "this version would continue it with other rows"
-        )
-    if not allow_blend_change and with_blend == new:
-        advice += (
-            ";\ntrain.allow_blend_change = True goes on from the newest checkpoint with the new "
-            "blend, and leaves the rows before it what they were"
-        )
-    raise UsageError(
-        f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"
-        + "".join(f"\n  {difference}" for difference in differences)
-        + f"\n{advice}"
+    one_of("train.at_cap", at_cap, source_accounts.AT_CAP)
+    newest, written = from_writer(lambda: _newest_step_and_blend(model_dir))
+    blend = blend_versions(
+        stores,
+        spec.plan,
+        renormalised_caps(stores, max_epochs, at_cap),
+        written=[BlendVersion.from_json(version) for version in written],
+        resume=None if newest is None else (spec.plan.rows_before(newest), newest),
+        change=allow_blend_change,
     )
+    return Run(
+        model_dir=model_dir,
+        spec=spec,
+        stores=stores,
+        blend=blend,
+        max_epochs=max_epochs,
+        at_cap=at_cap,
+        allow_blend_change=allow_blend_change,
+        **options,
+    )
+
+
+def renormalised_caps(
+    stores: Stores, max_epochs: float | Mapping[str, float], at_cap: str
+) -> dict[str, float] | None:
+    """{source: epochs} after which the others take its share; None without this rule."""
+    if at_cap != "renormalise":
+        return None
+    return source_accounts.checked_caps(max_epochs, list(stores.train))
+
+
+def _newest_step_and_blend(model_dir: str) -> tuple[int | None, list[dict[str, Any]]]:
+    """The step of a run's newest checkpoint, and the versions of its blend up to there."""
+    newest = max(checkpoint_steps(model_dir), default=None)
+    return newest, [] if newest is None else read_derived(model_dir).blend
 
 
 def within_caps(run: Run) -> Run:
@@ -392,7 +236,7 @@ def within_caps(run: Run) -> Run:
         return run
     plan = run.plan.within(rows)
     after = source_accounts.accounts(run.reader, run.stores.train, rows + 1)
-    name = next(name for name, cap in run.caps.items() if after[name]["epochs"] > cap)
+    name = next(name for name, cap in run.caps.items() if after[name].epochs > cap)
     reason = (
         f"source {name!r} is at its cap of {run.caps[name]:g} epochs at step {plan.steps:,} of "
         f"{run.plan.steps:,}: the run is planned to end there"
@@ -401,15 +245,3 @@ def within_caps(run: Run) -> Run:
         raise UsageError(f"AT_CAP = 'stop': {reason}")
     spec = dataclasses.replace(run.spec, plan=plan)
     return dataclasses.replace(run, spec=spec, asked_plan=run.row_plan, shortened=reason)
-
-
-def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            difference
-            for key in sorted(old.keys() | new.keys())
-            for difference in _flat_differences(
-                old.get(key), new.get(key), f"{name}.{key}" if name else key
-            )
-        ]
-    return [] if old == new else [(name, old, new)]

@@ -1,6 +1,5 @@
 """A made-up run: the files that a training run leaves, without training."""
 
-import json
 import math
 import random
 
@@ -8,6 +7,7 @@ import pytest
 
 from t5x_style.accounting import Architecture, Auditor, Ledger
 from t5x_style.reporting import RunWriter
+from tests.plans import made_up_plan, write_plan
 
 SHARES = {"legal": 0.51, "general": 0.49}
 ARCHITECTURE = Architecture(vocab_size=4096, layers=4, d_model=128, d_ff=344, heads=4)
@@ -68,8 +68,8 @@ def made_up_run():
                 writer.metrics(line | auditor.at(tokens) | ledger.line())
             writer.event("saved", step=steps, tokens=tokens)
             writer.event("finished", step=steps, tokens=tokens, seconds=ledger.seconds)
-        plan = {"parameters": {"total": auditor.parameters}, "shares": SHARES, "steps": steps}
-        (model_dir / "plan.json").write_text(json.dumps(plan))
+        total = {"total": auditor.parameters}
+        write_plan(model_dir, made_up_plan(SHARES, tokens=steps * 2048, parameters=total))
         (model_dir / "config.gin").write_text("train.steps = 400\ntrain.name = '<a & b>'\n")
         return model_dir
 

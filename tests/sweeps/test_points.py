@@ -1,6 +1,6 @@
 """Points of a law: what a CSV file or a run's directory says, and what cannot be compared."""
 
-import json
+import dataclasses
 
 import pytest
 
@@ -15,6 +15,7 @@ from t5x_style.sweeps import (
     points_of_runs,
     without_highest,
 )
+from tests.plans import made_up_plan, write_plan
 
 
 def write_csv(tmp_path, text: str) -> str:
@@ -100,13 +101,16 @@ def make_run(tmp_path):
                         "eval/general/loss": loss * early,
                     }
                 )
-        plan = {
-            "identity": {"tokenizer": tokenizer, "blend": shares},
-            "parameters": {"total": params},
-            "horizon": {"tokens": 100},
-            "sources": {name: {"share": share, "epochs": epochs} for name, share in shares.items()},
+        plan = made_up_plan(shares, parameters={"total": params})
+        identity = {"tokenizer": tokenizer, "blend": shares}
+        sources = {
+            source: dataclasses.replace(
+                planned, account=dataclasses.replace(planned.account, epochs=epochs)
+            )
+            for source, planned in plan.sources.items()
         }
-        (tmp_path / name / "plan.json").write_text(json.dumps(plan))
+        derived = dataclasses.replace(plan, identity=identity, sources=sources)
+        write_plan(tmp_path / name, derived)
         return str(tmp_path / name)
 
     return make
@@ -177,7 +181,7 @@ def test_runs_without_what_was_asked_for_are_refused(make_run, tmp_path):
     with pytest.raises(UsageError, match="no run directory"):
         points_of_runs([str(tmp_path / "nosuch")])
     (tmp_path / "a" / "plan.json").unlink()
-    with pytest.raises(UsageError, match=r"holds no plan\.json"):
+    with pytest.raises(UsageError, match=r"has no plan\.json"):
         points_of_runs([run])
 
 

@@ -9,7 +9,7 @@ from t5x_style.accounting import Architecture, Topology
 from t5x_style.data import BatchPlan, SharePhase, TokenStore
 from t5x_style.optim import AdamW, Schedule
 from t5x_style.step.spec import StepSpec
-from t5x_style.training import Run
+from t5x_style.training import Run, open_run
 
 VOCABULARY = 128
 SEQUENCE = 16
@@ -99,4 +99,4 @@ def make_run(model_dir, *, steps: int = 20, batch: int = 8, **changes) -> Run:
         "initial_checkpoint_path": None,
         "config_text": "# made up\n",
     }
-    return Run(**{**fields, **changes})
+    return open_run(**{**fields, **changes})

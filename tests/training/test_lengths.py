@@ -8,7 +8,7 @@ import pytest
 from t5x_style.accounting import Topology, training_flops_per_token
 from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import UsageError
-from t5x_style.reporting import derived_rows
+from t5x_style.reporting import derived_rows, read_derived
 from t5x_style.training import train
 from tests.training.runs import ARCHITECTURE, make_run
 
@@ -47,7 +47,7 @@ def test_each_length_is_accounted_at_its_own(whole):
         assert plan["flops_per_token"][key] * 1024 == pytest.approx(expected[-1], rel=1e-12)
     # Evaluations have the last length.
     assert plan["horizon"]["sequence_length"] == 16
-    (row,) = [row for row in derived_rows(plan) if row[0] == "sequence length"]
+    (row,) = [row for row in derived_rows(read_derived(model_dir)) if row[0] == "sequence length"]
     assert row[2] == "TASK_FEATURE_LENGTHS: 8 for 256 tokens, then 16 for 768 tokens"
 
 

@@ -10,7 +10,7 @@ from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
 from t5x_style.reporting import derived_rows, read_run
-from t5x_style.training import EarlyStopping, train
+from t5x_style.training import EarlyStopping, derive, train
 from tests.training.runs import make_run
 
 OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e8, 1e12))
@@ -81,15 +81,15 @@ def test_going_on_with_another_law(tmp_path):
 
 def test_early_stopping_stands_in_the_table(tmp_path):
     rule = EarlyStopping(patience_tokens=100_000, min_delta=0.01, sources=["general"])
-    derived = make_run(tmp_path, early_stopping=rule).derived()
-    assert derived["early_stopping"]["weights"] == {"general": 1.0}
+    derived = derive(make_run(tmp_path, early_stopping=rule))
+    assert derived.early_stopping["weights"] == {"general": 1.0}
     (row,) = [row for row in derived_rows(derived) if row[0] == "early stopping"]
     assert row == (
         "early stopping",
         "advise",
         "when bits per byte of general 100.0% has not fallen by more than 0.01 in 100K tokens",
     )
-    assert make_run(tmp_path).derived()["early_stopping"] is None
+    assert derive(make_run(tmp_path)).early_stopping is None
 
 
 def test_what_cannot_be_watched_or_named_is_refused(tmp_path):

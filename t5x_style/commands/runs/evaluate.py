@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from t5x_style.accounting import Topology
     from t5x_style.data import Corpus
     from t5x_style.hosts import Hosts
+    from t5x_style.training.evaluation import Metric
 
 CONFIGURABLES = ("t5x_style.data", "t5x_style.hosts", "t5x_style.accounting.topology")
 
@@ -27,6 +29,7 @@ def evaluate(
     step: int | None = None,
     batch_size: int = 16,
     eval_tokens: int | None = None,
+    metrics: Sequence[Metric] = (),
     topology: Topology | None = None,
     hosts: Hosts | None = None,
     dry_run: bool = False,
@@ -42,6 +45,7 @@ def evaluate(
       step: the checkpoint of this step; the newest if not given.
       batch_size: sequences per call.
       eval_tokens: tokens of each split to evaluate; all of them if not given.
+      metrics: further figures, as in `train`.
       topology: @Topology(); one device if not given.
       hosts: which of several processes this is, @Hosts(); what the environment says if not given.
       dry_run: only check that the model and the stores can be loaded.
@@ -53,17 +57,17 @@ def evaluate(
     from t5x_style.hosts import Hosts
     from t5x_style.inference import restore_model
     from t5x_style.partitioning import in_force
-    from t5x_style.training import Evaluator
+    from t5x_style.training.evaluation import MEASURES, Evaluator
 
     with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {
                 name: TokenStore.open(
-                    source["validation_store"], tokenizer_hash=restored.tokenizer.hash
+                    source.validation_store, tokenizer_hash=restored.tokenizer.hash
                 )
-                for name, source in restored.plan["sources"].items()
-                if source["validation_store"] is not None
+                for name, source in restored.derived.sources.items()
+                if source.validation_store is not None
             }
         else:
             if corpus.tokenizer.hash != restored.tokenizer.hash:
@@ -74,7 +78,7 @@ def evaluate(
             stores = dict(shared_stores(corpus, build=not dry_run).validation)
         if not stores:
             raise UsageError(f"{model_dir}: no source has a validation split")
-        length = restored.plan["horizon"]["sequence_length"]
+        length = restored.derived.horizon.sequence_length
         check_divisible(
             StepShape(restored.model.architecture, batch_size, length), restored.topology
         )
@@ -91,10 +95,11 @@ def evaluate(
                 restored.topology,
                 batch_size=batch_size,
                 eos_id=restored.tokenizer.eos_id,
-                packing=Packing(**restored.plan["packing"]),
+                packing=Packing(**restored.derived.packing),
+                metrics=metrics,
             )
         line = evaluator(restored.parameters)
-        measures = ("loss", "perplexity", "bits_per_byte", "tokens")
+        measures = (*MEASURES, *(metric.name for metric in metrics))
         print(
             table(
                 [

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from t5x_style.hosts import Hosts
     from t5x_style.optim import Optimizer
     from t5x_style.training.early_stopping import EarlyStopping
+    from t5x_style.training.evaluation import Metric
 
 CONFIGURABLES = (
     "t5x_style.accounting.architecture",
@@ -71,6 +72,7 @@ def train(
     keep_period: int | None = None,
     initial_checkpoint_path: str | None = None,
     early_stopping: EarlyStopping | None = None,
+    metrics: Sequence[Metric] = (),
     own_law: str | None = None,
     hosts: Hosts | None = None,
     dry_run: bool = False,
@@ -109,7 +111,8 @@ def train(
       keep_period: keep every checkpoint whose step is a multiple of this, too.
       initial_checkpoint_path: a run or a checkpoint whose parameters to start from.
       early_stopping: when validation has ceased to improve, @EarlyStopping(); its best checkpoint
-        is kept beside the newest.
+        is kept next to the newest.
+      metrics: further figures of an evaluation, such as [@my_team.WorstRow()].
       own_law: a file that `t5x-style fit` wrote; the run is held against it before all.
       hosts: which of several processes this is, @Hosts(); what the environment says if not given.
       dry_run: print what follows from the configuration and stop.
@@ -142,7 +145,7 @@ def train(
     together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
     with together:
         stores = shared_stores(corpus, build=not dry_run)
-        run = training.Run(
+        run = training.open_run(
             model_dir=model_dir,
             spec=spec,
             topology=topology,
@@ -161,16 +164,17 @@ def train(
             config_text=config_text,
             config_changes=_changes(model_dir, config_text),
             early_stopping=early_stopping,
+            metrics=metrics,
             own_law=law,
         )
         run = training.within_caps(run)
-        derived = run.derived()
+        derived = training.derive(run)
         print(table(derived_rows(derived), ("derived", "value", "")))
         print(f"\n{table(source_rows(derived), SOURCE_HEADERS)}")
-        for notice in derived["notices"]:
+        for notice in derived.notices:
             print(notice)
         if dry_run:
-            return derived
+            return derived.to_json()
         for change in run.config_changes:
             print(f"changed since the last start: {change}")
         result = training.train(run)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import data_constrained
 from t5x_style.accounting.planner.sources import WORTHLESS_EPOCHS
 from t5x_style.data import BatchReader, TokenStore
@@ -56,24 +56,19 @@ def effective_tokens(reader: BatchReader, stores: Mapping[str, TokenStore], rows
 
 def accounts(
     reader: BatchReader, stores: Mapping[str, TokenStore], rows: int
-) -> dict[str, dict[str, Any]]:
-    """What the first `rows` rows read of each source, by name.
-
-    Returns:
-      {source: unique_tokens, tokens, share (of the tokens), epochs, effective_tokens (fresh tokens
-      that teach as much)}.
-    """
+) -> dict[str, SourceAccount]:
+    """What the first `rows` rows read of each source, by name."""
     tokens, epochs = reader.tokens_by_source(rows).tolist(), reader.epochs(rows).tolist()
     total = max(1, sum(tokens))
     return {
-        name: {
-            "unique_tokens": stores[name].num_tokens,
-            "tokens": tokens[index],
-            "share": tokens[index] / total,
-            "epochs": epochs[index],
-            "effective_tokens": data_constrained.effective_tokens(
+        name: SourceAccount(
+            unique_tokens=stores[name].num_tokens,
+            tokens=tokens[index],
+            share=tokens[index] / total,
+            epochs=epochs[index],
+            effective_tokens=data_constrained.effective_tokens(
                 tokens[index], stores[name].num_tokens
             ),
-        }
+        )
         for index, name in enumerate(reader.names)
     }

@@ -12,6 +12,7 @@ from t5x_style.files import local_path, write_whole
 from t5x_style.quantities import count, duration, scientific
 from t5x_style.reporting.figures.charts import bars_svg, lines_svg
 from t5x_style.reporting.html import captioned, html_table, page
+from t5x_style.reporting.run.derived_run import DerivedRun
 from t5x_style.reporting.run.record import Points, RunRecord, read_run
 
 _FLOPS_KEYS = {
@@ -252,8 +253,8 @@ def _flops(runs: Mapping[str, RunRecord]) -> str:
 def _details(name: str, run: RunRecord) -> str:
     """The events, the derived values and the configuration, folded away."""
     parts = [f"<h2>{html.escape(name)}</h2>"]
-    if run.plan.get("sources"):
-        parts.append(_source_table(run))
+    if run.derived is not None:
+        parts.append(_source_table(run, run.derived))
     if run.events:
         rows = [
             [
@@ -269,31 +270,32 @@ def _details(name: str, run: RunRecord) -> str:
             for event in run.events
         ]
         parts.append(_folded("Events", html_table(["event", "step", "tokens", ""], rows)))
-    if run.plan:
-        rows = [[key, str(value)] for key, value in _flattened(run.plan)]
+    if run.derived is not None:
+        rows = [[key, str(value)] for key, value in _flattened(run.derived.to_json())]
         parts.append(_folded("Values derived before step 0", html_table(["name", "value"], rows)))
     if run.config:
         parts.append(_folded("Configuration", f"<pre>{html.escape(run.config)}</pre>"))
     return "\n".join(parts) if len(parts) > 1 else ""
 
 
-def _source_table(run: RunRecord) -> str:
+def _source_table(run: RunRecord, derived: DerivedRun) -> str:
     """The plan of the whole run for each source, and the source's tokens by the last line."""
     seen = {measure: run.curves_by_source(measure) for measure in ("share", "tokens", "epochs")}
     rows = []
-    for name, source in run.plan["sources"].items():
-        first, end = (f"{source[key]:.2%}" for key in ("first_share", "last_share"))
+    for name, source in derived.sources.items():
+        account = source.account
+        first, end = f"{source.first_share:.2%}", f"{source.last_share:.2%}"
         rows.append(
             [
                 name,
                 first if first == end else f"{first} to {end}",
                 _number(_last(seen["share"].get(name)), ".2%"),
-                f"{source['tokens']:,}",
+                f"{account.tokens:,}",
                 _number(_last(seen["tokens"].get(name)), ","),
-                f"{source['unique_tokens']:,}",
-                f"{source['epochs']:.2f}",
+                f"{account.unique_tokens:,}",
+                f"{account.epochs:.2f}",
                 _number(_last(seen["epochs"].get(name)), ".2f"),
-                f"{source['effective_tokens']:,.0f}",
+                f"{account.effective_tokens:,.0f}",
             ]
         )
     headers = ["source", "share planned", "share so far", "tokens planned", "tokens so far"]

@@ -10,6 +10,7 @@ from typing import Any
 from t5x_style.accounting import ParametricLaw
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.files import local_path
+from t5x_style.reporting.run.derived_run import DerivedRun
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
     EVALUATION_PREFIX,
@@ -49,7 +50,7 @@ class RunRecord:
       training: training lines in order of step.
       evaluations: evaluation lines in order of step.
       events: the whole history, restarts included.
-      plan: the values derived before step 0; empty if there is no plan.json.
+      derived: the values derived before step 0; None if there is no plan.json.
       config: the text of config.gin; empty if there is none.
     """
 
@@ -57,19 +58,13 @@ class RunRecord:
     training: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[Event]
-    plan: dict[str, Any]
+    derived: DerivedRun | None
     config: str
 
     @property
     def own_law(self) -> ParametricLaw | None:
         """The user's own fit that the run was last audited against."""
-        stored = self.plan.get("own_law")
-        if stored is None:
-            return None
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
-        }
-        return ParametricLaw(**fields)
+        return None if self.derived is None else self.derived.own_law
 
     @property
     def state(self) -> str | None:
@@ -136,12 +131,12 @@ def read_run(model_dir: str | os.PathLike) -> RunRecord:
         training=[line for line in lines if not is_evaluation(line)],
         evaluations=[line for line in lines if is_evaluation(line)],
         events=[_event(line) for line in read_lines(path / EVENTS_FILE)],
-        plan=read_plan(path) if (path / PLAN_FILE).exists() else {},
+        derived=read_derived(path) if (path / PLAN_FILE).exists() else None,
         config=(path / CONFIG_FILE).read_text() if (path / CONFIG_FILE).exists() else "",
     )
 
 
-def read_plan(model_dir: str | os.PathLike) -> dict[str, Any]:
+def read_derived(model_dir: str | os.PathLike) -> DerivedRun:
     """The plan.json of a run.
 
     Raises:
@@ -152,9 +147,14 @@ def read_plan(model_dir: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"MODEL_DIR = {model_dir}: no run there ({PLAN_FILE} is missing)")
     try:
-        return json.loads(path.read_text())
+        fields = json.loads(path.read_text())
     except ValueError as error:
         raise Fault(f"{path} is not JSON: {error}") from None
+    try:
+        return DerivedRun.from_json(fields)
+    except (KeyError, TypeError) as error:
+        kind = type(error).__name__
+        raise Fault(f"{path} is not the plan.json of a run ({kind}: {error})") from None
 
 
 def is_evaluation(line: Mapping[str, object]) -> bool:

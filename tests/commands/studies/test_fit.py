@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import fitting
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.commands.main import main
-from t5x_style.reporting import RunWriter
+from t5x_style.reporting import PlannedSource, RunWriter
+from tests.plans import made_up_plan, write_plan
 
 
 def run(*arguments: str) -> tuple[int, dict, str]:
@@ -90,13 +92,14 @@ def test_runs_are_points(tmp_path):
             writer.metrics({"step": 1, "tokens": tokens, "loss": 9.0})
             loss = true_loss(params, tokens)
             writer.metrics({"step": 1, "tokens": tokens, "eval/legal/loss": loss})
-        plan = {
-            "identity": {"tokenizer": "t", "blend": {"legal": 1.0}},
-            "parameters": {"total": params},
-            "horizon": {"tokens": tokens + (number == 8)},
-            "sources": {"legal": {"share": 1.0, "epochs": 4.0 + number}},
-        }
-        (folder / "plan.json").write_text(json.dumps(plan))
+        account = SourceAccount(1000, tokens, 1.0, epochs=4.0 + number, effective_tokens=1.0)
+        plan = made_up_plan(
+            {"legal": 1.0},
+            tokens=tokens + (number == 8),
+            parameters={"total": params},
+            sources={"legal": PlannedSource(account, 1.0, 1.0, "legal", None)},
+        )
+        write_plan(folder, plan)
     status, result, text = run(f"--runs={tmp_path}/run*", "--bootstrap=0")
     assert status == 0
     assert result["points"] == 8

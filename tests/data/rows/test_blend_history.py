@@ -16,7 +16,8 @@ from t5x_style.data.rows.blend_history import (
 )
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
-from t5x_style.training import train
+from t5x_style.training import derive, train
+from tests.plans import write_plan
 from tests.training.runs import made_up_store, make_run, stores
 
 CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="constant"))
@@ -119,11 +120,11 @@ def test_a_change_that_was_never_saved_leaves_no_trace(tmp_path):
     train(run_of(tmp_path, 5, OLD))
     # Killed before its first checkpoint: only its plan remains.
     changed = run_of(tmp_path, 10, *ANNEALED, allow_blend_change=True)
-    (tmp_path / "plan.json").write_text(json.dumps(changed.derived()))
+    write_plan(tmp_path, derive(changed))
     for phases, rows in (((OLD,), [0]), (ANNEALED, [0, 40]), ((QUARTER,), [0, 40])):
         run = run_of(tmp_path, 10, *phases, allow_blend_change=True)
-        assert [version.row for version in run.chapters] == rows
-        assert run.chapters[0].phases == changed.chapters[0].phases
+        assert [version.row for version in run.blend] == rows
+        assert run.blend[0].phases == changed.blend[0].phases
 
 
 def test_a_source_may_come_and_none_may_change_or_go(tmp_path):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws.data_constrained import effective_tokens
 from t5x_style.data import BatchPlan
 from t5x_style.data.rows.source_accounts import accounts, checked_caps, rows_within
 from t5x_style.errors import UsageError
 from t5x_style.reporting import achieved_rows, source_rows
-from t5x_style.training import within_caps
+from t5x_style.training import derive, within_caps
+from t5x_style.training.identity import identity
 from tests.training.runs import make_run
 
 # 255 windows of the domain's 4,096 tokens, 511 of the general 8,192.
@@ -46,15 +48,15 @@ def test_accounts_are_of_the_rows(tmp_path):
     for name, account in accounts(run.reader, run.stores.train, 4000).items():
         tokens = 16 * int((source == list(run.reader.names).index(name)).sum())
         unique = run.stores.train[name].num_tokens
-        assert account == {
-            "unique_tokens": unique,
-            "tokens": tokens,
-            "share": tokens / 64_000,
-            "epochs": tokens / 16 / WINDOWS[name],
-            "effective_tokens": effective_tokens(tokens, unique),
-        }
+        assert account == SourceAccount(
+            unique_tokens=unique,
+            tokens=tokens,
+            share=tokens / 64_000,
+            epochs=tokens / 16 / WINDOWS[name],
+            effective_tokens=effective_tokens(tokens, unique),
+        )
     # The laws are given the sum of these.
-    effective = sum(account["effective_tokens"] for account in run.accounts(500).values())
+    effective = sum(account.effective_tokens for account in run.accounts(500).values())
     assert run.auditor.at(run.plan.tokens)["effective_tokens"] == pytest.approx(
         effective, rel=1e-12
     )
@@ -63,7 +65,7 @@ def test_accounts_are_of_the_rows(tmp_path):
 
 def test_refused(tmp_path):
     with pytest.raises(UsageError, match=r"'domain' would be read 1\.3 times"):
-        capped_run(tmp_path, "refuse").derived()
+        derive(capped_run(tmp_path, "refuse"))
     with pytest.raises(UsageError, match="did you mean 'renormalise'"):
         capped_run(tmp_path, "renormalize")
 
@@ -73,7 +75,7 @@ def test_stopped(tmp_path):
     run = within_caps(asked)
     # 62 steps of 8 rows take 252.96 rows of the domain, 63 would take 257.04 of 255.
     assert (asked.plan.steps, run.plan.steps) == (80, 62)
-    (notice,) = run.derived()["notices"]
+    (notice,) = derive(run).notices
     assert notice == (
         "source 'domain' is at its cap of 1 epochs at step 62 of 80: the run is planned to end "
         "there"
@@ -93,24 +95,24 @@ def test_a_run_that_was_stopped_before_a_sequence_length_continues_with_more(tmp
     assert [phase.sequence_length for phase in stopped.plan.phases] == [16]
     more = within_caps(make_run(tmp_path, max_epochs={"domain": 2.0}, **changes))
     assert more.plan.steps == 90
-    assert stopped.identity() == more.identity()
+    assert identity(stopped) == identity(more)
     rows = np.arange(stopped.plan.rows)
     np.testing.assert_array_equal(stopped.reader.rows(rows).tokens, more.reader.rows(rows).tokens)
 
 
 def test_renormalised(tmp_path):
     run = capped_run(tmp_path, "renormalise")
-    planned = run.derived()
+    planned = derive(run)
     # The domain is owed 255 rows at row 500; all later rows are of the other source.
     source = run.reader.rows(np.arange(640)).source
     domain = list(run.reader.names).index("domain")
     assert (source[:500] == domain).sum() == 255
     assert (source[500:] != domain).all()
-    assert planned["notices"] == [
+    assert planned.notices == [
         "source 'domain' is at its cap of 1 epochs after 8.00K tokens: the others take its share"
     ]
-    assert planned["sources"]["domain"]["epochs"] == 1.0
-    assert planned["sources"]["general"]["tokens"] == 16 * 385
+    assert planned.sources["domain"].account.epochs == 1.0
+    assert planned.sources["general"].account.tokens == 16 * 385
     (row, _) = source_rows(planned)
     assert row == ("domain", "51.00% to 0.00%", "4,080", "4,096", "1.00", "4,080")
     with pytest.raises(
@@ -121,7 +123,7 @@ def test_renormalised(tmp_path):
 
 def test_repeated(tmp_path):
     run = capped_run(tmp_path, "repeat")
-    assert run.derived()["notices"] == ["source 'domain' will be read 1.3 times, past its cap of 1"]
+    assert derive(run).notices == ["source 'domain' will be read 1.3 times, past its cap of 1"]
     (domain, general) = achieved_rows(run.accounts(40))
     assert domain == ("domain", "50.94%", "2,608", "4,096", "0.64", "2,608")
     assert general[1] == "49.06%"

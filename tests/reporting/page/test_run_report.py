@@ -1,13 +1,13 @@
-import dataclasses
 import html.parser
-import json
 import re
 
 import pytest
 
+from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
-from t5x_style.reporting import RunWriter, read_run, write_report
+from t5x_style.reporting import PlannedSource, RunWriter, read_run, write_report
+from tests.plans import made_up_plan, write_plan
 
 
 class Page(html.parser.HTMLParser):
@@ -135,7 +135,7 @@ def test_a_report_needs_a_training_line(tmp_path):
 def test_a_run_that_stopped_early_with_the_users_own_law(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=100)
     law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
-    (model_dir / "plan.json").write_text(json.dumps({"own_law": dataclasses.asdict(law)}))
+    write_plan(model_dir, made_up_plan({"legal": 1.0}, own_law=law))
     last = read_run(model_dir).training[-1]
     tokens, parameters = last["tokens"], last["tokens"] / last["tokens_per_param"]
     with RunWriter(model_dir, resume_step=100) as writer:
@@ -161,14 +161,24 @@ def test_a_run_that_stopped_early_with_the_users_own_law(made_up_run, tmp_path):
 
 def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "small")
-    account = {"unique_tokens": 4_000_000, "epochs": 0.1, "effective_tokens": 400_000.0}
     sources = {
-        "legal": account | {"first_share": 0.51, "last_share": 0.9, "tokens": 400_128},
-        "general": account | {"first_share": 0.49, "last_share": 0.1, "tokens": 419_072},
+        name: PlannedSource(
+            SourceAccount(4_000_000, tokens, first, epochs=0.1, effective_tokens=400_000.0),
+            first_share=first,
+            last_share=last,
+            store=name,
+            validation_store=None,
+        )
+        for name, tokens, first, last in (
+            ("legal", 400_128, 0.51, 0.9),
+            ("general", 419_072, 0.49, 0.1),
+        )
     }
-    (model_dir / "plan.json").write_text(json.dumps({"sources": sources}))
+    derived = made_up_plan({}, sources=sources)
+    write_plan(model_dir, derived)
     with RunWriter(model_dir, resume_step=400) as writer:
-        writer.event("finished", step=400, tokens=819_200, sources=sources)
+        written = derived.to_json()["sources"]
+        writer.event("finished", step=400, tokens=819_200, sources=written)
     page = page_of([model_dir], tmp_path / "report.html")
     assert re.search(
         r"legal\s*51\.00% to 90\.00%\s*51\.00%\s*400,128\s*417,792\s*4,000,000\s*0\.10\s*0\.10"

@@ -5,7 +5,8 @@ import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import Fault, UsageError
-from t5x_style.reporting import RunWriter, read_plan, read_run
+from t5x_style.reporting import RunWriter, read_derived, read_run
+from tests.plans import made_up_plan, write_plan
 
 
 def test_a_finished_run_is_read(made_up_run, tmp_path):
@@ -13,14 +14,15 @@ def test_a_finished_run_is_read(made_up_run, tmp_path):
     assert [line["step"] for line in run.training] == list(range(10, 101, 10))
     assert [line["step"] for line in run.evaluations] == [0, 100]
     assert [event.kind for event in run.events] == ["started", "saved", "finished"]
-    assert run.plan["steps"] == 100
+    assert run.derived.horizon.tokens == 204_800
     assert "train.steps" in run.config
 
 
 def test_a_run_without_a_line_is_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     run = read_run(tmp_path)
-    assert (run.training, run.evaluations, run.events, run.plan, run.config) == ([], [], [], {}, "")
+    assert (run.training, run.evaluations, run.events, run.derived) == ([], [], [], None)
+    assert run.config == ""
 
 
 def test_wrong_directories_are_refused(made_up_run, tmp_path):
@@ -36,7 +38,12 @@ def test_wrong_directories_are_refused(made_up_run, tmp_path):
 def test_a_broken_plan_is_a_fault(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=10)
     (model_dir / "plan.json").write_text("{")
-    with pytest.raises(Fault, match=r"plan\.json"):
+    with pytest.raises(Fault, match=r"plan\.json is not JSON"):
+        read_run(model_dir)
+    (model_dir / "plan.json").write_text('{"horizon": {"tokens": 1}}')
+    with pytest.raises(
+        Fault, match=r"plan\.json is not the plan\.json of a run \(KeyError: 'phases'"
+    ):
         read_run(model_dir)
 
 
@@ -45,9 +52,9 @@ def test_the_users_own_law_is_read_from_the_plan(made_up_run, tmp_path):
     assert read_run(model_dir).own_law is None
     law = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15))
     for own_law in (law, dataclasses.replace(law, fitted_flops=None)):
-        (model_dir / "plan.json").write_text(json.dumps({"own_law": dataclasses.asdict(own_law)}))
+        write_plan(model_dir, made_up_plan({"legal": 1.0}, own_law=own_law))
         assert read_run(model_dir).own_law == own_law
-    (model_dir / "plan.json").write_text('{"own_law": null}')
+    write_plan(model_dir, made_up_plan({"legal": 1.0}))
     assert read_run(model_dir).own_law is None
 
 
@@ -79,7 +86,7 @@ def test_curves_and_last_values(made_up_run, tmp_path):
     )
     efficiency = run.curves_by_law("compute_efficiency")["besiroglu"][1]
     assert efficiency[-1] == run.training[-1]["chinchilla/besiroglu/compute_efficiency"]
-    assert run.parameters == pytest.approx(run.plan["parameters"]["total"])
+    assert run.parameters == pytest.approx(run.derived.parameters["total"])
 
 
 def test_seconds_are_those_of_the_end_or_of_the_last_line(made_up_run, tmp_path):
@@ -97,8 +104,10 @@ def test_seconds_are_those_of_the_end_or_of_the_last_line(made_up_run, tmp_path)
 
 def test_a_plan_is_read_alone(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=10)
-    assert read_plan(model_dir) == read_run(model_dir).plan
+    derived = read_derived(model_dir)
+    assert derived == read_run(model_dir).derived
+    assert json.loads((model_dir / "plan.json").read_text()) == derived.to_json()
     (model_dir / "plan.json").unlink()
-    assert read_run(model_dir).plan == {}
+    assert read_run(model_dir).derived is None
     with pytest.raises(UsageError, match=r"no run there \(plan\.json is missing\)"):
-        read_plan(model_dir)
+        read_derived(model_dir)

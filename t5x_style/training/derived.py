@@ -1,0 +1,106 @@
+"""What follows from a run's configuration, before step 0."""
+
+import dataclasses
+
+from t5x_style.accounting import non_embedding_parameters, parameters
+from t5x_style.quantities import count
+from t5x_style.reporting import DerivedRun, Horizon, PhaseRecord, PlannedSource, VocabularyRecord
+from t5x_style.training.identity import identity
+from t5x_style.training.run import Run
+
+
+def derive(run: Run) -> DerivedRun:
+    """The content of plan.json.
+
+    Raises:
+      UsageError: a source would be read more often than its cap, and that is refused.
+    """
+    plan, auditor, architecture = run.plan, run.auditor, run.spec.architecture
+    audit = auditor.audit_at(plan.tokens)
+    tokenizer = run.stores.tokenizer
+    return DerivedRun(
+        identity=identity(run),
+        architecture=architecture,
+        topology=run.topology,
+        parameters={
+            "total": auditor.parameters,
+            "non_embedding": non_embedding_parameters(architecture),
+            **parameters(architecture),
+        },
+        flops_per_token=auditor.flops_per_token(0, plan.tokens),
+        horizon=Horizon(
+            tokens=plan.tokens,
+            steps=plan.steps,
+            sequence_length=plan.lengths[-1][1],
+            phases=_phases(run),
+            tokens_per_param=audit.tokens_per_param,
+        ),
+        optimizer=dataclasses.asdict(run.spec.optimizer),
+        packing=dataclasses.asdict(run.spec.packing),
+        compute_dtype=run.spec.compute_dtype,
+        blend=[version.to_json() for version in run.blend],
+        sources=_sources(run),
+        notices=_notices(run),
+        vocabulary=VocabularyRecord(
+            **{"eos": None, **dataclasses.asdict(tokenizer.absolute())},
+            hash=tokenizer.hash,
+            vocab_size=tokenizer.vocab_size,
+        ),
+        early_stopping=None
+        if run.early_stopping is None
+        else {**dataclasses.asdict(run.early_stopping), "weights": run.watched_weights},
+        own_law=run.own_law,
+        laws=dict(audit.laws),
+    )
+
+
+def _phases(run: Run) -> list[PhaseRecord]:
+    """Steps of one shape, and the FLOPs of their tokens."""
+    phases, first = [], 0
+    for phase in run.plan.phases:
+        end = first + phase.tokens
+        flops = run.auditor.flops_per_token(first, end)
+        phases.append(PhaseRecord(*phase, tokens=phase.tokens, flops_per_token=flops))
+        first = end
+    return phases
+
+
+def _sources(run: Run) -> dict[str, PlannedSource]:
+    """What the whole run reads of each source, at which shares, and from which stores."""
+    start, end = run.blend[0].shares(0), run.blend[-1].shares(run.plan.rows)
+    planned = {}
+    for name, account in run.accounts(run.plan.steps).items():
+        validation = run.stores.validation.get(name)
+        planned[name] = PlannedSource(
+            account=dataclasses.replace(account, share=run.shares[name]),
+            first_share=start.get(name, 0.0),
+            last_share=end.get(name, 0.0),
+            store=str(run.stores.train[name].path),
+            validation_store=None if validation is None else str(validation.path),
+        )
+    return planned
+
+
+def _notices(run: Run) -> list[str]:
+    """Warnings about sources that are read more than a few times.
+
+    Raises:
+      UsageError: one would be read more often than its cap, and that is refused.
+    """
+    notices = [] if run.shortened is None else [run.shortened]
+    for row, name in run.blend[-1].capped_at:
+        if row < run.plan.rows:
+            notices.append(
+                f"source {name!r} is at its cap of {run.caps[name]:g} epochs after "
+                f"{count(run.plan.tokens_of_rows(row))} tokens: the others take its share"
+            )
+    caps = run.caps if run.at_cap in ("refuse", "stop") else None
+    notices += run.reader.check_horizon(run.plan.rows, caps)
+    if run.at_cap == "repeat":
+        notices += [
+            f"source {name!r} will be read {account.epochs:.1f} times, past its cap of "
+            f"{run.caps[name]:g}"
+            for name, account in run.accounts(run.plan.steps).items()
+            if account.epochs > run.caps[name]
+        ]
+    return notices
