@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from t5x_style.data import Corpus, Source
 from t5x_style.data.building.seqio_tasks import declared_blend, load_module, task_tokens
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.errors import Fault, UsageError
 
 SMALL = ["first \u2581 text", "second  text\n", "third\u00e9"]

@@ -214,7 +214,7 @@ def test_a_cache_and_an_empty_task_on_the_way_to_stores(found, folder, corpus, m
         assert request["action"] == "resolve", "the store of the cache stands already"
         return {"shares": {"cached": {"cached": 1.0}}, "splits": {"cached": ["train"]}}
 
-    monkeypatch.setattr("t5x_style.data.stores.needed.Builder.ask", declared)
+    monkeypatch.setattr("t5x_style.data.stores.builder_client.Builder.ask", declared)
     cached = dataclasses.replace(both, mixture_or_task_name="cached")
     store = ensure_stores(cached).train["cached"]
     documents = np.split(store.tokens, store.document_ends)[:-1]
@@ -231,7 +231,7 @@ def test_a_cache_made_anew_changes_the_rates_that_count_by_it(found, folder, cor
     asked = []
     answer = {"shares": {"by_tokens": {"cached": 1.0}}, "splits": {"cached": []}}
     monkeypatch.setattr(
-        "t5x_style.data.stores.needed.Builder.ask",
+        "t5x_style.data.stores.builder_client.Builder.ask",
         lambda _, request: asked.append(request) or answer,
     )
     stats = folder / "cache" / "cached" / "stats.train.json"

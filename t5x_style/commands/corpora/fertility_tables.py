@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from t5x_style.data import Corpus, Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.fertility import (
     domain_words,
     encoded_bits_per_byte,

@@ -216,7 +216,7 @@ def _make(
     import json
     import time
 
-    from t5x_style.data.sources.records import documents
+    from t5x_style.data.sources.documents import documents
     from t5x_style.data.tokenizers.extend import extend_vocabulary
     from t5x_style.data.tokenizers.train import train_tokenizer
     from t5x_style.errors import UsageError

@@ -176,8 +176,9 @@ def _read(folder: pathlib.Path, parts: int) -> Documents:
         none = np.zeros(0, np.int64)
         return Documents(none, none, none, none, None, none, names)
     kept = joined["reasons"] == 0
-    seen = (joined["text_bytes"][kept] >= 0).all()
-    return Documents(**joined | {"text_bytes": joined["text_bytes"] if seen else None}, names=names)
+    text_bytes = joined.pop("text_bytes")
+    seen = (text_bytes[kept] >= 0).all()
+    return Documents(**joined, text_bytes=text_bytes if seen else None, names=names)
 
 
 class _PartFiles:
@@ -327,7 +328,7 @@ def _write_dropped(
                 table = pyarrow.Table.from_batches(held)
                 writer.write_table(table[:GROUP_ROWS].combine_chunks())
                 held, rows = table[GROUP_ROWS:].to_batches(), rows - GROUP_ROWS
-        if rows:
+        if writer is not None and rows:
             writer.write_table(pyarrow.Table.from_batches(held).combine_chunks())
 
 

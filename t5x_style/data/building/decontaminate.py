@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, write_index
-from t5x_style.data.sources.records import kept_documents
+from t5x_style.data.sources.documents import kept_documents
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.needed import contamination_made_from, meta_digests
+from t5x_style.data.stores.planned import contamination_made_from, meta_digests
 from t5x_style.data.stores.token_store import TokenStore, store_lock
 from t5x_style.files import publish_folder
 

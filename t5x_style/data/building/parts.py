@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.sources.documents import belongs, document_of, records, refusal
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.records import BadRecord, Part, belongs, document_of, records, refusal
+from t5x_style.data.sources.formats import BadRecord, Part
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype
@@ -234,6 +235,7 @@ def raise_failure(job: Job) -> None:
 def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Source) -> None:
     tokenizer = corpus.tokenizer
     token_bytes = tokenizer.token_bytes()
+    assert job.part is not None
     for record in records(source, job.split, job.part):
         try:
             document = document_of(source, record)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.tokenizers.seqio_vocabulary import check_vocabulary, vocabulary

@@ -3,7 +3,7 @@
 Its process may import TensorFlow.
 
 Each request is a line of JSON on standard input, each answer one on standard output; progress goes
-to standard error. `t5x_style.data.stores.needed.Builder` is the other end.
+to standard error. `t5x_style.data.stores.builder_client.Builder` is the other end.
 
 A split is read in parts (`records.parts`), each made into ids by a worker (`build_parts`),
 whichever engine runs it: a pool of processes (`pool`) or Apache Beam (`beam`). Then they are
@@ -18,6 +18,7 @@ import queue
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,9 +31,9 @@ from t5x_style.data.building.parts import CONTAMINATED, Job, build_part, raise_f
 from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.progress import Progress
 from t5x_style.data.cleaning.duplicates import WHY
-from t5x_style.data.sources.records import parts
+from t5x_style.data.sources.documents import parts
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.needed import PlannedStore, meta_digests, not_standing, source_content
+from t5x_style.data.stores.planned import PlannedStore, meta_digests, source_content, unbuilt
 from t5x_style.data.stores.token_store import DROPPED_FILE, store_lock, token_dtype
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import publish_folder
@@ -56,9 +57,9 @@ def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) 
         # In one order, or two builders would wait for each other.
         for plan in sorted(plans, key=lambda plan: plan.path):
             held.enter_context(store_lock(plan.path))
-        plans = not_standing(plans)
+        plans = unbuilt(plans)
         # A store comes after those that its duplicates are looked for in.
-        plans.sort(key=lambda plan: len(plan.follows))
+        plans.sort(key=lambda plan: len(plan.depends_on))
         held_out = [plan for plan in plans if not plan.against]
         learnt = [plan for plan in plans if plan.against]
         # Text to be looked for is there before it is looked for.
@@ -101,7 +102,7 @@ def _folder(plan: PlannedStore) -> pathlib.Path:
 
 
 def _is_assembled(plan: PlannedStore) -> bool:
-    return plan.lies_in(_folder(plan) / "store")
+    return plan.is_complete_in(_folder(plan) / "store")
 
 
 def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
@@ -140,8 +141,8 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         "filtered": {each.name: 0 for each in source.filters} if source else {},
         "files": files,
     }
-    if plan.follows:
-        meta["follows"] = meta_digests(plan.follows)
+    if plan.depends_on:
+        meta["follows"] = meta_digests(plan.depends_on)
     if corpus.duplicates is not None:
         meta["filtered"] |= dict.fromkeys(WHY[1:] if corpus.duplicates.near else WHY[1:2], 0)
     if corpus.contamination is not None and plan.split == "train":
@@ -154,7 +155,7 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         ):
             raise Fault(
                 f"source {source.name!r}, split {plan.split!r}: files of "
-                f"{source.where(plan.split)!r} changed while they were read: start again"
+                f"{source.split(plan.split).where!r} changed while they were read: start again"
             )
         made = assemble(
             folder,
@@ -277,6 +278,9 @@ def main() -> None:
                 result = {"usage_error": str(error)}
             except Fault as error:
                 result = {"fault": str(error)}
+            except Exception as error:
+                traceback.print_exc()
+                result = {"fault": f"building token stores: {type(error).__name__}: {error}"}
             requests.working = False
             out.write(json.dumps(result) + "\n")
             out.flush()

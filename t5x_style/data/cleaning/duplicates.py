@@ -142,7 +142,9 @@ class Duplicates:
             of[known:] = _firsts(digests)[known:]
             why[of >= 0] = DUPLICATE
         if self.near:
-            signatures = [each.signatures for each in (*earlier, these)]
+            signatures = [
+                part.signatures for part in (*earlier, these) if part.signatures is not None
+            ]
             near_of = self._near(signatures, known, candidates=why == KEPT)
             why[near_of >= 0] = NEAR_DUPLICATE
             of = np.maximum(of, near_of)

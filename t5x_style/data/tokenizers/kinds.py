@@ -182,7 +182,7 @@ class Json:
         self._byte_level = _is_byte_level(path, plain)
         self._cuttable = plain.get("pre_tokenizer") is not None
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.eos_id = self._tokenizer.token_to_id(eos)
+        self.eos_id: int = added[eos]["id"]
 
     def encode_array(self, text: str) -> np.ndarray:
         parts = [self._encode(segment) for segment in self._segments(text)]

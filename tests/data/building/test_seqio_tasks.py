@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
 
@@ -169,7 +169,7 @@ def test_stores_of_a_module_a_source_and_tfds(user, tokenizer, monkeypatch):
     def no_child(*_):
         raise AssertionError("a second start asks nobody")
 
-    monkeypatch.setattr("t5x_style.data.stores.needed.Builder.ask", no_child)
+    monkeypatch.setattr("t5x_style.data.stores.builder_client.Builder.ask", no_child)
     assert missing_stores(corpus) == []
     (folder / "lines.txt").write_text("Other lines now.\n")
     assert [plan.task for plan in missing_stores(corpus)] == ["their_lines"]

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.stores.token_store import store_lock
 from t5x_style.errors import Fault
 from tests.data.store_helpers import write_jsonl
@@ -167,6 +167,8 @@ def test_killed_while_building(built, in_files, tokenizer, tmp_path, capfd, vict
     assert caller.returncode != 0
     if victim != "caller":
         assert "t5x_style.errors.Fault: " in said, said
+        ending = "signal SIGKILL" if victim == "builder" else "was terminated abruptly"
+        assert ending in said, said
     until(lambda: not any(is_running(pid) for pid in family))
     assert list(folder.glob("*/meta.json")) == []
     left = len(finished())

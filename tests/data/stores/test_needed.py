@@ -23,8 +23,10 @@ from t5x_style.data import (
 from t5x_style.data.building.parts import Job, build_part
 from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.worker_process import build_stores
-from t5x_style.data.sources.records import Part, documents
-from t5x_style.data.stores.needed import Builder, planned_stores
+from t5x_style.data.sources.documents import documents
+from t5x_style.data.sources.formats import Part
+from t5x_style.data.stores.builder_client import Builder
+from t5x_style.data.stores.needed import planned_stores
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import Fault, UsageError
 from tests.data.store_helpers import write_jsonl
@@ -279,7 +281,7 @@ def test_a_file_that_changes_while_it_is_read_makes_no_store(corpus, tmp_path, w
         grow()
     with pytest.raises(Fault, match=r"'general', split 'train': files of .* changed while"):
         build_stores(plans, corpus, engine)
-    assert not plans[2].stands()
+    assert not plans[2].is_built()
     assert not list(pathlib.Path(corpus.cache_dir).glob(".building-*"))
     ensure_stores(corpus)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary, read_extension
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError

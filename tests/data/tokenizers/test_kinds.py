@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers import kinds as tokenizer_kinds
 from t5x_style.errors import UsageError
 from tests.data.tokenizer_json import trained
