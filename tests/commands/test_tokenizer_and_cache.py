@@ -74,6 +74,35 @@ def test_a_vocabulary_is_trained_once(call):
     assert "trained in" in out, "other arguments, another vocabulary"
 
 
+def test_a_source_that_is_split_by_date_is_trained_on_once(call):
+    lines = map(json.loads, pathlib.Path("legal.jsonl").read_text().splitlines())
+    dated = [json.dumps(line | {"day": f"2020-0{1 + n % 9}"}) for n, line in enumerate(lines)]
+    pathlib.Path("legal.jsonl").write_text("\n".join(dated))
+    split = ["--gin.legal/Source.date_field='day'", "--gin.legal/Source.validation_from='2020-08'"]
+    assert "512 pieces trained" in call("tokenizer", *split)[1]
+    assert "is there already" in call("tokenizer", *split)[1]
+
+
+def test_paths_that_are_not_of_this_machine_are_refused(call):
+    assert call("tokenizer")[0] == 0
+    for verb, flag, binding in (
+        ("cache", "--gin.CACHE_DIR=gs://bucket/stores", "Corpus.cache_dir"),
+        ("cache", "--gin.TOKENIZER=gs://bucket/a.model", "Tokenizer.path"),
+        (
+            "cache",
+            "--gin.legal/Source.splits={'train': 's3://bucket/*.jsonl'}",
+            "Source.splits['train'] of 'legal'",
+        ),
+        ("tokenizer", "--output=gs://bucket/a.model", "tokenizer.output"),
+        ("tokenizer", "--terms_file=gs://bucket/terms.txt", "tokenizer.terms_file"),
+    ):
+        status, _, err = call(verb, flag)
+        assert status == 2, flag
+        assert f"{binding} = " in err
+        assert ":// is not a file system that can be read" in err
+    assert not list(pathlib.Path().glob("*:"))
+
+
 def test_the_size_that_writes_the_blend_in_fewest_bits(call):
     """Tokens x log2(size), recomputed from the table that is printed beside it."""
     status, out, _ = call("tokenizer", "--json", "--vocab_sizes=[350, 1000]", "--round_to=128")

@@ -15,6 +15,7 @@ from t5x_style.data.sources.filters import filters_from_json, filters_to_json
 from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 
 
 @gin.configurable
@@ -58,6 +59,7 @@ class Corpus:
     workers: int | None = None
 
     def __post_init__(self):
+        local_path(self.cache_dir, "Corpus.cache_dir")
         names = [source.name for source in self.sources]
         twice = sorted({name for name in [*names, *self.mixtures] if names.count(name) > 1})
         twice += sorted(set(names) & set(self.mixtures))

@@ -11,6 +11,7 @@ import numpy as np
 
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 
 PAD_ID = 0
 
@@ -34,6 +35,7 @@ class Tokenizer:
     eos: str | None = None
 
     def __post_init__(self):
+        local_path(self.path, "Tokenizer.path")
         suffix = pathlib.PurePath(self.path).suffix
         if self.path != BYTES and suffix not in (".model", ".json"):
             raise UsageError(
