@@ -42,8 +42,8 @@ def call(tmp_path, monkeypatch, capsys):
                 *flags,
             ]
         )
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return run
 

@@ -1,4 +1,4 @@
-"""Run by test_tasks.py in a process of its own, because it imports TensorFlow.
+"""Run by test_seqio_tasks.py in a process of its own, because it imports TensorFlow.
 
 `seqio_checks.py FOLDER`: FOLDER has corpus.json and the module their_tasks.py; a TFDS dataset
 small:1.0.0 is prepared in FOLDER/tfds and added to the corpus, and what was found is written to

@@ -1,4 +1,4 @@
-"""The verb `tokenizer`: a vocabulary trained on the blend or extended, and what it makes of it."""
+"""The verb `tokenizer`: a vocabulary trained on the blend or extended, and measured on it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def parts(source: Source, split: str, part_bytes: int = PART_BYTES) -> list[Part
     """The parts of a split in order. Their records end to end are those of the split.
 
     Args:
-      source: what to read.
+      source: the source.
       split: 'train' or 'validation'.
       part_bytes: rough size of a part. A compressed file is one part, whatever its size.
 
@@ -55,7 +55,7 @@ def records(
     """The records of a part in order.
 
     Args:
-      source: what to read.
+      source: the source.
       split: 'train' or 'validation'.
       part: of that split.
       on_read: called with the bytes read from disk (compressed, if they are), at most once a

@@ -17,12 +17,12 @@ EMBEDDED = pathlib.Path(__file__).parents[1] / "corpora"
 DIGESTS_FILE = "content_digests.json"
 
 
-def matching_files(pattern: str, what: str) -> list[pathlib.Path]:
+def matching_files(pattern: str, binding: str) -> list[pathlib.Path]:
     """The files of a glob pattern, sorted by path.
 
     Args:
       pattern: a glob (`**` goes into folders), or `package:NAME` for an embedded corpus.
-      what: the binding, for messages.
+      binding: its name, for messages.
 
     Raises:
       UsageError: no file matches, or the pattern has a scheme such as `gs://`.
@@ -32,11 +32,11 @@ def matching_files(pattern: str, what: str) -> list[pathlib.Path]:
         if not path.is_file():
             embedded = [PACKAGE_PREFIX + file.name for file in sorted(EMBEDDED.glob("*.jsonl.gz"))]
             raise UsageError(
-                f"{what} = {pattern!r}: no such embedded corpus; there are {', '.join(embedded)}"
+                f"{binding} = {pattern!r}: no such embedded corpus; there are {', '.join(embedded)}"
                 f"{did_you_mean(pattern, embedded)}"
             )
         return [path]
-    folder = local_path(pattern, what).parent
+    folder = local_path(pattern, binding).parent
     found = map(pathlib.Path, glob.glob(pattern, recursive=True))
     files = sorted(path for path in found if path.is_file())
     if not files:
@@ -46,7 +46,7 @@ def matching_files(pattern: str, what: str) -> list[pathlib.Path]:
             if folder.is_dir() or glob.has_magic(str(folder))
             else (f"there is no folder {str(folder)!r}")
         )
-        raise UsageError(f"{what} = {pattern!r}: {where}{did_you_mean(pattern, neighbours)}")
+        raise UsageError(f"{binding} = {pattern!r}: {where}{did_you_mean(pattern, neighbours)}")
     return files
 
 
@@ -83,12 +83,12 @@ def content_digests(
     return [known[key][2] for key in keys]
 
 
-def module_file(name: str, what: str) -> pathlib.Path:
+def module_file(name: str, binding: str) -> pathlib.Path:
     """The source file of a Python module, found without importing it or its packages.
 
     Args:
       name: of the module, with its packages.
-      what: the binding, for messages.
+      binding: its name, for messages.
 
     Raises:
       UsageError: there is no such module on `sys.path`.
@@ -99,12 +99,12 @@ def module_file(name: str, what: str) -> pathlib.Path:
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), locations)
         if spec is None:
             raise UsageError(
-                f"{what} = {name!r}: no module {'.'.join(parts[:depth])!r} "
+                f"{binding} = {name!r}: no module {'.'.join(parts[:depth])!r} "
                 f"on the Python path (PYTHONPATH=FOLDER adds one)"
             )
         origin, locations = spec.origin, spec.submodule_search_locations
     if origin is None:
-        raise UsageError(f"{what} = {name!r} is a folder, not a module")
+        raise UsageError(f"{binding} = {name!r} is a folder, not a module")
     return pathlib.Path(origin)
 
 

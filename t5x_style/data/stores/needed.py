@@ -101,8 +101,8 @@ def planned_stores(
 
     Args:
       corpus: sources, blend and tokenizer.
-      builder: asked what a module declares.
-      remember: keep digests of files, and what a module declares, in the cache directory.
+      builder: asked for the declarations of a module.
+      remember: keep digests of files and declarations of a module in the cache directory.
     """
     declared = {name: corpus.declared_shares(name) for name in corpus.blend_names()}
     splits: Mapping[str, list[str]] = {}

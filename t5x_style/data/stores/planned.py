@@ -58,7 +58,7 @@ class PlannedStore:
         return tuple(dict.fromkeys((*self.earlier, *self.against)))
 
     def is_built(self) -> bool:
-        """Whether it is complete, and what it was made from has not changed since.
+        """Whether it is complete, and the inputs that are not in its fingerprint are unchanged.
 
         The files of a module's Task are not in its fingerprint. So a store that it depends on may
         have been rebuilt under the same name.

@@ -175,7 +175,7 @@ def test_what_lies_beside_a_vocabulary(embedded, tmp_path):
     (tmp_path / "grown.json").write_text(json.dumps(beside))
     assert read_extension(grown) == extension
     (tmp_path / "grown.json").write_text(json.dumps(beside | {"model": base.hash}))
-    with pytest.raises(UsageError, match="tells of another vocabulary"):
+    with pytest.raises(UsageError, match="describes another vocabulary"):
         read_extension(grown)
 
 

@@ -188,7 +188,7 @@ def test_files_that_cannot_be_used(texts, tmp_path):
         ("{}", "not a tokenizer.json: KeyError: 'added_tokens'"),
         (
             json.dumps(trained(texts, "gpt 2") | {"decoder": word_pieces}),
-            "decodes by WordPiece, of which it cannot be said how many bytes",
+            "decodes by WordPiece, for which the bytes of a piece",
         ),
         (json.dumps(trained(texts, "gpt 2") | {"model": {"type": "BPF"}}), "not a tokenizer.json"),
     ):
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_used(texts, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             Tokenizer(wrong)
-    with pytest.raises(UsageError, match=r"eos = '</s>': only of a '\.json'"):
+    with pytest.raises(UsageError, match=r"eos = '</s>': only a '\.json' has"):
         Tokenizer("bytes", "</s>")
 
 
