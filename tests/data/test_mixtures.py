@@ -158,7 +158,7 @@ def test_a_cached_task_is_read_from_its_cache(found, folder):
     assert found["from the source"] == as_bytes
     assert found["never cached"] == as_bytes, "it has no placeholder: there is no cache of it"
     assert found["no folder"] == "UsageError: Corpus.cached_task_dirs: there is no folder 'x/y'"
-    assert re.search(r"Fault: .*'shard_gone'.*tells of 2 shards, there are 1", found["shard gone"])
+    assert re.search(r"Fault: .*'shard_gone'.*lists 2 shards, 1 are there", found["shard gone"])
 
 
 def test_the_files_that_a_store_is_watched_by(found, folder):
