@@ -10,6 +10,7 @@ from t5x_style.data.rows.evaluation_rows import EvaluationSet, evaluation_set
 from t5x_style.data.rows.packing import Packing
 from t5x_style.data.rows.reader import BatchReader, Rows
 from t5x_style.data.sources.filters import Language, Length, Rewrite
+from t5x_style.data.sources.formats import BadRecord, FileFormat, Format, Part, Record, Split
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.needed import Stores, ensure_stores, missing_stores
@@ -17,6 +18,7 @@ from t5x_style.data.stores.token_store import TokenStore
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 
 __all__ = [
+    "BadRecord",
     "BatchPlan",
     "BatchReader",
     "Blend",
@@ -25,13 +27,18 @@ __all__ = [
     "Corpus",
     "Duplicates",
     "EvaluationSet",
+    "FileFormat",
+    "Format",
     "Language",
     "Length",
     "Packing",
+    "Part",
+    "Record",
     "Rewrite",
     "Rows",
     "SharePhase",
     "Source",
+    "Split",
     "Stores",
     "TokenStore",
     "Tokenizer",

@@ -42,8 +42,8 @@ def call(tmp_path, monkeypatch, capsys):
                 *flags,
             ]
         )
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return run
 
@@ -72,6 +72,35 @@ def test_a_vocabulary_is_trained_once(call):
     assert pathlib.Path("small.model").read_bytes() == model
     status, out, _ = call("tokenizer", "--seed=1")
     assert "trained in" in out, "other arguments, another vocabulary"
+
+
+def test_a_source_that_is_split_by_date_is_trained_on_once(call):
+    lines = map(json.loads, pathlib.Path("legal.jsonl").read_text().splitlines())
+    dated = [json.dumps(line | {"day": f"2020-0{1 + n % 9}"}) for n, line in enumerate(lines)]
+    pathlib.Path("legal.jsonl").write_text("\n".join(dated))
+    split = ["--gin.legal/Source.date_field='day'", "--gin.legal/Source.validation_from='2020-08'"]
+    assert "512 pieces trained" in call("tokenizer", *split)[1]
+    assert "is there already" in call("tokenizer", *split)[1]
+
+
+def test_paths_that_are_not_of_this_machine_are_refused(call):
+    assert call("tokenizer")[0] == 0
+    for verb, flag, binding in (
+        ("cache", "--gin.CACHE_DIR=gs://bucket/stores", "Corpus.cache_dir"),
+        ("cache", "--gin.TOKENIZER=gs://bucket/a.model", "Tokenizer.path"),
+        (
+            "cache",
+            "--gin.legal/Source.splits={'train': 's3://bucket/*.jsonl'}",
+            "Source.splits['train'] of 'legal'",
+        ),
+        ("tokenizer", "--output=gs://bucket/a.model", "tokenizer.output"),
+        ("tokenizer", "--terms_file=gs://bucket/terms.txt", "tokenizer.terms_file"),
+    ):
+        status, _, err = call(verb, flag)
+        assert status == 2, flag
+        assert f"{binding} = " in err
+        assert ":// is not a file system that can be read" in err
+    assert not list(pathlib.Path().glob("*:"))
 
 
 def test_the_size_that_writes_the_blend_in_fewest_bits(call):

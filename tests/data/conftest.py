@@ -3,7 +3,7 @@
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
 
 EMBEDDED = {

@@ -1,4 +1,4 @@
-"""Run by test_tasks.py in a process of its own, because it imports TensorFlow.
+"""Run by test_seqio_tasks.py in a process of its own, because it imports TensorFlow.
 
 `seqio_checks.py FOLDER`: FOLDER has corpus.json and the module their_tasks.py; a TFDS dataset
 small:1.0.0 is prepared in FOLDER/tfds and added to the corpus, and what was found is written to
@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from t5x_style.data import Corpus, Source
 from t5x_style.data.building.seqio_tasks import declared_blend, load_module, task_tokens
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.errors import Fault, UsageError
 
 SMALL = ["first \u2581 text", "second  text\n", "third\u00e9"]

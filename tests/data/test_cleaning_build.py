@@ -108,7 +108,7 @@ def test_what_is_said_twice_or_asked_in_an_exam_is_dropped_and_named(corpus):
     assert found["near a0"] == ("near_duplicate", "a0")
     reason, detail = found["is held0"]
     assert reason == "contaminated"
-    assert detail == "100% of its words lie in runs of law validation, most of them in held0"
+    assert detail == "100% of its words are in runs of law validation, most of them in held0"
     reason, detail = found["quotes held1"]
     assert reason == "contaminated"
     assert "17% of its words" in detail
@@ -134,17 +134,17 @@ def test_what_has_no_id_is_named_by_its_place(corpus, tmp_path):
     sources = [dataclasses.replace(source, id_field=None) for source in corpus.sources]
     stores = ensure_stores(dataclasses.replace(corpus, sources=sources, contamination=None)).train
 
-    def said(store):
+    def details(store):
         rows = pyarrow.parquet.read_table(store.path / "dropped.parquet").to_pylist()
         return [row["detail"] for row in rows if row["reason"] == "duplicate"]
 
     second = len(json.dumps({"text": text(0), "id": "a0"})) + 1
     law = tmp_path / "law.jsonl"
     first = [f"{law} byte {at}" for at in (0, second)]
-    *own, held = said(stores["law"])
+    *own, held = details(stores["law"])
     assert own == first
     assert re.fullmatch(r"document [01] of law validation", held)
-    (repeated,) = said(stores["web"])
+    (repeated,) = details(stores["web"])
     assert re.fullmatch(r"document \d of law train", repeated)
 
 

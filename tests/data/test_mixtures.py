@@ -158,7 +158,7 @@ def test_a_cached_task_is_read_from_its_cache(found, folder):
     assert found["from the source"] == as_bytes
     assert found["never cached"] == as_bytes, "it has no placeholder: there is no cache of it"
     assert found["no folder"] == "UsageError: Corpus.cached_task_dirs: there is no folder 'x/y'"
-    assert re.search(r"Fault: .*'shard_gone'.*tells of 2 shards, there are 1", found["shard gone"])
+    assert re.search(r"Fault: .*'shard_gone'.*lists 2 shards, 1 are there", found["shard gone"])
 
 
 def test_the_files_that_a_store_is_watched_by(found, folder):
@@ -214,7 +214,7 @@ def test_a_cache_and_an_empty_task_on_the_way_to_stores(found, folder, corpus, m
         assert request["action"] == "resolve", "the store of the cache stands already"
         return {"shares": {"cached": {"cached": 1.0}}, "splits": {"cached": ["train"]}}
 
-    monkeypatch.setattr("t5x_style.data.stores.needed.Builder.ask", declared)
+    monkeypatch.setattr("t5x_style.data.stores.builder_client.Builder.ask", declared)
     cached = dataclasses.replace(both, mixture_or_task_name="cached")
     store = ensure_stores(cached).train["cached"]
     documents = np.split(store.tokens, store.document_ends)[:-1]
@@ -231,7 +231,7 @@ def test_a_cache_made_anew_changes_the_rates_that_count_by_it(found, folder, cor
     asked = []
     answer = {"shares": {"by_tokens": {"cached": 1.0}}, "splits": {"cached": []}}
     monkeypatch.setattr(
-        "t5x_style.data.stores.needed.Builder.ask",
+        "t5x_style.data.stores.builder_client.Builder.ask",
         lambda _, request: asked.append(request) or answer,
     )
     stats = folder / "cache" / "cached" / "stats.train.json"

@@ -10,7 +10,7 @@ import pytest
 
 from t5x_style.accounting import Topology
 from t5x_style.data import Source, Tokenizer, TokenStore, evaluation_set
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError

@@ -28,16 +28,16 @@ def cache(
     dry_run: bool = False,
     beam_options: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Builds the token stores of a blend, those that are not there or no longer match.
+    """Builds the token stores of a blend that are missing or no longer match.
 
-    Training builds them by itself; this does it beforehand, or looks at what is there.
+    Training does that too. This verb does it beforehand, or describes and verifies the stores.
 
     Args:
       corpus: sources, blend and tokenizer, @Corpus().
-      describe: show lengths of documents, what was dropped and why, licenses, dates, checksums, and
-        how a document begins, too.
-      verify: read every byte of the stores and compare with the checksums of their build.
-      dry_run: say which stores would be built, and stop.
+      describe: also show lengths of documents, counts of dropped ones by reason, licenses, dates,
+        checksums, and the beginning of a document.
+      verify: read every byte of the stores, and compare with the checksums of their build.
+      dry_run: print the stores that would be built, and stop.
       beam_options: of an Apache Beam pipeline that builds, such as ['--runner=DirectRunner'],
         instead of processes of this machine; the bytes are the same.
     """
@@ -96,7 +96,7 @@ def _facts(store: TokenStore) -> dict[str, Any]:
         "lost bytes": None if meta["text_bytes"] is None else meta["text_bytes"] - meta["bytes"],
         "skipped": meta["skipped"],
         "empty": meta["dropped"],
-        # A store that was built before there were filters says nothing of them.
+        # A store that was built before there were filters has no such entry.
         "filtered": sum(meta.get("filtered", {}).values()),
     }
 

@@ -1,6 +1,6 @@
-"""The parts of a split, put together into a store: what is kept, shuffled, counted, checksummed.
+"""Puts the parts of a split together into a store: shuffled, counted and with checksums.
 
-Memory holds some 100 bytes a document (300 with its metadata), and of the ids a block at a time.
+Memory holds some 100 bytes a document (300 with metadata), and one block of ids at a time.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from t5x_style.data.stores.token_store import (
 from t5x_style.errors import Fault
 from t5x_style.files import file_digest, sync, write_whole
 
-# Ids that are gathered at a time, and files of parts that are open at a time.
+# Ids that are gathered at a time, and files of parts that are open at once.
 BLOCK_TOKENS = 1 << 22
 OPEN_FILES = 128
-# Rows of a Parquet row group: the same whatever parts they come from, so that the bytes are too.
+# Rows of a Parquet row group. They do not depend on the parts, so that the bytes do not either.
 GROUP_ROWS = 1 << 16
 METADATA = ("id", "date", "license")
-# Reasons without a row in dropped.parquet: kept, or a document of another split's dates.
+# Reasons without a row in dropped.parquet: kept, or of the dates of another split.
 NOT_LISTED = ("", "date")
 
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """All documents of a split in reading order, those that were dropped too.
+    """All documents of a split in reading order, dropped ones included.
 
     Attributes:
-      part: int32 [n], which part it lies in.
-      start: int64 [n], of its ids in that part.
+      part: int32 [n], the part that holds it.
+      start: int64 [n], of the ids in that part.
       tokens: int64 [n], 0 where it was dropped.
       bytes, text_bytes: int64 [n]; text_bytes is None if the text was never seen.
-      reasons: why each was dropped, "" where it was kept: uint8 [n] into `names`.
-      names: of the reasons, names[0] = "".
+      reasons: uint8 [n] into `names`: why a document was dropped.
+      names: of the reasons. names[0] = "" is a document that was kept.
     """
 
     part: np.ndarray
@@ -77,21 +77,22 @@ def assemble(
     duplicates: Duplicates | None = None,
     earlier: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-    """Makes the store `folder / "store"` of the `parts` parts in `folder`; meta.json comes last.
+    """Makes the store `folder / "store"` of the parts in `folder`. meta.json is written last.
 
-    The documents of all parts in order are permuted by the seed: how they were cut into parts
-    leaves no trace.
+    The documents of all parts in order are permuted by the seed. So the store does not depend on
+    how they were cut into parts.
 
     Args:
-      folder: where the parts lie.
-      parts: how many.
-      dtype: of their ids.
+      folder: of the parts.
+      parts: their number.
+      dtype: of the ids.
       seed: of the order of documents.
-      meta: what else meta.json says; `source` and `split` are named in messages.
-      duplicates: drops documents that repeat one before them, or one of the stores `earlier`.
+      meta: more entries of meta.json. Messages name `source` and `split`.
+      duplicates: drops documents that repeat an earlier one.
+      earlier: stores whose documents are earlier ones, too.
 
     Returns:
-      What meta.json says.
+      the entries of meta.json.
 
     Raises:
       Fault: no document is left.
@@ -101,16 +102,17 @@ def assemble(
     if duplicates is not None:
         kept_so_far = found.reasons == 0
         why, fingerprints, details = judge(folder, parts, kept_so_far, duplicates, earlier)
-        # Which of the fingerprints each document has.
+        # The fingerprint that belongs to a document.
         place = np.cumsum(kept_so_far) - 1
-        found = _without(found, why)
+        found = _mark_duplicates(found, why)
     kept = np.flatnonzero(found.reasons == 0)
     if not len(kept):
         counts = np.bincount(found.reasons, minlength=len(found.names))
-        told = ", ".join(f"{n:,} {name}" for name, n in zip(found.names, counts, strict=True) if n)
+        reasons = zip(found.names, counts, strict=True)
+        dropped_counts = ", ".join(f"{n:,} {name}" for name, n in reasons if n)
         raise Fault(
             f"source {meta['source']!r}, split {meta['split']!r}: not one document"
-            + (f" is left (dropped: {told})" if told else "")
+            + (f" is left (dropped: {dropped_counts})" if dropped_counts else "")
         )
     order = kept[np.random.Generator(np.random.Philox(seed)).permutation(len(kept))]
 
@@ -145,7 +147,7 @@ def assemble(
     text = json.dumps(whole, indent=2) + "\n"
     own = f'"{META_FILE}": "'
     text = text.replace(own + "0" * 64, own + meta_digest(text.encode()))
-    # Who finds meta.json, after whatever cut this short, finds the rest.
+    # If a kill or a power cut leaves meta.json, the other files are on the disk, too.
     for file in store.iterdir():
         sync(file)
     write_whole(store / META_FILE, text)
@@ -176,14 +178,15 @@ def _read(folder: pathlib.Path, parts: int) -> Documents:
         none = np.zeros(0, np.int64)
         return Documents(none, none, none, none, None, none, names)
     kept = joined["reasons"] == 0
-    seen = (joined["text_bytes"][kept] >= 0).all()
-    return Documents(**joined | {"text_bytes": joined["text_bytes"] if seen else None}, names=names)
+    text_bytes = joined.pop("text_bytes")
+    seen = (text_bytes[kept] >= 0).all()
+    return Documents(**joined, text_bytes=text_bytes if seen else None, names=names)
 
 
 class _PartFiles:
-    """The ids of the parts, read at any place; the files last used stay open.
+    """The ids of the parts, read at any place. The files used last stay open.
 
-    Read, not mapped: what is read from a file does not count as our memory.
+    They are read, not mapped: the pages of a map would count as memory of this process.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -198,7 +201,7 @@ class _PartFiles:
             os.close(self.files.popitem()[1])
 
     def read_into(self, view: memoryview, part: int, offset: int) -> None:
-        """Fills `view` from byte `offset` of a part on."""
+        """Fills `view` with the bytes of a part from `offset` on."""
         file = self.files.get(part)
         if file is None:
             if len(self.files) == OPEN_FILES:
@@ -220,7 +223,7 @@ def _write_tokens(
     order: np.ndarray,
     dtype: np.dtype,
 ) -> str:
-    """Writes the ids of the documents `order`, a block at a time; their SHA-256."""
+    """Writes the ids of the documents `order`, a block at a time. Returns their SHA-256."""
     width = dtype.itemsize
     digest = hashlib.sha256()
     tokens = found.tokens[order]
@@ -229,7 +232,7 @@ def _write_tokens(
     with _PartFiles(folder) as files, open(path, "wb") as output:
         for first in range(0, int(ends[-1]), BLOCK_TOKENS):
             last = min(first + BLOCK_TOKENS, int(ends[-1]))
-            # The documents that lie in the block, the two at its edges perhaps not whole.
+            # The documents in the block. Those at the edges may not be whole.
             begin, end = np.searchsorted(ends, [first, last - 1], side="right")
             documents = slice(begin, end + 1)
             starts = ends[documents] - tokens[documents]
@@ -237,9 +240,9 @@ def _write_tokens(
             sizes = np.minimum(ends[documents], last) - lows
             parts = found.part[order[documents]]
             places = found.start[order[documents]] + lows - starts
-            in_parts = np.lexsort((places, parts))
+            by_part = np.lexsort((places, parts))
             columns = (lows - first, lows - first + sizes, parts, places)
-            reads = zip(*(column[in_parts].tolist() for column in columns), strict=True)
+            reads = zip(*(column[by_part].tolist() for column in columns), strict=True)
             for at, to, part, place in reads:
                 files.read_into(block[width * at : width * to], part, width * place)
             held = block[: width * (last - first)]
@@ -259,7 +262,7 @@ def _has_metadata(folder: pathlib.Path, parts: int) -> bool:
 def _write_documents(
     path: pathlib.Path, folder: pathlib.Path, parts: int, found: Documents, order: np.ndarray
 ) -> dict[str, Any]:
-    """Writes id, date and license in the store's order; what meta.json says of them."""
+    """Writes id, date and license in the order of the store. Returns their entries of meta.json."""
     table = pyarrow.Table.from_batches(
         [batch for _, batch in tables(folder, parts, METADATA)]
     ).take(pyarrow.array(order))
@@ -285,8 +288,8 @@ def _write_documents(
     return facts
 
 
-def _without(found: Documents, why: np.ndarray) -> Documents:
-    """The documents, of which those with a `why` (uint8 [n], into `WHY`) are dropped for it."""
+def _mark_duplicates(found: Documents, why: np.ndarray) -> Documents:
+    """The documents, with those dropped whose `why` (uint8 [n] into `WHY`) is not KEPT."""
     names = [*found.names, *(name for name in WHY[1:] if name not in found.names)]
     codes = np.array([0, *(names.index(name) for name in WHY[1:])], np.uint8)
     reasons = np.where(why == KEPT, found.reasons, codes[why])
@@ -301,9 +304,9 @@ def _write_dropped(
     found: Documents,
     details: Mapping[int, str],
 ) -> None:
-    """Writes a row for each document that is `listed` (bool [n]), in reading order.
+    """Writes a row for each document in `listed` (bool [n]), in reading order.
 
-    `details` are those of the documents that the parts themselves do not know to be dropped.
+    `details` are of the documents that were dropped after the parts were made.
     """
     columns = ["where", "id", "reason", "detail"]
     begin = 0
@@ -317,7 +320,7 @@ def _write_dropped(
             begin += len(batch)
             batch = batch.filter(pyarrow.array(chosen))
             if not details.keys().isdisjoint(numbers.tolist()):
-                batch = _explained(batch, numbers, found, details)
+                batch = _with_reasons(batch, numbers, found, details)
             writer = writer or closing.enter_context(
                 pyarrow.parquet.ParquetWriter(path, batch.schema)
             )
@@ -327,14 +330,14 @@ def _write_dropped(
                 table = pyarrow.Table.from_batches(held)
                 writer.write_table(table[:GROUP_ROWS].combine_chunks())
                 held, rows = table[GROUP_ROWS:].to_batches(), rows - GROUP_ROWS
-        if rows:
+        if writer is not None and rows:
             writer.write_table(pyarrow.Table.from_batches(held).combine_chunks())
 
 
-def _explained(
+def _with_reasons(
     batch: Any, numbers: np.ndarray, found: Documents, details: Mapping[int, str]
 ) -> Any:
-    """Rows of dropped documents with the reasons and details that were found afterwards."""
+    """Rows of dropped documents, with the reasons and details found after the parts were made."""
     reasons = [found.names[code] for code in found.reasons[numbers]]
     words = [
         details.get(n, d)

@@ -7,18 +7,17 @@ from t5x_style.errors import Fault
 
 
 def run_with_beam(jobs: list[Job], options: Sequence[str]) -> Iterator[Job]:
-    """Makes the parts in one pipeline, then yields each job in order.
+    """Makes the parts in one pipeline, then yields the jobs in order.
 
-    Each part is made by the function that the pool calls, and written where the pool writes it: the
-    workers of the runner must see the sources and the cache directory under the same paths, and
-    have this package installed.
+    The function and the files are those of the pool. So the workers of the runner must see the
+    sources and the cache directory under the same paths, and have this package installed.
 
     Args:
       jobs: the parts.
       options: of the pipeline, such as `--runner=DirectRunner`.
 
     Raises:
-      Fault: the pipeline failed; the parts that were finished are kept.
+      Fault: the pipeline failed. The parts that were finished are kept.
     """
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions

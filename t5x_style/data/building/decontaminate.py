@@ -1,4 +1,4 @@
-"""The index of text that must not be learnt from, made once for all that is built against it."""
+"""The index of text that must not be trained on. It is made once for all stores that need it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, write_index
-from t5x_style.data.sources.records import kept_documents
+from t5x_style.data.sources.documents import kept_documents
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.needed import contamination_made_from, meta_digests
+from t5x_style.data.stores.planned import contamination_made_from, meta_digests
 from t5x_style.data.stores.token_store import TokenStore, store_lock
 from t5x_style.files import publish_folder
 
 
 def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Path:
-    """The folder of the index of these stores and of the corpus's evaluation sets.
+    """The folder of the index over these stores and the evaluation sets of the corpus.
 
-    Its name follows from what it is made of, and it is put there whole.
+    Its name depends on all that it is made from. It is whole or absent.
 
     Args:
-      against: validation stores, which stand.
+      against: validation stores that are built.
       corpus: with `contamination`.
 
     Raises:
-      Fault: a record of an evaluation set that cannot be read.
+      Fault: a record of an evaluation set cannot be read.
     """
     contamination = corpus.contamination
     assert contamination is not None
@@ -59,7 +59,7 @@ def _texts(
         store = TokenStore.open(path)
         source = corpus.source(store.meta["source"])
         if source is not None:
-            # Its own words, whatever the vocabulary makes of them.
+            # The text itself, which a vocabulary may change.
             for document in kept_documents(source, "validation"):
                 yield EvaluationText(
                     f"{source.name} validation", document.id or document.where, document.text

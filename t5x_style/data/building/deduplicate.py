@@ -1,4 +1,4 @@
-"""Duplicates among the documents of a split, and of those in stores that were built before it."""
+"""Duplicates among the documents of a split, and of documents in stores built before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t5x_style.data.stores.token_store import (
     read_meta,
 )
 
-# Of the parts, in the folder of the build: signatures of all documents, mapped instead of held.
+# The signatures of all parts, in the folder of the build: mapped, not held in memory.
 ALL_SIGNATURES_FILE = "signatures"
 
 
@@ -30,38 +30,38 @@ def judge(
     duplicates: Duplicates,
     earlier: Sequence[pathlib.Path],
 ) -> tuple[np.ndarray, Fingerprints, dict[int, str]]:
-    """Which documents of the parts repeat an earlier one.
+    """Finds the documents of the parts that repeat an earlier one.
 
     Args:
-      folder: where the parts lie.
-      parts: how many.
-      kept: bool [n], the documents that have not been dropped for another reason.
-      duplicates: what counts as one.
+      folder: of the parts.
+      parts: their number.
+      kept: bool [n], the documents that were not dropped for another reason.
+      duplicates: the definition of a duplicate.
       earlier: the stores whose documents come before these.
 
     Returns:
-      why [n], an index into `duplicates.WHY`; the fingerprints of the `kept` in reading order; and
-      {document: which one it repeats}, in words.
+      (why, fingerprints, details): why is uint8 [n] into `duplicates.WHY`, the fingerprints are of
+      the `kept` in reading order, details is {document: name of the one it repeats}.
     """
     these = _fingerprints(folder, parts, kept, duplicates)
-    before = [_of_store(path) for path in earlier]
+    before = [_store_fingerprints(path) for path in earlier]
     verdicts = duplicates.verdicts(these, before)
     why = np.zeros(len(kept), np.uint8)
     numbers = np.flatnonzero(kept)
     why[numbers] = verdicts.why
-    sizes = [len(each.digests) for each in before]
-    named = _names(folder, parts, numbers, verdicts, earlier, sizes)
+    sizes = [len(fingerprints.digests) for fingerprints in before]
+    named = _repeated_names(folder, parts, numbers, verdicts, earlier, sizes)
     repeating = np.flatnonzero(verdicts.why)
-    return why, these, {int(numbers[i]): named[int(verdicts.of[i])] for i in repeating}
+    return why, these, {int(numbers[i]): named[int(verdicts.repeats[i])] for i in repeating}
 
 
 def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarray) -> list[str]:
-    """Writes the fingerprints of the documents of a store beside them; the names of the files.
+    """Writes the fingerprints of a store's documents into it. Returns the names of the files.
 
     Args:
       store: the folder.
-      these: of `judge`.
-      order: int64, which of them lie in the store, in its order.
+      these: the fingerprints from `judge`.
+      order: int64, those of the documents in the store, in its order.
     """
     np.save(store / DIGESTS_FILE, these.digests[order], allow_pickle=False)
     if these.signatures is None:
@@ -78,16 +78,16 @@ def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarr
 def _fingerprints(
     folder: pathlib.Path, parts: int, kept: np.ndarray, duplicates: Duplicates
 ) -> Fingerprints:
-    """Of the documents that are kept, in reading order."""
+    """The fingerprints of the documents that are kept, in reading order."""
     digests = []
     first = 0
     with open(folder / ALL_SIGNATURES_FILE, "wb") as file:
         for _, batch in tables(folder, parts, ["digest", "signature"]):
             chosen = batch.filter(pyarrow.array(kept[first : first + len(batch)]))
             first += len(batch)
-            digests.append(_joined(chosen["digest"]).reshape(-1, 16))
+            digests.append(_concatenated_bytes(chosen["digest"]).reshape(-1, 16))
             if duplicates.near:
-                file.write(_joined(chosen["signature"]).data)
+                file.write(_concatenated_bytes(chosen["signature"]).data)
     signatures = None
     if duplicates.near:
         count = int(kept.sum())
@@ -97,12 +97,12 @@ def _fingerprints(
     return Fingerprints(np.concatenate([np.zeros((0, 16), np.uint8), *digests]), signatures)
 
 
-def _joined(column: pyarrow.Array) -> np.ndarray:
-    """uint8: the bytes of all its values end to end."""
+def _concatenated_bytes(column: pyarrow.Array) -> np.ndarray:
+    """The bytes of all values end to end, uint8."""
     return np.frombuffer(b"".join(column.to_pylist()), np.uint8)
 
 
-def _of_store(path: pathlib.Path) -> Fingerprints:
+def _store_fingerprints(path: pathlib.Path) -> Fingerprints:
     signatures = path / SIGNATURES_FILE
     return Fingerprints(
         mapped_array(path / DIGESTS_FILE),
@@ -110,7 +110,7 @@ def _of_store(path: pathlib.Path) -> Fingerprints:
     )
 
 
-def _names(
+def _repeated_names(
     folder: pathlib.Path,
     parts: int,
     numbers: np.ndarray,
@@ -118,8 +118,8 @@ def _names(
     earlier: Sequence[pathlib.Path],
     sizes: Sequence[int],
 ) -> dict[int, str]:
-    """{document, counted as in `Verdicts.of`: what it is called}, of those that are repeated."""
-    repeated = np.unique(verdicts.of[verdicts.of >= 0])
+    """{number of a document as in `Verdicts.repeats`: its name}, of documents that are repeated."""
+    repeated = np.unique(verdicts.repeats[verdicts.repeats >= 0])
     named: dict[int, str] = {}
     begins = 0
     for path, size in zip(earlier, sizes, strict=True):
@@ -141,7 +141,7 @@ def _names(
 
 
 def _stored_names(path: pathlib.Path, places: np.ndarray) -> Iterator[tuple[int, str]]:
-    """What the documents of a store at these places are called."""
+    """(place, name) of the documents of a store at these places."""
     ids: list[str | None] = [None] * len(places)
     if (path / DOCUMENTS_FILE).is_file():
         column = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])["id"]

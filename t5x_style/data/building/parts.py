@@ -1,10 +1,10 @@
-"""One part of a split made into ids and a table of its documents: what each worker does, by itself.
+"""The work of one worker: a part of a split becomes ids and a table of documents.
 
-In the folder of the store that is being built lie, for part 17:
+The folder of the store that is being built has these files for part 17:
     part-00017.tokens     little-endian ids, every kept document ended by EOS
     part-00017.documents  an Arrow stream, one row (`SCHEMA`) for each document that was read
     part-00017.json       written last: a part that has it is whole, and is not made again
-    part-00017.failed     instead of these: why it cannot be made
+    part-00017.failed     instead of these: the error of a part that cannot be made
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.sources.documents import belongs, document_of, records, refusal
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.records import BadRecord, Part, belongs, document_of, records, refusal
+from t5x_style.data.sources.formats import BadRecord, Part
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, write_whole
 
-# Of the three files; parts that another version left behind are made again.
+# Of the three files. Parts of another version are made again.
 PART_VERSION = 3
-# Held in memory before it is written: a part may be one compressed file of any size.
+# Held in memory before they are written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
 CONTAMINATED = "contaminated"
 
 SCHEMA = pyarrow.schema(
     {
-        "tokens": pyarrow.int64(),  # EOS included; 0 of a document that was dropped
-        "bytes": pyarrow.int64(),  # that the tokens stand for
-        "text_bytes": pyarrow.int64(),  # of the text before tokenising; null if it was never seen
+        "tokens": pyarrow.int64(),  # EOS included; 0 for a document that was dropped
+        "bytes": pyarrow.int64(),  # of text that the tokens encode
+        "text_bytes": pyarrow.int64(),  # of the text before tokenising; null for ids without text
         "where": pyarrow.large_string(),
         "id": pyarrow.large_string(),
         "date": pyarrow.large_string(),
         "license": pyarrow.large_string(),
         "reason": pyarrow.large_string(),  # why it was dropped; null if it was kept
         "detail": pyarrow.large_string(),
-        # Of the text, where duplicates are looked for (`duplicates.Fingerprints`).
+        # Of the text, where duplicates are dropped (`duplicates.Fingerprints`).
         "digest": pyarrow.large_binary(),
         "signature": pyarrow.large_binary(),
     }
@@ -57,16 +58,16 @@ SCHEMA = pyarrow.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A part that is to be made.
+    """A part to make.
 
     Attributes:
       corpus: `Corpus.to_json()`.
       task: a source of the corpus, or a seqio Task of its module.
       split: of that task.
-      folder: where the files go.
+      folder: of the files.
       number: of the part within the split, from 0.
-      part: what is read; None: the whole split of a seqio Task.
-      index: the folder of the n-grams that must not be in it (`contamination.Index`); None: none.
+      part: the piece to read. None for a seqio Task: its whole split.
+      index: the folder of n-grams that must not be in it (`contamination.Index`), or None.
     """
 
     corpus: str
@@ -82,8 +83,8 @@ class Job:
         return part_file(pathlib.Path(self.folder), self.number, suffix)
 
     def is_done(self) -> bool:
-        """Whether the part lies there whole."""
-        # What a module's Task gives is not known by its name.
+        """Whether the part is there, whole."""
+        # The content of a module's Task cannot be identified by its name.
         if self.part is None:
             return False
         try:
@@ -93,7 +94,7 @@ class Job:
                 file_digest(self.file(suffix)) == digest for suffix, digest in digests.items()
             )
         except (FileNotFoundError, ValueError, KeyError, AttributeError):
-            # None, or what a power cut left of one.
+            # No file, or one that a power cut damaged.
             return False
 
 
@@ -108,9 +109,9 @@ def _label(job: Job) -> dict[str, Any]:
 
 
 class PartWriter:
-    """Writes the ids and the table of a part, under names of its own until both are whole.
+    """Writes the ids and the table of a part, under temporary names until both are whole.
 
-    Two processes may be at the same part (Beam starts a slow one twice): the last to finish wins,
+    Two processes may make the same part (Beam starts a slow one twice). The last to finish wins,
     with the same content.
     """
 
@@ -128,21 +129,21 @@ class PartWriter:
         self.columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def add(self, ids: np.ndarray, row: Mapping[str, Any]) -> None:
-        """A document that is kept: its ids, EOS included, and its row but for `tokens`."""
+        """Adds a document that is kept: ids, EOS included, and its row without `tokens`."""
         self.ids.append(np.asarray(ids, self.dtype))
         self.held += len(ids)
         self._row({**row, "tokens": len(ids)})
 
     def drop(self, row: Mapping[str, Any]) -> None:
-        """A document that is not learnt from, with `reason` and `detail`."""
+        """Adds the row of a document that is dropped, with `reason` and `detail`."""
         self._row({**row, "tokens": 0})
 
     def finish(self, label: Mapping[str, Any]) -> None:
-        """Gives the files their names; `label` goes into the last of them, with their digests."""
+        """Gives the files their names. The last has `label` and the digests of the others."""
         self._flush()
         self.stream.close()
-        # Not synced, which would have the next part wait for the disk: whoever finds the part after
-        # a kill or a power cut compares these.
+        # Not synced: the next part would wait for the disk. After a kill or a power cut the digests
+        # are compared.
         digests = {}
         for suffix, file in (("tokens", self.tokens_file), ("documents", self.documents_file)):
             file.close()
@@ -152,7 +153,7 @@ class PartWriter:
         os.replace(self._unfinished("json"), part_file(self.folder, self.number, "json"))
 
     def abandon(self) -> None:
-        """Removes what was written."""
+        """Removes the unfinished files."""
         for suffix, file in (("tokens", self.tokens_file), ("documents", self.documents_file)):
             file.close()
             self._unfinished(suffix).unlink(missing_ok=True)
@@ -180,7 +181,7 @@ def _corpus(text: str) -> Corpus:
 
 
 def build_part(job: Job) -> None:
-    """Makes the files of a part, unless they are there; a part that cannot be made says why."""
+    """Makes the files of a part, unless they are there. A failure is written to a file."""
     if job.is_done():
         return
     corpus = _corpus(job.corpus)
@@ -206,7 +207,7 @@ def build_part(job: Job) -> None:
 def tables(
     folder: pathlib.Path, parts: int, columns: Sequence[str]
 ) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
-    """(number of the part, record batch) of each part's table in order, `columns` alone."""
+    """(number of the part, record batch) of the tables of all parts in order, `columns` alone."""
     for number in range(parts):
         with (
             open(part_file(folder, number, "documents"), "rb") as file,
@@ -217,7 +218,7 @@ def tables(
 
 
 def raise_failure(job: Job) -> None:
-    """Raises what kept the part from being made, if anything did.
+    """Raises the error of a part that could not be made.
 
     Raises:
       UsageError, Fault: with its message.
@@ -234,6 +235,7 @@ def raise_failure(job: Job) -> None:
 def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Source) -> None:
     tokenizer = corpus.tokenizer
     token_bytes = tokenizer.token_bytes()
+    assert job.part is not None
     for record in records(source, job.split, job.part):
         try:
             document = document_of(source, record)
@@ -266,12 +268,12 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
 
 
 def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:
-    """Drops a text that is contaminated; adds to the row of another what duplicates go by."""
+    """Drops a text that is contaminated. Adds digest and signature to the row of another."""
     if job.index is not None and corpus.contamination is not None:
         overlap = _index(job.index).overlap(text)
         if overlap.share > corpus.contamination.max_share:
             detail = (
-                f"{overlap.share:.0%} of its words lie in runs of {overlap.evaluation_set}, most "
+                f"{overlap.share:.0%} of its words are in runs of {overlap.evaluation_set}, most "
                 f"of them in {overlap.where}"
             )
             writer.drop(row | {"reason": CONTAMINATED, "detail": detail})

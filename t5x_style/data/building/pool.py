@@ -13,12 +13,12 @@ from t5x_style.errors import Fault
 
 
 def run_in_pool(jobs: list[Job], workers: int) -> Iterator[Job]:
-    """Makes the parts, `workers` at a time, and yields each job in order once it is done.
+    """Makes the parts, `workers` at a time, and yields the jobs in order once they are done.
 
     With one worker this process does the work.
 
     Raises:
-      Fault: a process is gone; what the others finished stays.
+      Fault: a process ended without a result. The parts that others finished are kept.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -34,19 +34,19 @@ def run_in_pool(jobs: list[Job], workers: int) -> Iterator[Job]:
         for job, made in [(job, pool.submit(build_part, job)) for job in jobs]:
             made.result()
             yield job
-    except concurrent.futures.process.BrokenProcessPool:
+    except concurrent.futures.process.BrokenProcessPool as error:
         raise Fault(
-            "a process that tokenises died (out of memory?): lower Corpus.workers; the parts that "
-            "were finished are kept"
+            f"a process that tokenises ended without a result: {error} Fewer Corpus.workers need "
+            f"less memory. The parts that were finished are kept"
         ) from None
     finally:
-        # Not waited for: Python before 3.11.6 waits for ever for a pool of which a process died
-        # while work was being handed to it (python/cpython#94777).
+        # Not waited for: Python before 3.11.6 waits for ever if a process of the pool died while it
+        # was handed work (python/cpython#94777).
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     parent = multiprocessing.parent_process()
     assert parent is not None
 

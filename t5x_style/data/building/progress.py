@@ -1,4 +1,4 @@
-"""How far the building of stores is, on standard error."""
+"""The progress of building stores, on standard error."""
 
 import os
 import pathlib
@@ -11,10 +11,9 @@ from t5x_style.data.building.parts import Job
 
 
 class Progress:
-    """A line that is rewritten on a terminal, and written anew every ten seconds elsewhere.
+    """A line that is rewritten on a terminal, and written again every ten seconds elsewhere.
 
-    It looks at the files of the parts as they grow, so that it needs no word from the workers,
-    whichever engine runs them.
+    It reads the sizes of the parts' files. So the workers of any engine need not report.
     """
 
     def __init__(self, jobs: Sequence[Job], token_bytes: int):
@@ -42,7 +41,7 @@ class Progress:
             self.thread.join()
 
     def look(self) -> None:
-        """Takes note of what lies there; called before the files of a store's parts go."""
+        """Counts the files that are there. Called before the files of parts are removed."""
         with self.lock:
             self.running_bytes = 0
             for folder in self.folders:

@@ -1,7 +1,6 @@
-"""seqio Tasks and Mixtures, on both sides: ours made into them, a user's module read from them.
+"""seqio Tasks and Mixtures: sources are made into them, and those of a user's module are read.
 
-Everything here imports seqio, and with it TensorFlow, when it is called: only the process that
-builds stores does.
+The functions import seqio, and with it TensorFlow: call them in the process that builds stores.
 """
 
 import gzip
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.tokenizers.seqio_vocabulary import check_vocabulary, vocabulary
@@ -43,7 +42,7 @@ def register(corpus: Corpus) -> None:
 
 
 def register_mixtures(corpus: Corpus) -> None:
-    """Makes each mixture of `corpus` a seqio Mixture; its tasks must be there."""
+    """Makes each mixture of `corpus` a seqio Mixture. Its tasks must be registered."""
     import seqio
 
     for name, shares in corpus.mixtures.items():
@@ -56,7 +55,7 @@ def register_mixtures(corpus: Corpus) -> None:
 
 def _dataset_fn(source: Source):
     def dataset(split, shuffle_files, seed=None):
-        del shuffle_files, seed  # the store shuffles documents, whatever file they lie in
+        del shuffle_files, seed  # the store shuffles documents across files
         import tensorflow as tf
 
         return tf.data.Dataset.from_generator(
@@ -68,7 +67,7 @@ def _dataset_fn(source: Source):
 
 
 def load_module(corpus: Corpus) -> None:
-    """Registers what gin declares, then imports the module that declares the rest.
+    """Registers the sources and mixtures of gin, and imports the module that declares the rest.
 
     Raises:
       UsageError: no such folder of caches, or the module cannot be imported.
@@ -97,11 +96,11 @@ def declared_blend(corpus: Corpus, name: str) -> tuple[dict[str, float], dict[st
 
     The module must be loaded.
 
-    The rates of a seqio Mixture, which seqio itself would draw examples by, are taken as shares of
-    tokens; those that are functions are called with the Task, as seqio does.
+    The rates of a seqio Mixture, by which seqio would draw examples, are taken as shares of tokens.
+    A rate that is a function is called with the Task, as seqio does.
 
     Raises:
-      UsageError: no Task or Mixture of that name, or one that cannot be learnt from here.
+      UsageError: no Task or Mixture of that name, or one that cannot be trained on here.
     """
     import seqio
 
@@ -122,16 +121,16 @@ def declared_blend(corpus: Corpus, name: str) -> tuple[dict[str, float], dict[st
 
 
 def _shares(mixture) -> dict[str, float]:
-    """{task: share}: the rates of a seqio Mixture, nested ones multiplied out, over their sum."""
+    """{task: share}: the rates of a seqio Mixture over their sum, nested ones multiplied out."""
     rates = {}
     for task in mixture.tasks:
         try:
             rate = rates[task.name] = float(mixture.get_rate(task))
         except Exception as error:
             raise UsageError(
-                f"seqio Mixture {mixture.name!r}: no rate of {task.name!r}: {_told(error)}. What a "
-                f"function of the Task counts by must be there: num_input_examples of its source, "
-                f"or a cache in Corpus.cached_task_dirs"
+                f"seqio Mixture {mixture.name!r}: no rate of {task.name!r}: "
+                f"{_short_message(error)}. A function of the Task needs the number of examples: "
+                f"num_input_examples of its source, or a cache in Corpus.cached_task_dirs"
             ) from None
         if not (math.isfinite(rate) and rate > 0):
             raise UsageError(
@@ -143,7 +142,7 @@ def _shares(mixture) -> dict[str, float]:
 
 
 def _check_task(task, splits: list[str], corpus: Corpus) -> None:
-    """Refuses, before anything is read, a Task that cannot be learnt from."""
+    """Refuses a Task that cannot be trained on, before anything is read."""
     import tensorflow as tf
     from seqio import utils
 
@@ -188,8 +187,8 @@ def task_tokens(
       name: of the Task.
       split: to read.
       tokenizer: whose ids they are.
-      use_cached: read what seqio cached; a Task without a CacheDatasetPlaceholder has no cache, and
-        is read from its source, which is said.
+      use_cached: read the cache that seqio made. A Task without a CacheDatasetPlaceholder has none:
+        it is read from its source, and a line is printed.
       seed: of preprocessors that draw at random.
 
     Yields:
@@ -197,7 +196,7 @@ def task_tokens(
 
     Raises:
       UsageError: the Task cannot be opened.
-      Fault: it cannot be read to its end, or gives an id that the tokenizer does not have.
+      Fault: it cannot be read to its end, or has an id that the tokenizer has not.
     """
     import seqio
     import tensorflow as tf
@@ -220,7 +219,7 @@ def task_tokens(
         examples = dataset.as_numpy_iterator()
     except Exception as error:
         raise UsageError(
-            f"seqio Task {name!r}, split {split!r}, cannot be opened: {_told(error)} "
+            f"seqio Task {name!r}, split {split!r}, cannot be opened: {_short_message(error)} "
             f"(its preprocessors are given no sequence_length: documents are taken whole)"
         ) from error
     for number in itertools.count():
@@ -229,7 +228,7 @@ def task_tokens(
         except Exception as error:
             raise Fault(
                 f"seqio Task {name!r}, split {split!r}, cannot be read after {number} examples: "
-                f"{_told(error)}"
+                f"{_short_message(error)}"
             ) from error
         if example is None:
             return
@@ -245,7 +244,7 @@ def task_tokens(
 
 
 def _check_cache(task, split: str) -> None:
-    """Refuses a cache of which shards are gone: seqio would read the rest and not say so."""
+    """Refuses a cache with missing shards: seqio would read the rest without a message."""
     import tensorflow as tf
     from seqio import utils
 
@@ -254,7 +253,7 @@ def _check_cache(task, split: str) -> None:
         shards = json.load(file).get("num_shards", 0)
     found = len(_cached_shards(task, split))
     if found != shards:
-        raise Fault(f"seqio Task {task.name!r}: {info} tells of {shards} shards, there are {found}")
+        raise Fault(f"seqio Task {task.name!r}: {info} lists {shards} shards, {found} are there")
 
 
 def _cached_shards(task, split: str) -> list[str]:
@@ -265,7 +264,7 @@ def _cached_shards(task, split: str) -> list[str]:
 
 
 def _check_gzip(path: str, where: str) -> None:
-    """Refuses a file that was cut short, which TensorFlow would read as far as it goes."""
+    """Refuses a file that was cut short: TensorFlow would read what is left without an error."""
     try:
         with gzip.open(path) as file:
             while file.read(1 << 20):
@@ -275,7 +274,7 @@ def _check_gzip(path: str, where: str) -> None:
 
 
 def task_files(name: str, split: str, *, use_cached: bool = False) -> list[list]:
-    """[path, size, time of change in ns] of the local files that a Task says it reads."""
+    """[path, size, time of change in ns] of the local files that a Task lists as its source."""
     import seqio
 
     task = seqio.TaskRegistry.get(name)
@@ -290,13 +289,13 @@ def task_files(name: str, split: str, *, use_cached: bool = False) -> list[list]
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stamps]
 
 
-def _told(error: Exception) -> str:
-    """What an error of seqio or TensorFlow comes down to, in one line."""
+def _short_message(error: Exception) -> str:
+    """An error of seqio or TensorFlow in one line."""
     kind = type(error).__name__
     lines = str(error).strip().splitlines() or [""]
-    # Before what went wrong in a graph stands where; a trace of user code ends with what.
-    said = re.sub(r"{{.*?}} *", "", lines[-1 if lines[0].startswith("in user code") else 0])
-    return f"{kind}: {said.strip().removeprefix(f'{kind}: ').rstrip('.')}"
+    # An error in a graph begins with its place in {{}}; a trace of user code ends with the cause.
+    message = re.sub(r"{{.*?}} *", "", lines[-1 if lines[0].startswith("in user code") else 0])
+    return f"{kind}: {message.strip().removeprefix(f'{kind}: ').rstrip('.')}"
 
 
 def _unknown(where: str, name: str, known) -> UsageError:

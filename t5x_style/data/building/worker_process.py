@@ -2,12 +2,12 @@
 
 Its process may import TensorFlow.
 
-Each request is a line of JSON on standard input, each answer one on standard output; progress goes
-to standard error. `t5x_style.data.stores.needed.Builder` is the other end.
+A request is a line of JSON on standard input, its answer a line on standard output. Progress goes
+to standard error. `t5x_style.data.stores.builder_client.Builder` is the other end.
 
-A split is read in parts (`records.parts`), each made into ids by a worker (`build_parts`),
-whichever engine runs it: a pool of processes (`pool`) or Apache Beam (`beam`). Then they are
-put together here (`assemble`).
+A split is cut into parts (`documents.parts`). Workers make them into ids (`parts.build_part`), in a
+pool of processes (`pool`) or in Apache Beam (`beam`). This process puts them together
+(`assemble`).
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import queue
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,39 +31,39 @@ from t5x_style.data.building.parts import CONTAMINATED, Job, build_part, raise_f
 from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.progress import Progress
 from t5x_style.data.cleaning.duplicates import WHY
-from t5x_style.data.sources.records import parts
+from t5x_style.data.sources.documents import parts
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.needed import PlannedStore, meta_digests, not_standing, source_content
+from t5x_style.data.stores.planned import PlannedStore, meta_digests, source_content, unbuilt
 from t5x_style.data.stores.token_store import DROPPED_FILE, store_lock, token_dtype
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import publish_folder
 
-# Makes the parts of jobs, and yields each once it is made, in order.
+# Makes the parts of jobs, and yields the jobs in order once they are made.
 Engine = Callable[[list[Job]], Iterator[Job]]
-# Bad records that are said one by one, of each store; dropped.parquet names all.
-SAID_RECORDS = 20
+# Bad records of a store that are printed; dropped.parquet has all.
+PRINTED_RECORDS = 20
 
 
 def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) -> None:
-    """Builds stores, those that nobody else built while we waited for their locks.
+    """Builds stores, unless another process built them while this one waited for the locks.
 
-    The parts of all of them are made side by side; a part that lies there whole since an earlier
-    start is not made again.
+    The parts of all stores are made in parallel. A part that an earlier start finished is not made
+    again.
 
     Raises:
-      UsageError, Fault: what a part or a store could not be made for.
+      UsageError, Fault: the error of the first part or store that could not be made.
     """
     with contextlib.ExitStack() as held:
         # In one order, or two builders would wait for each other.
         for plan in sorted(plans, key=lambda plan: plan.path):
             held.enter_context(store_lock(plan.path))
-        plans = not_standing(plans)
-        # A store comes after those that its duplicates are looked for in.
-        plans.sort(key=lambda plan: len(plan.follows))
-        held_out = [plan for plan in plans if not plan.against]
-        learnt = [plan for plan in plans if plan.against]
-        # Text to be looked for is there before it is looked for.
-        for group in (held_out, learnt) if corpus.contamination else (plans,):
+        plans = unbuilt(plans)
+        # A store comes after those that it depends on.
+        plans.sort(key=lambda plan: len(plan.depends_on))
+        validation = [plan for plan in plans if not plan.against]
+        trained_on = [plan for plan in plans if plan.against]
+        # The index of contamination needs the validation stores first.
+        for group in (validation, trained_on) if corpus.contamination else (plans,):
             _build_side_by_side(group, corpus, engine)
 
 
@@ -86,22 +87,22 @@ def _build_side_by_side(plans: Sequence[PlannedStore], corpus: Corpus, engine: E
                         next(made)
                 files = []
                 if corpus.source(plan.task) is None:
-                    # As they are before they are read: one that changes meanwhile is out of date.
+                    # Their state before they are read: a file may change meanwhile.
                     files = _task_files(plan, corpus)
                     (job,) = jobs[plan]
                     build_part(job)  # imports TensorFlow, which no worker needs to
                 progress.look()
                 _assemble(plan, jobs[plan], corpus, files)
-            _put_into_place(plan)
+            _publish(plan)
 
 
 def _folder(plan: PlannedStore) -> pathlib.Path:
-    """Where a store is built: a killed builder leaves it, and the next one goes on there."""
+    """The folder in which a store is built. After a kill the next builder continues there."""
     return plan.path.with_name(f".building-{plan.path.name}")
 
 
 def _is_assembled(plan: PlannedStore) -> bool:
-    return plan.lies_in(_folder(plan) / "store")
+    return plan.is_complete_in(_folder(plan) / "store")
 
 
 def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
@@ -137,11 +138,11 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         "split": plan.split,
         "tokenizer_hash": corpus.tokenizer.hash,
         "fingerprint": plan.fingerprint,
-        "filtered": {each.name: 0 for each in source.filters} if source else {},
+        "filtered": {filter_.name: 0 for filter_ in source.filters} if source else {},
         "files": files,
     }
-    if plan.follows:
-        meta["follows"] = meta_digests(plan.follows)
+    if plan.depends_on:
+        meta["follows"] = meta_digests(plan.depends_on)
     if corpus.duplicates is not None:
         meta["filtered"] |= dict.fromkeys(WHY[1:] if corpus.duplicates.near else WHY[1:2], 0)
     if corpus.contamination is not None and plan.split == "train":
@@ -154,7 +155,7 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         ):
             raise Fault(
                 f"source {source.name!r}, split {plan.split!r}: files of "
-                f"{source.where(plan.split)!r} changed while they were read: start again"
+                f"{source.split(plan.split).where!r} changed while they were read: start again"
             )
         made = assemble(
             folder,
@@ -169,12 +170,12 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         shutil.rmtree(folder, ignore_errors=True)
         raise
     label = f"{plan.task} {plan.split}"
-    _say_skipped(label, folder / "store", made["skipped"])
+    _print_skipped(label, folder / "store", made["skipped"])
     print(f"{label}: {made['documents']:,} documents, {made['tokens']:,} tokens", file=sys.stderr)
 
 
-def _say_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
-    said = 0
+def _print_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
+    printed = 0
     with contextlib.ExitStack() as closing:
         if skipped:
             file = closing.enter_context(pyarrow.parquet.ParquetFile(store / DROPPED_FILE))
@@ -185,16 +186,16 @@ def _say_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
                 for row in batch.to_pylist()
                 if row["reason"] == "bad_record"
             )
-            for message, _ in zip(bad, range(SAID_RECORDS), strict=False):
+            for message, _ in zip(bad, range(PRINTED_RECORDS), strict=False):
                 print(f"{label}: skipped: {message}", file=sys.stderr)
-                said += 1
-    if skipped > said:
-        print(f"{label}: skipped {skipped - said:,} more: see {DROPPED_FILE}", file=sys.stderr)
+                printed += 1
+    if skipped > printed:
+        print(f"{label}: skipped {skipped - printed:,} more: see {DROPPED_FILE}", file=sys.stderr)
 
 
-def _put_into_place(plan: PlannedStore) -> None:
+def _publish(plan: PlannedStore) -> None:
     folder = _folder(plan)
-    # Before it has its name, after which nobody would look for them.
+    # Before the store has its name: later nobody would look for them.
     for entry in folder.iterdir():
         if entry != folder / "store":
             entry.unlink()
@@ -204,9 +205,9 @@ def _put_into_place(plan: PlannedStore) -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Does what is asked.
+    """The answer to a request.
 
-    {'action': 'resolve', 'corpus': JSON}: shares and splits that a module declares;
+    {'action': 'resolve', 'corpus': JSON}: shares and splits that a module declares.
     {'action': 'build', 'corpus': JSON, 'plans': [...], 'beam_options': [...] or null}.
     """
     corpus = Corpus.from_json(request["corpus"])
@@ -236,7 +237,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class Requests:
-    """Lines from standard input, read by a thread so that its end is noticed during work."""
+    """Lines from standard input. A thread reads them, so that its end is noticed during work."""
 
     def __init__(self):
         """Starts reading."""
@@ -263,7 +264,7 @@ class Requests:
 
 def main() -> None:
     """Answers requests until standard input closes."""
-    # Libraries print where they like: only answers may reach the one who asked.
+    # Libraries print to standard output: only answers may reach the client.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     requests = Requests()
@@ -277,11 +278,14 @@ def main() -> None:
                 result = {"usage_error": str(error)}
             except Fault as error:
                 result = {"fault": str(error)}
+            except Exception as error:
+                traceback.print_exc()
+                result = {"fault": f"building token stores: {type(error).__name__}: {error}"}
             requests.working = False
             out.write(json.dumps(result) + "\n")
             out.flush()
             if failed:
-                # The interpreter would wait for the pool on its way out; its processes end with us.
+                # The interpreter would wait for the pool. Its processes end with this one.
                 os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)

@@ -25,18 +25,17 @@ RUN_NGRAMS = 1 << 23
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Contamination:
-    """Drops training documents that share runs of words with what the model is measured by.
+    """Drops training documents that share runs of words with evaluation documents.
 
     Attributes:
-      ngram: words of a run, at least 8: 13 as in GPT-3 (Brown et al. 2020, appendix C), words in
-        lower case and without punctuation. A shorter document of an evaluation set is looked for as
-        a whole if it has 8 words, as there, and not at all otherwise.
+      ngram: words of a run, at least 8; 13 as in GPT-3 (Brown et al. 2020, appendix C). Case and
+        punctuation are ignored. A shorter evaluation document is looked for as a whole if it has 8
+        words, as there, and not at all otherwise.
       against_validation: looks for the validation splits of all sources of the corpus.
-      evaluation_sets: others to look for, each with all of its splits.
-      max_share: of a document's words that may lie in such runs (Llama 2, Touvron et al. 2023,
-        A.6); 0 drops it for a single one. Formulaic text shares runs that give nothing away: of the
-        embedded licences 73 % have one in common with their own validation split or the other's,
-        and 30 % half of their words.
+      evaluation_sets: other sources to look for, with all their splits.
+      max_share: of a document's words that may be in such runs (Llama 2, Touvron et al. 2023,
+        A.6); 0 drops it for a single run. Formulaic text shares runs that reveal nothing: 73 % of
+        the embedded licences share one with a validation split, and 30 % half of their words.
     """
 
     ngram: int = 13
@@ -54,7 +53,7 @@ class Contamination:
         if not (self.against_validation or self.evaluation_sets):
             raise UsageError(
                 "Contamination.against_validation is False and there are no evaluation_sets: leave "
-                "Contamination away"
+                "Contamination out"
             )
         names = [source.name for source in self.evaluation_sets]
         for name in names:
@@ -63,12 +62,12 @@ class Contamination:
 
 
 class EvaluationText(NamedTuple):
-    """A document that training documents are held against.
+    """A document that training documents are compared with.
 
     Attributes:
       evaluation_set: the name of the set.
-      where: the document within it.
-      text: of it.
+      where: the document within the set.
+      text: of the document.
     """
 
     evaluation_set: str
@@ -77,11 +76,11 @@ class EvaluationText(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """What a text has in common with evaluation sets.
+    """The runs of words that a text shares with evaluation sets.
 
     Attributes:
-      share: of its words, those that lie in runs of the sets.
-      evaluation_set, where: the document with the most of those runs; "" if there is none.
+      share: of the text's words that are in such runs.
+      evaluation_set, where: the document with most of those runs; "" if there is none.
     """
 
     share: float
@@ -92,17 +91,17 @@ class Overlap(NamedTuple):
 def write_index(
     folder: pathlib.Path, ngram: int, texts: Iterable[EvaluationText], run_ngrams: int = RUN_NGRAMS
 ) -> dict[str, int]:
-    """Writes the index of the n-grams of `texts` into `folder`, which must be there.
+    """Writes the index of the n-grams of `texts` into `folder`, which must exist.
 
-    Two files hold the hashes, ascending and each once, and which document each is from, the first;
-    a third names the documents. So for g different n-grams 12 g bytes, of which building holds
-    `run_ngrams` at a time in memory, whatever g is.
+    One file holds the hashes, ascending and without repetition; one the first document of every
+    hash; a third names the documents. That is 12 g bytes for g different n-grams. Memory holds
+    `run_ngrams` of them at a time, whatever g is.
 
-    Two different runs of 13 words have one hash of 64 bits with a probability of 2^-59 at the most
-    (`ngrams`): of texts of 10^5 words, less than one in 10^4 meets one of 10^8 runs by chance.
+    Two different runs of 13 words have the same hash of 64 bits with a probability of 2^-59 at most
+    (`ngrams`). So less than one text of 10^5 words in 10^4 matches one of 10^8 runs by chance.
 
     Returns:
-      {set: documents that are too short to be looked for}, of the sets that have some.
+      {set: documents that are too short to be looked for}, for the sets that have some.
     """
     names: list[tuple[str, str]] = []
     too_short: dict[str, int] = {}
@@ -124,7 +123,7 @@ def write_index(
 
 
 class _Runs:
-    """n-grams on their way into one order: sorted in memory a run at a time, then merged."""
+    """An external sort of n-grams: sorted in memory a run at a time, then merged."""
 
     def __init__(self, folder: pathlib.Path, run_ngrams: int):
         self.folder = folder
@@ -147,7 +146,7 @@ class _Runs:
         self.held, self.count = [], 0
 
     def merge(self) -> None:
-        """Writes the files of the index and removes those of the runs."""
+        """Writes the files of the index, and removes those of the runs."""
         if self.held:
             self._spill()
         runs = [(_mapped(h, np.uint64), _mapped(d, np.uint32)) for h, d in self.files]
@@ -164,8 +163,10 @@ class _Runs:
 def _ranges(
     runs: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """The pieces of all runs with hashes in one range, range after range: hashes are even, so as
-    many ranges as runs hold about one run each."""
+    """The pieces of all runs with hashes in one range, range after range.
+
+    There are as many ranges as runs. Hashes are uniform, so a range holds about one run.
+    """
     edges = [(2**64 // len(runs)) * i for i in range(1, len(runs))] if runs else []
     cuts = [
         [0, *np.searchsorted(hashes, np.array(edges, np.uint64)), len(hashes)] for hashes, _ in runs
@@ -180,10 +181,10 @@ def _ranges(
 def _write_sorted(
     pieces: Sequence[tuple[np.ndarray, np.ndarray]], hashes: BinaryIO, documents: BinaryIO
 ) -> None:
-    """Writes what is different among `pieces`, ascending; of the same, the one that comes first."""
-    unique, first = np.unique(np.concatenate([each for each, _ in pieces]), return_index=True)
+    """Writes the distinct hashes of `pieces`, ascending, with the document that comes first."""
+    unique, first = np.unique(np.concatenate([piece for piece, _ in pieces]), return_index=True)
     hashes.write(unique.data)
-    documents.write(np.concatenate([each for _, each in pieces])[first].data)
+    documents.write(np.concatenate([piece for _, piece in pieces])[first].data)
 
 
 def _mapped(file: pathlib.Path, dtype: type) -> np.ndarray:
@@ -204,9 +205,9 @@ class Index:
         self.documents = _mapped(folder / DOCUMENTS_FILE, np.uint32)
 
     def overlap(self, text: str) -> Overlap:
-        """What `text` has in common with the documents of the index.
+        """The runs that `text` shares with the documents of the index.
 
-        A text with fewer words than a run has nothing, unless a whole document lies in it.
+        A text with fewer words than a run shares none, unless it contains a whole document.
         """
         words = word_hashes(text)
         covered = np.zeros(len(words), bool)

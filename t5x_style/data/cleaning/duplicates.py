@@ -1,4 +1,4 @@
-"""Documents that say what an earlier one said, word for word or nearly: the first of them stays."""
+"""Documents with the text of an earlier one, or nearly: the first of them is kept."""
 
 import dataclasses
 import hashlib
@@ -12,22 +12,22 @@ from t5x_style.data.cleaning.ngrams import MULTIPLIER, ngram_hashes, word_hashes
 from t5x_style.errors import UsageError
 
 DIGEST_BYTES = 16
-# Of documents whose similarity is just the threshold, the share that some band must bring together.
+# The share of pairs at just the threshold that must share a band, and so be compared.
 RECALL = 0.95
-# Of the documents that share a band, this many that stay are compared with each that comes after.
-# Without an end, a million contracts from one template would be compared each with each.
+# A document is compared with at most this many kept ones of a band. Without a limit, a million
+# contracts from one template would be compared pair by pair.
 COMPARED = 64
 WHY = ("", "duplicate", "near_duplicate")
 KEPT, DUPLICATE, NEAR_DUPLICATE = range(3)
 
 
 class Fingerprints(NamedTuple):
-    """What is known of some documents, in reading order.
+    """The digests and signatures of some documents, in reading order.
 
     Attributes:
       digests: uint8 [documents, 16].
-      signatures: uint32 [documents, permutations], read row by row, so a memory map will do; None
-        where near duplicates are not looked for.
+      signatures: uint32 [documents, permutations], which may be a memory map. None where near
+        duplicates are not looked for.
     """
 
     digests: np.ndarray
@@ -35,16 +35,16 @@ class Fingerprints(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What becomes of each document.
+    """Which documents are duplicates, and of which.
 
     Attributes:
-      why: uint8 [documents], an index into `WHY`; 0 stays.
-      of: int64 [documents], which document it repeats, counted through the earlier fingerprints and
-        then through these; -1 where it stays. What it repeats stays itself.
+      why: uint8 [documents], an index into `WHY`; 0 is kept.
+      repeats: int64 [documents], the document that it repeats, which is kept. They are counted
+        through the earlier fingerprints and then through these. -1 where the document is kept.
     """
 
     why: np.ndarray
-    of: np.ndarray
+    repeats: np.ndarray
 
 
 @gin.configurable
@@ -53,17 +53,17 @@ class Duplicates:
     """Drops documents that repeat an earlier one.
 
     Attributes:
-      exact: drops a document whose text was there before, white space aside: where lines break is
-        of the file that it came from. Case and punctuation count.
-      near: drops a document that is near an earlier one: the sets of their shingles have an
-        estimated Jaccard similarity of at least `threshold`. Needs the extra t5x_style[clean].
+      exact: drops a document with the text of an earlier one. White space is ignored, since line
+        breaks depend on the file. Case and punctuation count.
+      near: drops a document whose set of shingles has an estimated Jaccard similarity of at least
+        `threshold` to that of an earlier one. Needs the extra t5x_style[clean].
       threshold: of that similarity, above 0 and at most 1.
-      shingle_words: words of a shingle, which neither case nor punctuation enters. A shorter
-        document is one shingle.
-      permutations: numbers of a signature, four bytes each. The estimate of a similarity s has a
-        standard deviation of sqrt(s (1 - s) / permutations): 0.035 at 0.8 by 128.
-      across_sources: looks for documents in the sources that come before, too; otherwise only
-        among those of the same source.
+      shingle_words: words of a shingle, without case and punctuation. A shorter document is one
+        shingle.
+      permutations: values of a signature, four bytes each. The estimate of a similarity s has a
+        standard deviation of sqrt(s (1 - s) / permutations): 0.035 for s = 0.8 and 128 values.
+      across_sources: compares with the sources that come before, too. Otherwise documents are only
+        compared within their source.
     """
 
     exact: bool = True
@@ -75,7 +75,7 @@ class Duplicates:
 
     def __post_init__(self):
         if not (self.exact or self.near):
-            raise UsageError("Duplicates.exact and .near are both False: leave Duplicates away")
+            raise UsageError("Duplicates.exact and .near are both False: leave Duplicates out")
         if not 0 < self.threshold <= 1:
             raise UsageError(f"Duplicates.threshold = {self.threshold}: above 0 and at most 1")
         for attribute in ("shingle_words", "permutations"):
@@ -85,14 +85,14 @@ class Duplicates:
             _rensa()
 
     def made_from(self) -> dict[str, Any]:
-        """What the fingerprints of documents and the verdicts follow from, as plain values."""
+        """All that fingerprints and verdicts depend on, as plain values."""
         plain = dataclasses.asdict(self)
         return plain | ({"rensa": _rensa().ALGORITHM_VERSION} if self.near else {})
 
     def digest(self, text: str) -> bytes:
-        """16 bytes of BLAKE2b over the text, runs of white space made one space, none at the ends.
+        """16 bytes of BLAKE2b over the text, white space made one space, and none at the ends.
 
-        Two of 10^9 documents share one by chance with a probability of 10^-21.
+        Some two of 10^9 documents share a digest by chance with a probability of 10^-21.
         """
         plain = " ".join(text.split())
         return hashlib.blake2b(plain.encode(), digest_size=DIGEST_BYTES).digest()
@@ -100,11 +100,11 @@ class Duplicates:
     def signature(self, text: str) -> np.ndarray:
         """The MinHash values of a text's shingles (Broder 1997), uint32 [permutations].
 
-        Two texts have the same value at a place with the probability of their Jaccard similarity.
+        Two texts have equal values at a place with the probability of their Jaccard similarity.
         """
         words = word_hashes(text)
         shingles = ngram_hashes(words, min(self.shingle_words, max(len(words), 1)))
-        if not len(shingles):  # punctuation alone: like nothing but itself
+        if not len(shingles):  # punctuation alone: similar to itself only
             shingles = np.frombuffer(self.digest(text)[:8], np.uint64)
         values = _rensa().digest_matrix_from_flat_token_hashes(
             shingles, [0, len(shingles)], self.permutations, 0
@@ -114,9 +114,9 @@ class Duplicates:
     def bands(self) -> tuple[int, int]:
         """(bands, rows of a band): two documents are compared if they agree in all rows of a band.
 
-        A pair of similarity s is, with the probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman
-        and Ullman, Mining of Massive Datasets, 3.4.2). As many rows as leave `RECALL` at the
-        threshold: the fewest comparisons in vain.
+        A pair of similarity s is compared with the probability 1 - (1 - s^rows)^bands (Leskovec,
+        Rajaraman and Ullman, Mining of Massive Datasets, 3.4.2). The most rows that keep `RECALL`
+        at the threshold cause the fewest comparisons of documents that differ.
         """
         for rows in range(self.permutations, 1, -1):
             count = self.permutations // rows
@@ -125,75 +125,78 @@ class Duplicates:
         return self.permutations, 1
 
     def verdicts(self, these: Fingerprints, earlier: Sequence[Fingerprints] = ()) -> Verdicts:
-        """Which documents stay: those that repeat none before them that stays.
+        """Keeps the documents that repeat no earlier one that is kept.
 
         Args:
-          these: of the documents to judge, in reading order.
-          earlier: of documents that stay, whatever is found here: of stores built before.
+          these: fingerprints of the documents to judge, in reading order.
+          earlier: fingerprints of documents that are kept in any case: of stores built before.
 
-        Memory holds some 60 bytes a document, and for each that shares a band with another its
-        signature and 8 bytes a band: 270 MB for a million of which a fifth are near duplicates.
+        Memory holds some 60 bytes a document. A document that shares a band with another takes its
+        signature and 8 bytes a band more: 270 MB for a million documents of which a fifth are near
+        duplicates.
         """
-        digests = np.concatenate([each.digests for each in (*earlier, these)])
+        digests = np.concatenate([part.digests for part in (*earlier, these)])
         known = len(digests) - len(these.digests)
-        of = np.full(len(digests), -1)
+        repeats = np.full(len(digests), -1)
         why = np.zeros(len(digests), np.uint8)
         if self.exact:
-            of[known:] = _firsts(digests)[known:]
-            why[of >= 0] = DUPLICATE
+            repeats[known:] = _firsts(digests)[known:]
+            why[repeats >= 0] = DUPLICATE
         if self.near:
-            signatures = [each.signatures for each in (*earlier, these)]
-            near_of = self._near(signatures, known, candidates=why == KEPT)
-            why[near_of >= 0] = NEAR_DUPLICATE
-            of = np.maximum(of, near_of)
-            # An exact duplicate of one that was near another repeats that other.
-            through = (why == DUPLICATE) & (of[of] >= 0)
-            of[through] = of[of[through]]
-        return Verdicts(why[known:], of[known:])
+            signatures = [
+                part.signatures for part in (*earlier, these) if part.signatures is not None
+            ]
+            near = self._near(signatures, known, candidates=why == KEPT)
+            why[near >= 0] = NEAR_DUPLICATE
+            repeats = np.maximum(repeats, near)
+            # An exact duplicate of a near duplicate repeats the document that is kept.
+            indirect = (why == DUPLICATE) & (repeats[repeats] >= 0)
+            repeats[indirect] = repeats[repeats[indirect]]
+        return Verdicts(why[known:], repeats[known:])
 
     def _near(
         self, signatures: Sequence[np.ndarray], known: int, candidates: np.ndarray
     ) -> np.ndarray:
-        """Which earlier document each is near to, int64 [documents]; -1 for those that stay.
+        """The earlier document that a document is near to, int64 [documents]; -1 for those kept.
 
         Args:
           signatures: uint32 [documents, permutations], parts of one sequence.
-          known: how many stay, whatever is found.
-          candidates: bool [documents]; the others are left aside.
+          known: the number of documents that are kept in any case.
+          candidates: bool [documents]; the others are ignored.
         """
         numbers = np.flatnonzero(candidates)
         buckets = self._buckets(signatures, candidates)
         sharing = (buckets >= 0).any(axis=1)
         buckets, numbers = buckets[sharing], numbers[sharing]
         values = _rows(signatures, numbers)
-        of = np.full(len(candidates), -1)
-        # For each bucket the first documents that stay, in a stretch of its own of one flat array.
+        repeats = np.full(len(candidates), -1)
+        # The first kept documents of every bucket, bucket after bucket in one flat array.
         sizes = np.minimum(np.bincount(buckets[buckets >= 0], minlength=1), COMPARED)
         starts = np.cumsum(sizes) - sizes
         filled = np.zeros(len(sizes), np.int64)
-        stay = np.zeros(sizes.sum(), np.int32)
+        kept = np.zeros(sizes.sum(), np.int32)
         for row, number in enumerate(numbers):
             mine = buckets[row][buckets[row] >= 0]
             if number >= known:
-                stretches = [stay[starts[b] : starts[b] + filled[b]] for b in mine]
-                before = np.unique(np.concatenate(stretches))
+                in_buckets = [kept[starts[b] : starts[b] + filled[b]] for b in mine]
+                before = np.unique(np.concatenate(in_buckets))
                 alike = (values[before] == values[row]).mean(axis=1) >= self.threshold
                 if alike.any():
-                    of[number] = numbers[before[np.argmax(alike)]]
+                    repeats[number] = numbers[before[np.argmax(alike)]]
                     continue
             mine = mine[filled[mine] < sizes[mine]]
-            stay[starts[mine] + filled[mine]] = row
+            kept[starts[mine] + filled[mine]] = row
             filled[mine] += 1
-        return of
+        return repeats
 
     def _buckets(self, signatures: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
-        """The bucket of each candidate in each band, int32 [candidates, bands]; -1: alone in it."""
+        """The bucket of a candidate in a band, int32 [candidates, bands]; -1 if it is alone."""
         bands, rows = self.bands()
         buckets = np.full((int(candidates.sum()), bands), -1, np.int32)
         count = 0
         for band in range(bands):
             columns = slice(band * rows, (band + 1) * rows)
-            keys = np.concatenate([_keys(each[:, columns]) for each in signatures])[candidates]
+            keys = np.concatenate([_keys(part[:, columns]) for part in signatures])[candidates]
             _, inverse, members = np.unique(keys, return_inverse=True, return_counts=True)
             shared = members > 1
             names = np.where(shared, count + np.cumsum(shared) - 1, -1)
@@ -203,9 +206,9 @@ class Duplicates:
 
 
 def _firsts(digests: np.ndarray) -> np.ndarray:
-    """The first document with the same digest, int64 [documents]; -1 for the first itself."""
+    """The first document with the same digest, int64 [documents]; -1 for that document itself."""
     halves = np.ascontiguousarray(digests).view(np.uint64)
-    order = np.lexsort((halves[:, 0], halves[:, 1]))  # stable: the first of each comes first
+    order = np.lexsort((halves[:, 0], halves[:, 1]))  # stable: equal digests keep their order
     begins = np.ones(len(order), bool)
     begins[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
     firsts = np.full(len(order), -1)
@@ -216,7 +219,7 @@ def _firsts(digests: np.ndarray) -> np.ndarray:
 
 
 def _keys(values: np.ndarray) -> np.ndarray:
-    """uint32 [documents, rows] as one number a document, uint64. A clash costs one comparison."""
+    """uint32 [documents, rows] as one uint64 a document. A collision costs one comparison."""
     keys = np.zeros(len(values), np.uint64)
     for column in values.T:
         keys *= np.uint64(MULTIPLIER)
@@ -225,7 +228,7 @@ def _keys(values: np.ndarray) -> np.ndarray:
 
 
 def _rows(parts: Sequence[np.ndarray], numbers: np.ndarray) -> np.ndarray:
-    """The rows of those numbers, ascending, of `parts` taken as one array."""
+    """The rows with these numbers, ascending, of `parts` taken as one array."""
     ends = np.cumsum([len(part) for part in parts])
     cuts = np.searchsorted(numbers, ends[:-1])
     pieces = zip(parts, np.split(numbers, cuts), ends, strict=True)

@@ -1,50 +1,52 @@
-"""The files a source names, and what their content is."""
+"""The files and modules that a source names, and digests of their content."""
 
 import concurrent.futures
 import glob
+import importlib
 import importlib.machinery
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import file_digest, write_whole
+from t5x_style.files import file_digest, local_path, write_whole
 
 PACKAGE_PREFIX = "package:"
 EMBEDDED = pathlib.Path(__file__).parents[1] / "corpora"
 DIGESTS_FILE = "content_digests.json"
 
 
-def matching_files(pattern: str, what: str) -> list[pathlib.Path]:
+def matching_files(pattern: str, binding: str) -> list[pathlib.Path]:
     """The files of a glob pattern, sorted by path.
 
     Args:
       pattern: a glob (`**` goes into folders), or `package:NAME` for an embedded corpus.
-      what: who asks, for the message.
+      binding: its name, for messages.
 
     Raises:
-      UsageError: nothing matches.
+      UsageError: no file matches, or the pattern has a scheme such as `gs://`.
     """
     if pattern.startswith(PACKAGE_PREFIX):
         path = EMBEDDED / pattern.removeprefix(PACKAGE_PREFIX)
         if not path.is_file():
             embedded = [PACKAGE_PREFIX + file.name for file in sorted(EMBEDDED.glob("*.jsonl.gz"))]
             raise UsageError(
-                f"{what} = {pattern!r}: no such embedded corpus; there are {', '.join(embedded)}"
+                f"{binding} = {pattern!r}: no such embedded corpus; there are {', '.join(embedded)}"
                 f"{did_you_mean(pattern, embedded)}"
             )
         return [path]
+    folder = local_path(pattern, binding).parent
     found = map(pathlib.Path, glob.glob(pattern, recursive=True))
     files = sorted(path for path in found if path.is_file())
     if not files:
-        folder = pathlib.Path(pattern).parent
-        beside = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
+        neighbours = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
         where = (
             "no file matches"
             if folder.is_dir() or glob.has_magic(str(folder))
             else (f"there is no folder {str(folder)!r}")
         )
-        raise UsageError(f"{what} = {pattern!r}: {where}{did_you_mean(pattern, beside)}")
+        raise UsageError(f"{binding} = {pattern!r}: {where}{did_you_mean(pattern, neighbours)}")
     return files
 
 
@@ -53,14 +55,14 @@ def content_digests(
 ) -> list[str]:
     """SHA-256 of each file's content, in order.
 
-    A file is read once: the digest is kept in `cache_dir` under path, size and time of change, so
-    that a start costs a stat for each file, and a file that was moved or touched costs a reading
-    but never another build.
+    A file is read once: its digest is kept in `cache_dir` under path, size and time of change. So a
+    start costs one stat for each file. A file that was moved or touched is read again, and nothing
+    is rebuilt.
 
     Args:
       paths: the files.
       cache_dir: where digests are kept.
-      remember: write new digests there (a dry run leaves nothing behind).
+      remember: write new digests there. A dry run writes nothing.
     """
     file = cache_dir / DIGESTS_FILE
     known: dict[str, list] = json.loads(file.read_text()) if file.is_file() else {}
@@ -81,26 +83,48 @@ def content_digests(
     return [known[key][2] for key in keys]
 
 
-def module_file(name: str, what: str) -> pathlib.Path:
+def module_file(name: str, binding: str) -> pathlib.Path:
     """The source file of a Python module, found without importing it or its packages.
 
     Args:
       name: of the module, with its packages.
-      what: who asks, for the message.
+      binding: its name, for messages.
 
     Raises:
-      UsageError: there is none on `sys.path`.
+      UsageError: there is no such module on `sys.path`.
     """
-    locations = None
+    locations = origin = None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), locations)
         if spec is None:
             raise UsageError(
-                f"{what} = {name!r}: no module {'.'.join(parts[:depth])!r} "
+                f"{binding} = {name!r}: no module {'.'.join(parts[:depth])!r} "
                 f"on the Python path (PYTHONPATH=FOLDER adds one)"
             )
-        locations = spec.submodule_search_locations
-    if spec.origin is None:
-        raise UsageError(f"{what} = {name!r} is a folder, not a module")
-    return pathlib.Path(spec.origin)
+        origin, locations = spec.origin, spec.submodule_search_locations
+    if origin is None:
+        raise UsageError(f"{binding} = {name!r} is a folder, not a module")
+    return pathlib.Path(origin)
+
+
+def load_attribute(module: str, name: str, where: str) -> Any:
+    """An attribute of a module, which is imported.
+
+    Args:
+      module: with its packages.
+      name: of the attribute.
+      where: the binding and its value, for messages.
+
+    Raises:
+      UsageError: the module cannot be imported, or has no such attribute.
+    """
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        raise UsageError(
+            f"{where}: {module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(loaded, name):
+        raise UsageError(f"{where}: {module} has no {name!r}{did_you_mean(name, dir(loaded))}")
+    return getattr(loaded, name)

@@ -1,8 +1,7 @@
-"""What a text goes through before it is learnt from: each filter gives it back, or None."""
+"""Filters on the text of documents: a filter returns the text, changed or not, or None."""
 
 import dataclasses
 import functools
-import importlib
 import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,8 @@ from typing import Any
 
 import gin
 
-from t5x_style.data.sources.files import content_digests, module_file
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.data.sources.files import content_digests, load_attribute, module_file
+from t5x_style.errors import Fault, UsageError
 
 LANGUAGE_CHARACTERS = 4000
 
@@ -38,7 +37,7 @@ class Length:
 
     @property
     def name(self) -> str:
-        """Under which what it drops is counted."""
+        """The name under which dropped documents are counted."""
         return "length"
 
     def __call__(self, text: str) -> str | None:
@@ -53,11 +52,11 @@ class Length:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Rewrite:
-    """Has a function of one's own change or drop a text: masks personal data, drops a language.
+    """Calls a user's function to change or drop a text: to mask personal data, for instance.
 
     Attributes:
       function: 'module:function', from str to str, or to None to drop the document. The module is
-        found on the Python path; its file is part of the fingerprint of what it changes.
+        found on the Python path. Its file is part of the fingerprint of a store.
     """
 
     function: str
@@ -68,38 +67,29 @@ class Rewrite:
 
     @property
     def name(self) -> str:
-        """Under which what it drops is counted."""
+        """The name under which dropped documents are counted."""
         return self.function
 
     @property
     def module(self) -> str:
-        """Where the function lies."""
+        """The module of the function."""
         return self.function.split(":")[0]
 
     @functools.cached_property
     def _call(self) -> Callable[[str], str | None]:
         module, name = self.function.split(":")
-        try:
-            loaded = importlib.import_module(module)
-        except Exception as error:
-            raise UsageError(
-                f"Rewrite.function = {self.function!r}: {module} cannot be imported: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        function = getattr(loaded, name, None)
+        where = f"Rewrite.function = {self.function!r}"
+        function = load_attribute(module, name, where)
         if not callable(function):
-            raise UsageError(
-                f"Rewrite.function = {self.function!r}: {module} has no function {name!r}"
-                f"{did_you_mean(name, dir(loaded))}"
-            )
+            raise UsageError(f"{where} is a {type(function).__name__}, not a function")
         return function
 
     def __call__(self, text: str) -> str | None:
-        """The text as it is learnt, or None to drop it.
+        """The changed text, or None to drop it.
 
         Raises:
           UsageError: there is no such function.
-          Fault: it failed, or gave something else than a text.
+          Fault: it failed, or returned something else than a text.
         """
         function = self._call
         try:
@@ -111,14 +101,14 @@ class Rewrite:
             ) from error
         if result is not None and not isinstance(result, str):
             raise Fault(
-                f"Rewrite.function = {self.function!r} gave a {type(result).__name__}, not a text "
-                f"or None, for a document that begins {text[:60]!r}"
+                f"Rewrite.function = {self.function!r} returned a {type(result).__name__}, not "
+                f"a text or None, for a document that begins {text[:60]!r}"
             )
         try:
             (result or "").encode()
         except UnicodeEncodeError as error:
             raise Fault(
-                f"Rewrite.function = {self.function!r} gave half a surrogate pair at character "
+                f"Rewrite.function = {self.function!r} returned half a surrogate pair at character "
                 f"{error.start}, for a document that begins {text[:60]!r}"
             ) from None
         return result
@@ -129,15 +119,15 @@ class Rewrite:
 class Language:
     """Drops documents in other languages, by the naive Bayes classifier of py3langid.
 
-    Its model lies in the package, the extra t5x_style[clean]: nothing is downloaded, and the same
-    text has the same language everywhere. What is looked at is the `LANGUAGE_CHARACTERS` in the
-    middle of a document, in lower case: titles and names stand at its beginning, and a disclaimer
-    in capitals is no language of its own.
+    The model is in the package, the extra t5x_style[clean]: nothing is downloaded, and the same
+    text has the same language everywhere. The classifier sees the `LANGUAGE_CHARACTERS` in the
+    middle of a document, in lower case. Documents begin with titles and names, and text in capitals
+    would be taken for another language.
 
     Attributes:
       keep: codes of ISO 639, such as 'en'.
-      min_probability: of the language that is the likeliest; below it the document is dropped.
-        Tables and lists of names have low ones.
+      min_probability: a document is dropped if its likeliest language is less probable than this.
+        Tables and lists of names have low probabilities.
     """
 
     keep: Sequence[str] = ("en",)
@@ -160,7 +150,7 @@ class Language:
 
     @property
     def name(self) -> str:
-        """Under which what it drops is counted."""
+        """The name under which dropped documents are counted."""
         return "language"
 
     def __call__(self, text: str) -> str | None:
@@ -191,44 +181,43 @@ KINDS: dict[str, type[Length] | type[Rewrite] | type[Language]] = {
 
 
 def filtered(filters: Sequence[Filter], text: str) -> tuple[str | None, str]:
-    """The text after all `filters` in order, and "": or None, and the name of the one that dropped
-    it."""
-    for each in filters:
-        passed = each(text)
+    """(text after all `filters` in order, ""), or (None, name of the filter that dropped it)."""
+    for filter_ in filters:
+        passed = filter_(text)
         if passed is None:
-            return None, each.name
+            return None, filter_.name
         text = passed
     return text, ""
 
 
 def filters_to_json(filters: Sequence[Filter]) -> list[dict[str, Any]]:
     """The filters as plain values."""
-    return [{"kind": type(each).__name__} | dataclasses.asdict(each) for each in filters]
+    return [{"kind": type(filter_).__name__} | dataclasses.asdict(filter_) for filter_ in filters]
 
 
 def filters_from_json(plain: Sequence[Mapping[str, Any]]) -> tuple[Filter, ...]:
     """The inverse of `filters_to_json`."""
     return tuple(
-        KINDS[each["kind"]](**{key: value for key, value in each.items() if key != "kind"})
-        for each in plain
+        KINDS[fields["kind"]](**{key: value for key, value in fields.items() if key != "kind"})
+        for fields in plain
     )
 
 
 def made_from(filters: Sequence[Filter], cache_dir: pathlib.Path, *, remember: bool) -> list[Any]:
-    """What the effect of `filters` follows from: attributes, files, the version of a library.
+    """All that the effect of `filters` depends on: attributes, files, the version of a library.
 
     Args:
       filters: in order.
       cache_dir, remember: as in `content_digests`.
 
     Raises:
-      UsageError: a module that is not there.
+      UsageError: there is no such module.
     """
     plain = filters_to_json(filters)
-    for each, attributes in zip(filters, plain, strict=True):
-        if isinstance(each, Rewrite):
-            file = module_file(each.module, "the module of Rewrite.function")
+    for filter_, attributes in zip(filters, plain, strict=True):
+        if isinstance(filter_, Rewrite):
+            file = module_file(filter_.module, "the module of Rewrite.function")
             attributes["file"] = content_digests([file], cache_dir, remember=remember)[0]
-        if isinstance(each, Language):
+        if isinstance(filter_, Language):
             attributes["py3langid"] = importlib.metadata.version("py3langid")
     return plain

@@ -2,22 +2,35 @@
 
 import dataclasses
 import datetime
+import functools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 
-from t5x_style.data.sources.files import matching_files
+from t5x_style.data.sources import filters
+from t5x_style.data.sources.array_record import ArrayRecord, ArrayRecordExample
+from t5x_style.data.sources.files import content_digests, load_attribute, module_file
 from t5x_style.data.sources.filters import Filter
-from t5x_style.data.sources.tables import hf_files
+from t5x_style.data.sources.formats import Format, Split
+from t5x_style.data.sources.plain_files import Jsonl, Text
+from t5x_style.data.sources.tables import HuggingFace, Parquet
+from t5x_style.data.sources.tfds import Tfds
 from t5x_style.errors import UsageError, did_you_mean
 
-FORMATS = ("jsonl", "text", "parquet", "hf", "array_record", "array_record_example", "tfds")
-# Whose documents have nothing but a text.
-PLAIN_FORMATS = ("text", "tfds")
-# Whose records are JSON.
-JSON_FORMATS = ("jsonl", "array_record")
+FORMATS: Mapping[str, Format] = {
+    "jsonl": Jsonl(),
+    "text": Text(),
+    "parquet": Parquet(),
+    "hf": HuggingFace(),
+    "array_record": ArrayRecord(),
+    "array_record_example": ArrayRecordExample(),
+    "tfds": Tfds(),
+}
+# The options that some formats do not read.
+FORMAT_OPTIONS = ("id_field", "date_field", "license_field", "tfds_name", "tfds_data_dir")
 SPLITS = ("train", "validation")
 ON_BAD_RECORD = ("refuse", "skip")
 
@@ -25,7 +38,7 @@ ON_BAD_RECORD = ("refuse", "skip")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Documents of one kind: one task of a blend, counted and evaluated by itself.
+    """Documents of one kind: one task of a blend, counted and evaluated separately.
 
     Attributes:
       name: letters, digits, `_`, `-` and `.`; metrics carry it.
@@ -34,20 +47,22 @@ class Source:
         Face's `save_to_disk` wrote; or a split of the TFDS dataset, such as 'train[:99%]'.
       format: 'jsonl' (one JSON object a line) or 'text' (one document a file), both plain, .gz or
         .zst; 'parquet'; 'hf' (a Hugging Face dataset on disk); 'array_record' (each record a JSON
-        object) or 'array_record_example' (each a tf.train.Example); or 'tfds'.
+        object) or 'array_record_example' (each a tf.train.Example); 'tfds'; or 'module.NAME', a
+        class or an instance that is a `Format`. The module is found on the Python path. The content
+        of its file is part of the fingerprint of a store.
       text_field: the field of a record that holds the text.
-      id_field: the field that names a record, in messages about it and in the store; None: file
-        and line alone.
+      id_field: the field that names a record, in messages and in the store; None: file and line
+        alone.
       date_field, license_field: fields that go into the store with each document.
       dates: (from, before), each 'YYYY', 'YYYY-MM', 'YYYY-MM-DD' or None: documents of other dates
         are dropped.
-      validation_from: such a date: documents of the 'train' files from it on are the validation
+      validation_from: a date. Documents of the 'train' files from that date on are the validation
         split, those before it the train split.
       tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
       tfds_data_dir: the folder in which that dataset was prepared.
-      on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and go on).
-      filters: what each text goes through in order, @Length() or @Rewrite(); what they drop is
-        counted in the store.
+      on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and continue).
+      filters: applied to each text in order: @Length(), @Language() or @Rewrite(). The documents
+        that they drop are counted in the store.
     """
 
     name: str
@@ -67,36 +82,25 @@ class Source:
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
-        self._one_of("format", self.format, FORMATS)
-        self._one_of("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
+        _check_one_of("on_bad_record", self.name, self.on_bad_record, ON_BAD_RECORD)
         for split in self.splits:
-            self._one_of("splits", split, SPLITS)
+            _check_one_of("splits", self.name, split, SPLITS)
         if "train" not in self.splits:
             raise UsageError(f"Source.splits of {self.name!r} has no 'train'")
-        self._check_metadata()
-        if self.format == "tfds":
-            if not self.tfds_name or not self.tfds_data_dir:
+        for option in FORMAT_OPTIONS:
+            if getattr(self, option) and option not in self.reader.source_options:
+                readers = [
+                    name for name, reader in FORMATS.items() if option in reader.source_options
+                ]
                 raise UsageError(
-                    f"Source {self.name!r} has format 'tfds': set tfds_name and tfds_data_dir"
+                    f"Source.{option} of {self.name!r}: format {self.format!r} does not read it; "
+                    f"{', '.join(readers)} do"
                 )
-            self.tfds_folder()
-        elif self.tfds_name or self.tfds_data_dir:
-            raise UsageError(f"Source {self.name!r} names a TFDS dataset: set format = 'tfds'")
+        self._check_dates()
+        for split in self.splits:
+            self.reader.check(self.split(split))
 
-    def _one_of(self, attribute: str, value: str, allowed: tuple[str, ...]) -> None:
-        if value not in allowed:
-            raise UsageError(
-                f"Source.{attribute} of {self.name!r}: {value!r} is not one of "
-                f"{', '.join(allowed)}{did_you_mean(str(value), allowed)}"
-            )
-
-    def _check_metadata(self) -> None:
-        for attribute in ("id_field", "date_field", "license_field"):
-            if getattr(self, attribute) and self.format in PLAIN_FORMATS:
-                raise UsageError(
-                    f"Source.{attribute} of {self.name!r}: documents of format {self.format!r} "
-                    f"have no fields"
-                )
+    def _check_dates(self) -> None:
         if len(self.dates) != 2:
             raise UsageError(
                 f"Source.dates of {self.name!r} = {self.dates!r}: write (FROM, BEFORE), None for "
@@ -117,7 +121,7 @@ class Source:
 
     def date_bounds(self) -> list[str]:
         """The dates at which the source is cut."""
-        return [each for each in (*self.dates, self.validation_from) if each is not None]
+        return [bound for bound in (*self.dates, self.validation_from) if bound is not None]
 
     def needs_dates(self) -> bool:
         """Whether each document must have a date."""
@@ -138,47 +142,87 @@ class Source:
             return SPLITS
         return SPLITS[:1]
 
-    def where(self, split: str) -> str:
-        """Where the documents of a split lie."""
-        return self.splits["train" if self.validation_from is not None else split]
+    @functools.cached_property
+    def reader(self) -> Format:
+        """The format.
+
+        Raises:
+          UsageError: there is no such format, or its module cannot be imported.
+        """
+        if self.format in FORMATS:
+            return FORMATS[self.format]
+        where = f"Source.format of {self.name!r}"
+        module, _, name = self.format.rpartition(".")
+        if not module:
+            raise UsageError(
+                f"{where}: {self.format!r} is not one of {', '.join(FORMATS)}, or the dotted path "
+                f"of a class, 'module.NAME'{did_you_mean(self.format, FORMATS)}"
+            )
+        found = load_attribute(module, name, f"{where} = {self.format!r}")
+        reader = found() if isinstance(found, type) else found
+        if not isinstance(reader, Format):
+            raise UsageError(
+                f"{where} = {self.format!r} is no Format: make it a subclass of "
+                f"t5x_style.data.FileFormat with a method `records`"
+            )
+        return reader
+
+    def split(self, name: str) -> Split:
+        """A split as the format reads it."""
+        files_of = "train" if self.validation_from is not None else name
+        named = (self.text_field, self.id_field, self.date_field, self.license_field)
+        return Split(
+            where=self.splits[files_of],
+            binding=f"Source.splits[{files_of!r}] of {self.name!r}",
+            fields=tuple(dict.fromkeys(field for field in named if field)),
+            tfds_name=self.tfds_name,
+            tfds_data_dir=self.tfds_data_dir,
+        )
 
     def files(self, split: str) -> list[pathlib.Path]:
-        """The files of a split, sorted.
+        """The files of a split, in order.
 
         Raises:
           UsageError: there is none.
         """
-        if self.format == "tfds":
-            return sorted(path for path in self.tfds_folder().iterdir() if path.is_file())
-        what = f"Source.splits[{split!r}] of {self.name!r}"
-        if self.format == "hf":
-            return hf_files(pathlib.Path(self.where(split)), what)
-        return matching_files(self.where(split), what)
+        return self.reader.files(self.split(split))
 
-    def fields(self) -> list[str]:
-        """The fields of a record that are read."""
-        named = (self.text_field, self.id_field, self.date_field, self.license_field)
-        return list(dict.fromkeys(field for field in named if field))
+    def made_from(self, split: str, cache_dir: pathlib.Path, *, remember: bool) -> dict[str, Any]:
+        """All that the texts of a split depend on, as plain values: for fingerprints.
 
-    def tfds_folder(self) -> pathlib.Path:
-        """Where the prepared dataset lies.
+        The fields that only name a document are not part of it.
 
-        Raises:
-          UsageError: no version in the name, or nothing prepared there.
+        Args:
+          split: 'train' or 'validation'.
+          cache_dir, remember: as in `content_digests`.
         """
-        name, _, version = str(self.tfds_name).partition(":")
-        if not version:
-            raise UsageError(
-                f"Source.tfds_name = {self.tfds_name!r} of {self.name!r} names no version: "
-                f"write '{name}:1.0.0'"
-            )
-        folder = pathlib.Path(str(self.tfds_data_dir)) / name / version
-        if not (folder / "dataset_info.json").is_file():
-            raise UsageError(
-                f"Source {self.name!r}: no prepared TFDS dataset in {str(folder)!r} "
-                f"(tfds_data_dir / tfds_name); nothing is downloaded here"
-            )
-        return folder
+        files = self.files(split)
+        parts: dict[str, Any] = {
+            "format": self.format,
+            "text_field": self.text_field,
+            "on_bad_record": self.on_bad_record,
+            "where": self.split(split).where if self.reader.where_selects else None,
+            "files": content_digests(files, cache_dir, remember=remember),
+        }
+        if self.format not in FORMATS:
+            module = module_file(self.format.rpartition(".")[0], "the module of Source.format")
+            parts["format_file"] = content_digests([module], cache_dir, remember=remember)[0]
+        for name in ("date_field", "license_field", "validation_from"):
+            if getattr(self, name) is not None:
+                parts[name] = getattr(self, name)
+        if any(self.dates):
+            parts["dates"] = list(self.dates)
+        if self.filters:
+            parts["filters"] = filters.made_from(self.filters, cache_dir, remember=remember)
+        return parts
+
+
+def _check_one_of(option: str, source: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UsageError(
+            f"Source.{option} of {source!r}: {value!r} is not one of "
+            f"{', '.join(allowed)}{did_you_mean(str(value), allowed)}"
+        )
 
 
 def _is_date(text: str) -> bool:

@@ -1,79 +1,132 @@
-"""Records of files that are not lines of text: Parquet, Hugging Face datasets on disk, ArrayRecord.
+"""The formats 'parquet' and 'hf': tables, of which the named columns alone are read.
 
-The libraries that read them are imported when they are called: in the process that builds stores.
+pyarrow is imported when it is called: in the process that builds stores.
 """
 
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from t5x_style.data.sources.formats import FileFormat, OnRead, Part, Record, Split
 from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.files import local_path
 
 HF_STATE_FILE = "state.json"
-ARRAY_RECORDS = ("array_record", "array_record_example")
-# Records that are read at a time: rows of a table hold whole documents.
+# Rows that are read at a time: they hold whole documents.
 ROWS_AT_ONCE = 1024
 BUFFER_BYTES = 1 << 20
 
 
-def cuts(kind: str, path: pathlib.Path) -> list[tuple[int, int]]:
-    """Where a file may be cut: [(end, bytes up to there from the cut before)], ends as in `rows`.
+class Parquet(FileFormat):
+    """Parquet files, cut between row groups."""
 
-    Raises:
-      Fault: it is of another kind, or broken.
-    """
-    if kind == "parquet":
+    def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
+        """Row groups, and bytes of the file in proportion to their rows."""
         with _parquet(path) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    elif kind == "hf":
+        return list(enumerate(_sizes(path, rows), start=1))
+
+    def records(self, split: Split, part: Part, on_read: OnRead) -> Iterator[Record]:
+        """The rows of the row groups of a part.
+
+        Raises:
+          UsageError: the file has no such column.
+          Fault: the file is broken, or no Parquet.
+        """
+        path = pathlib.Path(part.path)
+        with _parquet(path) as file:
+            _check_columns(path, file.schema_arrow.names, split.fields)
+            groups = list(range(file.num_row_groups)[part.start : part.stop])
+            size, total = path.stat().st_size, file.metadata.num_rows
+            number = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
+            columns = list(split.fields)
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+                before = number
+                for row in _as_bytes(batch).to_pylist():
+                    number += 1
+                    yield Record(f"{path} row {number}", row)
+                on_read(size * number // total - size * before // total)
+
+
+class HuggingFace(FileFormat):
+    """A folder that `datasets.Dataset.save_to_disk` wrote: Arrow streams, cut between batches."""
+
+    def files(self, split: Split) -> list[pathlib.Path]:
+        """The Arrow files of the dataset, in its order.
+
+        The folder is that of one split. Each split of a DatasetDict has a folder of its own.
+
+        Raises:
+          UsageError: there is no such dataset.
+          Fault: it is not whole.
+        """
+        folder = local_path(split.where, split.binding)
+        state = folder / HF_STATE_FILE
+        if not state.is_file():
+            splits = sorted(path.parent.name for path in folder.glob(f"*/{HF_STATE_FILE}"))
+            hint = f"; it holds the splits {', '.join(splits)}: name one of them" if splits else ""
+            raise UsageError(
+                f"{split.binding} = {str(folder)!r} is no dataset that save_to_disk wrote (it has "
+                f"no {HF_STATE_FILE}){hint}"
+            )
+        try:
+            listed = json.loads(state.read_text())["_data_files"]
+            files = [folder / entry["filename"] for entry in listed]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Fault(
+                f"{state} does not list the files of a dataset: {type(error).__name__}: {error}"
+            ) from error
+        for file in files:
+            if not file.is_file():
+                raise Fault(
+                    f"{state} names {file.name}, which is not there: the dataset is not whole"
+                )
+        return files
+
+    def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
+        """Batches, and bytes of the file in proportion to their rows."""
+        return list(enumerate(_batch_sizes(path), start=1))
+
+    def records(self, split: Split, part: Part, on_read: OnRead) -> Iterator[Record]:
+        """The rows of the batches of a part.
+
+        Raises:
+          UsageError: the file has no such column.
+          Fault: the file is broken, or no Arrow stream.
+        """
+        path = pathlib.Path(part.path)
+        sizes = _batch_sizes(path)
         with _arrow(path) as stream:
-            rows = [batch.num_rows for batch in stream]
-    else:
-        with _array_record(path) as reader:
-            total = reader.num_records()
-        rows = [min(ROWS_AT_ONCE, total - at) for at in range(0, total, ROWS_AT_ONCE)]
-    ends = np.cumsum(rows)
-    units = ends if kind in ARRAY_RECORDS else np.arange(1, len(rows) + 1)
-    bytes_before = ends * path.stat().st_size // max(1, sum(rows))
-    sizes = np.diff(bytes_before, prepend=0)
-    return list(zip(units.tolist(), sizes.tolist(), strict=True))
+            _check_columns(path, stream.schema.names, split.fields)
+            number = 0
+            for position, batch in enumerate(stream):
+                if part.stop is not None and position >= part.stop:
+                    return
+                if position < part.start:
+                    # The file is mapped: a batch that is passed over is not read.
+                    number += batch.num_rows
+                    continue
+                for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+                    piece = batch.select(list(split.fields)).slice(start, ROWS_AT_ONCE)
+                    for row in _as_bytes(piece).to_pylist():
+                        number += 1
+                        yield Record(f"{path} row {number}", row)
+                on_read(sizes[position])
 
 
-def rows(
-    kind: str,
-    path: pathlib.Path,
-    fields: Sequence[str],
-    start: int,
-    stop: int | None,
-    on_read: Callable[[int], None],
-) -> Iterator[tuple[int, Any]]:
-    """The rows or records of a piece of a file in order, numbered from 1 within the file.
+def _batch_sizes(path: pathlib.Path) -> list[int]:
+    with _arrow(path) as stream:
+        return _sizes(path, [batch.num_rows for batch in stream])
 
-    Args:
-      kind: 'parquet', 'hf' or one of `ARRAY_RECORDS`.
-      path: the file.
-      fields: columns to read, of a table.
-      start, stop: row groups of Parquet, batches of a Hugging Face dataset, records of ArrayRecord;
-        stop None: to the end.
-      on_read: called with bytes of the file, in proportion to the rows that were read.
 
-    Yields:
-      (number, {field: value} or, of ArrayRecord, bytes).
-
-    Raises:
-      UsageError: the file has no such column.
-      Fault: it is of another kind, or broken.
-    """
-    if kind == "parquet":
-        yield from _parquet_rows(path, fields, start, stop, on_read)
-    elif kind == "hf":
-        yield from _hf_rows(path, fields, start, stop, on_read)
-    else:
-        yield from _records(path, start, stop, on_read)
+def _sizes(path: pathlib.Path, rows: Sequence[int]) -> list[int]:
+    """The bytes of a file, divided in proportion to the rows of its pieces."""
+    ends = np.cumsum(rows) * path.stat().st_size // max(1, sum(rows))
+    return np.diff(ends, prepend=0).tolist()
 
 
 @contextlib.contextmanager
@@ -91,57 +144,6 @@ def _parquet(path: pathlib.Path) -> Iterator[Any]:
         raise Fault(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _parquet_rows(
-    path: pathlib.Path,
-    fields: Sequence[str],
-    start: int,
-    stop: int | None,
-    on_read: Callable[[int], None],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _parquet(path) as file:
-        _check_columns(path, file.schema_arrow.names, fields)
-        groups = range(file.num_row_groups)[start:stop]
-        size, total = path.stat().st_size, file.metadata.num_rows
-        number = sum(file.metadata.row_group(i).num_rows for i in range(start))
-        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=list(groups), columns=list(fields)):
-            before = number
-            for row in _as_bytes(batch).to_pylist():
-                number += 1
-                yield number, row
-            on_read(size * number // total - size * before // total)
-
-
-def hf_files(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
-    """The Arrow files of a dataset that `datasets.Dataset.save_to_disk` wrote, in its order.
-
-    Args:
-      folder: of one split; in that of a DatasetDict, each split has a folder of its own.
-      what: who asks, for the message.
-
-    Raises:
-      UsageError: no such dataset there.
-      Fault: it is not whole.
-    """
-    state = folder / HF_STATE_FILE
-    if not state.is_file():
-        splits = sorted(path.parent.name for path in folder.glob(f"*/{HF_STATE_FILE}"))
-        hint = f"; it holds the splits {', '.join(splits)}: name one of them" if splits else ""
-        raise UsageError(
-            f"{what} = {str(folder)!r} is no dataset that save_to_disk wrote (it has no "
-            f"{HF_STATE_FILE}){hint}"
-        )
-    try:
-        files = [folder / each["filename"] for each in json.loads(state.read_text())["_data_files"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Fault(
-            f"{state} does not list the files of a dataset: {type(error).__name__}: {error}"
-        ) from error
-    for file in files:
-        if not file.is_file():
-            raise Fault(f"{state} names {file.name}, which is not there: the dataset is not whole")
-    return files
-
-
 @contextlib.contextmanager
 def _arrow(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow
@@ -152,57 +154,6 @@ def _arrow(path: pathlib.Path) -> Iterator[Any]:
             yield stream
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as an Arrow stream: {error}") from error
-
-
-def _hf_rows(
-    path: pathlib.Path,
-    fields: Sequence[str],
-    start: int,
-    stop: int | None,
-    on_read: Callable[[int], None],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    sizes = [size for _, size in cuts("hf", path)]
-    with _arrow(path) as stream:
-        _check_columns(path, stream.schema.names, fields)
-        number = 0
-        for position, batch in enumerate(stream):
-            if stop is not None and position >= stop:
-                return
-            if position < start:
-                # A batch of a file that is mapped is not read by being passed.
-                number += batch.num_rows
-                continue
-            for part in range(0, batch.num_rows, ROWS_AT_ONCE):
-                piece = batch.select(list(fields)).slice(part, ROWS_AT_ONCE)
-                for row in _as_bytes(piece).to_pylist():
-                    number += 1
-                    yield number, row
-            on_read(sizes[position])
-
-
-@contextlib.contextmanager
-def _array_record(path: pathlib.Path) -> Iterator[Any]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    try:
-        reader = ArrayRecordReader(str(path))
-        yield reader
-        # A broken file passes for one without records; closing it says what was wrong.
-        reader.close()
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise Fault(f"{path} cannot be read as ArrayRecord: {error}") from error
-
-
-def _records(
-    path: pathlib.Path, start: int, stop: int | None, on_read: Callable[[int], None]
-) -> Iterator[tuple[int, bytes]]:
-    with _array_record(path) as reader:
-        size, total = path.stat().st_size, reader.num_records()
-        end = total if stop is None else stop
-        for first in range(start, end, ROWS_AT_ONCE):
-            last = min(first + ROWS_AT_ONCE, end)
-            yield from enumerate(reader.read(first, last), start=first + 1)
-            on_read(size * last // total - size * first // total)
 
 
 def _as_bytes(batch: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Token stores: what they hold, and which of them a run needs."""
+"""Token stores: their files, and those that a run needs."""

@@ -1,4 +1,4 @@
-"""What is learnt from: sources, the blend of them, and the tokenizer."""
+"""The data of a run: sources, their blend, and the tokenizer."""
 
 import dataclasses
 import json
@@ -15,33 +15,34 @@ from t5x_style.data.sources.filters import filters_from_json, filters_to_json
 from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Sources, mixtures of them, and what makes ids of their text.
+    """Sources, mixtures of them, and the tokenizer.
 
     Attributes:
       tokenizer: the vocabulary.
-      mixture_or_task_name: which mixture, or which single task, is trained on: a name in
-        `mixtures`, of a source, or of a seqio Mixture or Task in `mixture_or_task_module`. Or a
-        list of phases, (NAME, TOKENS) or (FROM, TO, TOKENS) for a linear ramp, the last with TOKENS
-        None: it lasts to the end of the run.
-      cache_dir: where token stores lie.
-      sources: those declared in gin; each is a seqio Task of its name as well.
+      mixture_or_task_name: the mixture or the single task to train on: a name in `mixtures`, of a
+        source, or of a seqio Mixture or Task in `mixture_or_task_module`. Or a list of phases,
+        (NAME, TOKENS) or (FROM, TO, TOKENS) for a linear ramp. The last phase has TOKENS None: it
+        lasts to the end of the run.
+      cache_dir: the folder of token stores.
+      sources: those declared in gin. A source is a seqio Task of its name as well.
       mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
       mixture_or_task_module: a Python module that registers seqio Tasks and Mixtures at import. The
         rates of a Mixture are read as shares of tokens.
-      use_cached_tasks: read the Tasks of the module from what `seqio_cache_tasks` made of them.
-      cached_task_dirs: folders in which seqio looks for it, and for the counts of examples that
-        rates may be functions of.
-      duplicates: drops documents that an earlier one said already, @Duplicates(): validation
-        splits come before train splits, and sources in the order in which the blend names them.
-      contamination: drops training documents that hold text of validation splits or of evaluation
-        sets, @Contamination().
+      use_cached_tasks: read the Tasks of the module from the caches of `seqio_cache_tasks`.
+      cached_task_dirs: folders of these caches, and of the counts of examples that rates may be
+        functions of. They may be remote: seqio reads them.
+      duplicates: drops documents that repeat an earlier one, @Duplicates(). Validation splits come
+        before train splits, and sources in the order of the blend.
+      contamination: drops training documents with text of validation splits or evaluation sets,
+        @Contamination().
       seed: of the order of documents in the stores.
-      workers: processes that tokenise; None means one for each core.
+      workers: processes that tokenise; None for one a core.
     """
 
     tokenizer: Tokenizer
@@ -58,6 +59,7 @@ class Corpus:
     workers: int | None = None
 
     def __post_init__(self):
+        local_path(self.cache_dir, "Corpus.cache_dir")
         names = [source.name for source in self.sources]
         twice = sorted({name for name in [*names, *self.mixtures] if names.count(name) > 1})
         twice += sorted(set(names) & set(self.mixtures))
@@ -99,7 +101,7 @@ class Corpus:
         return next((source for source in self.sources if source.name == name), None)
 
     def blend_names(self) -> list[str]:
-        """The mixtures and tasks that the phases name, each once."""
+        """The mixtures and tasks that the phases name, without repetition."""
         phases = named_phases(self.mixture_or_task_name)
         return list(dict.fromkeys(name for start, end, _ in phases for name in (start, end)))
 
@@ -117,7 +119,7 @@ class Corpus:
         fields["sources"] = [_source_to_json(source) for source in self.sources]
         if self.contamination is not None:
             sets = self.contamination.evaluation_sets
-            fields["contamination"]["evaluation_sets"] = [_source_to_json(each) for each in sets]
+            fields["contamination"]["evaluation_sets"] = list(map(_source_to_json, sets))
         return json.dumps(fields, default=dict)
 
     @classmethod
@@ -126,7 +128,7 @@ class Corpus:
         fields = json.loads(text)
         fields["cached_task_dirs"] = tuple(fields["cached_task_dirs"])
         fields["tokenizer"] = Tokenizer(**fields["tokenizer"])
-        fields["sources"] = tuple(_source_from_json(each) for each in fields["sources"])
+        fields["sources"] = tuple(map(_source_from_json, fields["sources"]))
         if fields["duplicates"] is not None:
             fields["duplicates"] = Duplicates(**fields["duplicates"])
         if fields["contamination"] is not None:

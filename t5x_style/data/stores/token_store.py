@@ -1,13 +1,13 @@
-"""The token store: one flat array of token ids with its document ends, and what it was made from.
+"""The token store: a flat array of token ids with the ends of documents, and its metadata.
 
 A store is a directory, whole or absent:
     tokens.bin         little-endian uint16 (V <= 65,536) or uint32, every document ended by EOS
     document_ends.npy  int64, document i is tokens[document_ends[i - 1] : document_ends[i]]
     documents.parquet  id, date and license of document i, of a source that names such fields
-    dropped.parquet    where, id, reason and detail of what was read and is not here, if anything
+    dropped.parquet    where, id, reason and detail of the documents that were dropped, if any
     digests.npy        uint8 [documents, 16], and signatures.npy, uint32 [documents, permutations]:
-                       what duplicates of them are known by, where a corpus is cleaned of those
-    meta.json          counts, checksums, what it was made from
+                       by which duplicates are found, if a corpus drops them
+    meta.json          counts, checksums, and the fingerprint of all that it was made from
 
 `t5x_style.data.building.assemble` writes it.
 """
@@ -45,9 +45,9 @@ class TokenStore:
       path: its directory.
       tokens: [T] uint16 or uint32, mapped from the file, read-only.
       document_ends: [documents] int64, exclusive end of each document in `tokens`.
-      meta: source, split, documents, tokens, bytes (that the tokens stand for), text_bytes (of the
-        text before tokenising; None where the text was never seen), skipped (bad records), dropped
-        (empty documents), filtered ({filter, or other reason: documents dropped}), tokenizer_hash,
+      meta: source, split, documents, tokens, bytes (that tokens encode), text_bytes (of the text
+        before tokenising; None for ids without text), skipped (bad records), dropped (empty
+        documents), filtered ({filter, or other reason: documents dropped}), tokenizer_hash,
         fingerprint, format_version, checksums, files; where the source names such fields, licenses
         ([[license, documents, tokens], ...], most tokens first) and dates ([first, last]).
     """
@@ -63,7 +63,7 @@ class TokenStore:
 
         Raises:
           UsageError: no store there, or one made with another tokenizer than `tokenizer_hash`.
-          Fault: its files do not agree with each other.
+          Fault: its files do not match.
         """
         path = pathlib.Path(path)
         if not (path / META_FILE).is_file():
@@ -86,7 +86,7 @@ class TokenStore:
                 raise Fault(f"{path / name} is gone, or {META_FILE} has changed: remove the store")
         found = (path / TOKENS_FILE).stat().st_size
         if found != expected:
-            raise Fault(f"{path / TOKENS_FILE} has {found} bytes, its meta.json says {expected}")
+            raise Fault(f"{path / TOKENS_FILE} has {found} bytes, its meta.json has {expected}")
         tokens = np.memmap(path / TOKENS_FILE, dtype, mode="r")
         ends = mapped_array(path / ENDS_FILE)
         if ends.dtype != np.int64 or len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
@@ -99,7 +99,7 @@ class TokenStore:
         return len(self.tokens)
 
     def verify(self) -> None:
-        """Reads every byte and compares with the checksums of the build.
+        """Reads every byte, and compares with the checksums of the build.
 
         Raises:
           Fault: a file has changed since.
@@ -113,7 +113,7 @@ class TokenStore:
 
 
 def read_meta(path: pathlib.Path) -> dict[str, Any]:
-    """What the meta.json of the store at `path` says.
+    """The meta.json of the store at `path`.
 
     Raises:
       Fault: it is damaged.
@@ -157,7 +157,7 @@ def _changed(path: pathlib.Path) -> Fault:
 
 
 def meta_digest(content: bytes) -> str:
-    """SHA-256 of a meta.json but for this very checksum, which it carries among the others."""
+    """SHA-256 of a meta.json without this checksum itself, which is among its entries."""
     own = rb'("meta\.json": ")[0-9a-f]{64}"'
     return hashlib.sha256(re.sub(own, rb'\1"', content)).hexdigest()
 
@@ -168,7 +168,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def store_lock(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of a folder that is being built; waits, with a line, for who holds it."""
+    """The lock of a folder that is being built. Prints a line if it has to wait."""
 
     def waiting() -> None:
         print(f"{path.name}: another process is building it, waiting", file=sys.stderr)

@@ -1,10 +1,10 @@
 """More pieces for a vocabulary that a model was already trained with.
 
-The pieces are found by going on with byte-pair merges from where the base vocabulary stops
-(Purason et al. 2025, arXiv 2512.03989): the pair of neighbours that occurs most often in the
-sample, as the base cuts it, becomes a piece, and again. Every piece is thus one that the text is
-really cut into, which a vocabulary trained apart and appended does not give. They stand behind the
-base's own, whose ids keep their meaning.
+Byte-pair merges continue where the base vocabulary stops (Purason et al. 2025, arXiv 2512.03989).
+The pair of neighbours that is most frequent in the sample, as the base cuts it, becomes a piece,
+and so on. So the text is really cut into every new piece. Appending a vocabulary that was trained
+separately does not have this property. The new ids come after those of the base, which keep their
+meaning.
 """
 
 import collections
@@ -26,8 +26,8 @@ from t5x_style.data.tokenizers.train import sampled, units
 from t5x_style.errors import UsageError
 from t5x_style.files import write_whole
 
-# How much likelier a piece of a Unigram model is made than any other way to write it, where its
-# frequency alone would not let it win: enough that rounding to float32 cannot turn it.
+# How much a piece of a Unigram model scores above any other way to write it, where its frequency
+# alone is too low. It is more than the rounding of float32.
 MARGIN = 0.01
 LEAST_COUNT = 2
 
@@ -36,12 +36,12 @@ Pieces = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Extension:
-    """How a vocabulary follows from the one that it extends.
+    """How a vocabulary extends another one.
 
     Attributes:
       base_hash: SHA-256 of the base's file.
       base_size: V of the base; the ids below keep their meaning.
-      sub_pieces: {new id: the base's ids that wrote it}, for each id from `base_size` on.
+      sub_pieces: {new id: the ids by which the base writes it}, for the ids from `base_size` on.
     """
 
     base_hash: str
@@ -49,27 +49,27 @@ class Extension:
     sub_pieces: Mapping[int, Sequence[int]]
 
     def to_json(self) -> dict[str, Any]:
-        """As it lies beside the vocabulary, under `extension`."""
+        """The entry `extension` of the JSON file next to the vocabulary."""
         sub_pieces = {str(token): list(ids) for token, ids in self.sub_pieces.items()}
         return dataclasses.asdict(self) | {"sub_pieces": sub_pieces}
 
 
 def read_extension(tokenizer: Tokenizer) -> Extension | None:
-    """What a vocabulary extends, from the JSON file beside it; None if it extends nothing.
+    """How a vocabulary extends another, from the JSON file next to it. None if it does not.
 
     Raises:
       UsageError: the JSON file is of another vocabulary.
     """
-    beside = pathlib.Path(tokenizer.path).with_suffix(".json")
-    if not tokenizer.path.endswith(".model") or not beside.is_file():
+    json_file = pathlib.Path(tokenizer.path).with_suffix(".json")
+    if not tokenizer.path.endswith(".model") or not json_file.is_file():
         return None
-    known = json.loads(beside.read_text())
+    known = json.loads(json_file.read_text())
     if "extension" not in known:
         return None
     if known["model"] != tokenizer.hash:
         raise UsageError(
-            f"{beside} tells of another vocabulary than {tokenizer.path}: its hash is "
-            f"{tokenizer.hash[:12]}, that of the file spoken of {known['model'][:12]}"
+            f"{json_file} describes another vocabulary than {tokenizer.path}: its hash is "
+            f"{known['model'][:12]}, that of the file is {tokenizer.hash[:12]}"
         )
     fields = known["extension"]
     sub_pieces = {int(token): tuple(ids) for token, ids in fields["sub_pieces"].items()}
@@ -89,17 +89,17 @@ def extend_vocabulary(
 ) -> Extension:
     """Adds pieces to a sentencepiece vocabulary, and writes it to `path`.
 
-    In a BPE model the new merges come after all of the base's. In a Unigram model a piece gets the
-    logarithm of its share of the sample's tokens, as all of its pieces have, or a little more than
-    any way to write it in other pieces has if that is higher.
+    In a BPE model the new merges come after all merges of the base. In a Unigram model the score of
+    a piece is the logarithm of its share of the sample's tokens. If another way to write it scores
+    higher, the piece scores a little above that.
 
     Args:
       base: a sentencepiece model, Unigram or BPE.
       texts, shares, seed, sample_bytes: the sample, see `train_tokenizer`.
       vocab_size: V of the result, above that of the base.
       path: the `.model` file.
-      terms: words or phrases that become one piece each, as they stand after a space; before any
-        that are found.
+      terms: words or phrases that become one piece each, as written after a space. They come before
+        the pieces that are found.
 
     Raises:
       UsageError: a base that is not of these kinds; a size that cannot be reached; a term that
@@ -129,7 +129,7 @@ def extend_vocabulary(
     for unit in itertools.chain.from_iterable(map(units, documents)):
         words.update(model.words(with_terms.encode(unit, out_type=str)))
     sample = _Sample(words, model.may_join)
-    added |= _joined(sample, model, added, room - len(added))
+    added |= _found_pieces(sample, model, added, room - len(added))
     extended = model.extended(model.scores(added, sample.uses))
     for term in terms:
         pieces = extended.encode(model.as_encoded(term), out_type=str)
@@ -146,13 +146,13 @@ def extend_vocabulary(
     )
 
 
-def _joined(
+def _found_pieces(
     sample: "_Sample", base: "_Base", added: Mapping[str, Pieces], wanted: int
 ) -> dict[str, Pieces]:
-    """The `wanted` pieces to add beside `added`: {piece: the base's pieces that it is made of}.
+    """The `wanted` pieces to add to `added`: {piece: the pieces of the base that it is made of}.
 
     A BPE model needs every piece on the way to a longer one. A Unigram model does not: twice as
-    many are made, and those taken that save most tokens, uses x (parts - 1).
+    many are made, and those are taken that save most tokens, uses x (parts - 1).
     """
     found: dict[str, Pieces] = {}
 
@@ -177,7 +177,7 @@ def _joined(
 
 
 class _Base:
-    """A sentencepiece model, and which of its pieces may be joined to a longer one."""
+    """A sentencepiece model, and the rule by which its pieces may be joined."""
 
     def __init__(self, tokenizer: Tokenizer):
         from sentencepiece import sentencepiece_model_pb2
@@ -187,7 +187,7 @@ class _Base:
             raise UsageError(
                 f"{self.path} cannot be extended: only sentencepiece's .model files can"
             )
-        _ = tokenizer.vocab_size  # a file that is not there, or no vocabulary, is refused there
+        _ = tokenizer.vocab_size  # refuses a missing file, or one that is no vocabulary
         self.proto = sentencepiece_model_pb2.ModelProto()
         self.proto.ParseFromString(pathlib.Path(tokenizer.path).read_bytes())
         trainer = self.proto.trainer_spec
@@ -206,7 +206,7 @@ class _Base:
         self.score = {piece.piece: piece.score for piece in self.proto.pieces}
         self.id = {piece.piece: token for token, piece in enumerate(self.proto.pieces)}
         normal = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
-        # Bytes, symbols and control ids are what they are, and never a part of something longer.
+        # Bytes, symbols and control ids never become part of a longer piece.
         self.closed = {piece.piece for piece in self.proto.pieces if piece.type != normal}
         self.kind = functools.cache(self._kind)
 
@@ -215,7 +215,7 @@ class _Base:
         return term if self.proto.normalizer_spec.add_dummy_prefix else f" {term}"
 
     def term_pieces(self, term: str) -> dict[str, Pieces]:
-        """The pieces to add for a term, with their parts; none if it is one piece already."""
+        """{piece: parts} to add for a term; empty if it is one piece already."""
         parts = tuple(self.extended({}).encode(self.as_encoded(term), out_type=str))
         closed = [part for part in parts if part in self.closed]
         if not term.strip() or closed:
@@ -226,7 +226,7 @@ class _Base:
         return {"".join(head): head for head in heads if "".join(head) not in self.id}
 
     def words(self, pieces: Iterable[str]) -> Iterator[Pieces]:
-        """Cuts a text into runs of pieces across whose ends nothing is joined."""
+        """Cuts a text into runs of pieces. Nothing is joined across their ends."""
         word: list[str] = []
         for piece in pieces:
             if word and not self._belong(word[-1], piece):
@@ -252,17 +252,17 @@ class _Base:
         return not right.startswith(SPACE_MARK) or (self.phrases and kinds[0] == "letters")
 
     def _kind(self, piece: str) -> str | None:
-        """'letters', 'signs', or None: what joins neither (numbers, mixtures, white space)."""
+        """'letters', 'signs', or None for a piece that joins neither: numbers, spaces, mixtures."""
         if piece in self.closed:
             return None
-        # Marks are parts of letters: half of an Indic word is made of them.
+        # Marks count as letters: half of an Indic word is made of them.
         kinds = {unicodedata.category(char)[0] for char in piece.replace(SPACE_MARK, "")}
         if kinds and kinds <= {"L", "M"}:
             return "letters"
         return "signs" if kinds and not kinds & {"L", "M", "N"} else None
 
     def scores(self, added: Mapping[str, Pieces], uses: Mapping[str, int]) -> dict[str, float]:
-        """The score of each added piece, see `extend_vocabulary`."""
+        """{piece: score} of the added pieces, see `extend_vocabulary`."""
         if self.is_bpe:
             lowest = min(self.score.values())
             return {piece: lowest - 1 - i for i, piece in enumerate(added)}
@@ -271,7 +271,7 @@ class _Base:
             piece: math.log(uses[piece] / total) if uses.get(piece) else -math.inf
             for piece in added
         }
-        # From short to long, because the shorter ones are among the ways to write a longer one.
+        # From short to long: the shorter ones are among the ways to write a longer one.
         known = {piece: score for piece, score in self.score.items() if piece not in self.closed}
         for piece in sorted(added, key=len):
             scores[piece] = max(scores[piece], _likeliest(piece, known) + MARGIN)
@@ -306,10 +306,10 @@ def _likeliest(text: str, scores: Mapping[str, float]) -> float:
 
 
 class _Sample:
-    """The words of a sample as runs of pieces, and how often each pair of neighbours occurs.
+    """The words of a sample as runs of pieces, with counts of pairs of neighbours.
 
     Attributes:
-      uses: how often each piece occurs.
+      uses: {piece: how often it occurs}.
     """
 
     def __init__(self, words: Mapping[Pieces, int], may_join: Callable[[str, str], bool]):
@@ -321,13 +321,15 @@ class _Sample:
         self.uses: collections.Counter[str] = collections.Counter()
         for index in range(len(self._words)):
             self._count(index, 1)
-        # The counts of a pair when it was last pushed: looked up again when it comes to the top.
+        # With the count at the time of the push. It is looked up again when the pair is on top.
         self._heap = [(-count, pair) for pair, count in self._pairs.items()]
         heapq.heapify(self._heap)
 
     def most_frequent(self) -> tuple[tuple[str, str], int]:
-        """The pair that occurs most often and its count, the first in order of text among equals;
-        (('', ''), 0) when none is left."""
+        """(pair, count) of the most frequent pair; (("", ""), 0) when none is left.
+
+        Among equals it is the first in the order of text.
+        """
         while self._heap:
             count, pair = self._heap[0]
             if -count == self._pairs[pair]:
@@ -336,7 +338,7 @@ class _Sample:
         return ("", ""), 0
 
     def join(self, pair: tuple[str, str]) -> None:
-        """Makes one piece of the pair wherever it stands, from the left."""
+        """Makes one piece of every occurrence of the pair, from the left."""
         changed = self._where.pop(pair)
         near: set[tuple[str, str]] = set()
         for index in changed:
@@ -348,12 +350,12 @@ class _Sample:
                     word[position : position + 2] = ["".join(pair)]
                 position += 1
             near |= self._count(index, 1)
-        for each in near:
-            if self._pairs[each] > 0:
-                heapq.heappush(self._heap, (-self._pairs[each], each))
+        for changed_pair in near:
+            if self._pairs[changed_pair] > 0:
+                heapq.heappush(self._heap, (-self._pairs[changed_pair], changed_pair))
 
     def _count(self, index: int, sign: int) -> set[tuple[str, str]]:
-        """Adds (or takes away) the pieces and the pairs of one word; gives the pairs."""
+        """Adds (or subtracts) the pieces and the pairs of one word. Returns the pairs."""
         word, count = self._words[index], sign * self._counts[index]
         for piece in word:
             self.uses[piece] += count

@@ -1,4 +1,4 @@
-"""What a vocabulary makes of text: how far it cuts words apart, and what that costs."""
+"""The fertility of a vocabulary: how far it cuts words apart, and the cost of that."""
 
 import collections
 import dataclasses
@@ -8,21 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 
-# Letters, and what holds letters together: q.i.d, d'un, R&D, non-exclusive.
+# Letters, and the signs between letters: q.i.d, d'un, R&D, non-exclusive.
 WORD = re.compile(r"[^\W\d_]+(?:[.'’&-][^\W\d_]+)*")
-# A word is of the domain if it is so many times as frequent there as elsewhere, and no accident.
+# A word is of the domain if it is this many times as frequent as elsewhere, and occurs this often.
 TIMES_AS_FREQUENT = 10
 LEAST_COUNT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Fertility:
-    """What a vocabulary makes of a text.
+    """How a vocabulary encodes text.
 
     Attributes:
-      tokens_per_word: tokens over words, a word being what stands between white space.
+      tokens_per_word: tokens over words; words are separated by white space.
       bytes_per_token: UTF-8 bytes over tokens.
-      whole_words: share of the alphabetic words (each occurrence counted) that are one token.
+      whole_words: share of the alphabetic words, by occurrence, that are one token.
       lossless: share of the documents that decode to themselves.
     """
 
@@ -58,23 +58,22 @@ def fertility(tokenizer: Tokenizer, texts: Iterable[str]) -> Fertility:
 def encoded_bits_per_byte(
     vocab_size: int, bytes_per_token: Mapping[str, float], shares: Mapping[str, float]
 ) -> float:
-    """Bits that a byte of the blend takes if each token is written as log2 V bits.
+    """Bits a byte of the blend if a token is written in log2 V bits. Smaller is better.
 
-    The size of the text in tokens x log2 V, by which BloombergGPT chose its vocabulary
-    (2303.17564, section 2.3): more pieces make fewer tokens, each of which says more. Smaller is
-    better.
+    This is tokens x log2 V, by which BloombergGPT chose its vocabulary (2303.17564, section 2.3).
+    More pieces make fewer tokens, of more bits.
 
     Args:
       vocab_size: V.
       bytes_per_token: {source: UTF-8 bytes over tokens}.
-      shares: {source: share of the blend's bytes}, as a vocabulary's sample has them.
+      shares: {source: share of the blend's bytes}, as in the sample of a vocabulary.
     """
     tokens_per_byte = sum(share / bytes_per_token[source] for source, share in shares.items())
     return tokens_per_byte * math.log2(vocab_size)
 
 
 def word_counts(texts: Iterable[str]) -> collections.Counter[str]:
-    """How often each word occurs, as it is written."""
+    """{word as written: how often it occurs}."""
     counts: collections.Counter[str] = collections.Counter()
     for text in texts:
         counts.update(WORD.findall(text))
@@ -82,10 +81,10 @@ def word_counts(texts: Iterable[str]) -> collections.Counter[str]:
 
 
 def domain_words(own: Mapping[str, int], others: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """The words of a source that are of its domain, with their counts, the most frequent first.
+    """(word, count) of the words of a source's domain, the most frequent first.
 
     They occur at least 3 times, and are at least 10 times as frequent as in the other sources
-    together, where each is counted once more than it occurs.
+    together, where one is added to every count.
     """
     own_total, others_total = sum(own.values()), sum(others.values()) + 1
     for word, count in sorted(own.items(), key=lambda item: (-item[1], item[0])):
@@ -99,9 +98,9 @@ def domain_words(own: Mapping[str, int], others: Mapping[str, int]) -> Iterator[
 def worst_split(
     tokenizer: Tokenizer, words: Iterable[tuple[str, int]], at_most: int
 ) -> list[tuple[str, int, int]]:
-    """The (word, count, tokens) that cost most tokens beyond one: count x (tokens - 1), that first.
+    """The (word, count, tokens) with the highest cost, count x (tokens - 1), in that order.
 
-    A word is encoded as it stands within a text, after a space.
+    A word is encoded as within a text, after a space.
     """
     split = [(word, count, len(tokenizer.encode(f" {word}"))) for word, count in words]
     split = [(word, count, tokens) for word, count, tokens in split if tokens > 1]

@@ -1,6 +1,6 @@
-"""The three kinds of vocabulary behind a `Tokenizer`, each read from the bytes of its file.
+"""The three kinds of vocabulary of a `Tokenizer`, read from the bytes of the file.
 
-Each kind has `vocab_size`, `eos_id`, `encode_array`, `decode`, `piece` and `token_bytes`, as
+A kind has `vocab_size`, `eos_id`, `encode_array`, `decode`, `piece` and `token_bytes`, as
 `Tokenizer` describes them.
 """
 
@@ -17,19 +17,19 @@ from t5x_style.errors import UsageError, did_you_mean
 
 BYTES = "bytes"  # the path of the vocabulary that has no file
 
-# sentencepiece writes a space as this character, so one in the text itself would come back as a
-# space; it is spelt out in bytes instead.
+# sentencepiece writes a space as this character. One in the text itself would decode to a space,
+# so it is encoded as bytes.
 SPACE_MARK = "\u2581"
-# The lattice of one call needs some 30 bytes for each byte of text: a document of 100 MB goes
-# through in pieces of this many characters.
+# The lattice of one call needs some 30 bytes a byte of text. So a document of 100 MB is encoded in
+# pieces of this many characters.
 SEGMENT_CHARACTERS = 1 << 20
-# One call of `tokenizers` needs some 120 bytes for each byte of text.
+# One call of `tokenizers` needs some 120 bytes a byte of text.
 JSON_SEGMENT_CHARACTERS = 1 << 18
-# How far to each side of a cut the ids must be the same with and without it.
+# The characters before and after a cut whose ids must not depend on it.
 CUT_CONTEXT = 200
 CUTS_TRIED = 16
 POSSIBLE_CUT = re.compile(r"(?<=\S)\n(?=[^\W\d_])|(?<=[^\W\d_])(?= [^\W\d_])")
-# What the end of a document is called in published tokenizer.json files.
+# Names of the end of a document in published tokenizer.json files.
 EOS_NAMES = (
     "</s>",
     "<eos>",
@@ -81,7 +81,7 @@ class SentencePiece:
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def _ids(self, text: str) -> np.ndarray:
-        # Beam's environment has sentencepiece 0.2.1, which gives lists alone.
+        # Beam's environment has sentencepiece 0.2.1, which returns lists alone.
         as_numpy = getattr(self.processor, "encode_as_numpy", None)
         return as_numpy(text) if as_numpy else _array(self.processor.encode(text))
 
@@ -150,8 +150,8 @@ class Json:
         """Reads `content`, the bytes of the file `path`; `eos` is the token that ends a document.
 
         Raises:
-          UsageError: no `tokenizers` here, not such a file, no one EOS, or pieces of which it
-            cannot be said how many bytes of text they stand for.
+          UsageError: `tokenizers` is not installed, the file is another one, EOS is not unique, or
+            the number of bytes of its pieces cannot be determined.
         """
         try:
             import tokenizers
@@ -164,13 +164,13 @@ class Json:
             plain = json.loads(content)
             added = {token["content"]: token for token in plain["added_tokens"]}
             eos = _eos(path, added, eos)
-            # A text that spells out a special token is text: only a special one is left alone by
-            # `encode_special_tokens`, so the end of a document must be one.
+            # A text that spells out a special token is text. `encode_special_tokens` does that for
+            # special tokens only, so the end of a document must be one.
             added[eos]["special"] = True
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except UsageError:
             raise
-        except Exception as error:  # the library raises Exception itself
+        except Exception as error:  # the library raises plain Exception
             raise UsageError(
                 f"Tokenizer.path = {path!r} is not a tokenizer.json: "
                 f"{type(error).__name__}: {error}"
@@ -182,31 +182,31 @@ class Json:
         self._byte_level = _is_byte_level(path, plain)
         self._cuttable = plain.get("pre_tokenizer") is not None
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.eos_id = self._tokenizer.token_to_id(eos)
+        self.eos_id: int = added[eos]["id"]
 
     def encode_array(self, text: str) -> np.ndarray:
         parts = [self._encode(segment) for segment in self._segments(text)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def _encode(self, text: str) -> np.ndarray:
-        # The batch of one is what has a form that leaves the places of tokens out.
+        # A batch, because only its fast form leaves out the offsets of tokens.
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return _array(encoding.ids)
 
     def _segments(self, text: str) -> Iterator[str]:
-        """Cuts a long text only where that leaves the ids as they are."""
+        """Cuts a long text only where that does not change the ids."""
         start = 0
         while self._cuttable and len(text) - start > JSON_SEGMENT_CHARACTERS:
             possible = POSSIBLE_CUT.finditer(text, start + JSON_SEGMENT_CHARACTERS)
             cuts = (match.end() for match in itertools.islice(possible, CUTS_TRIED))
-            cut = next((cut for cut in cuts if self._leaves_ids(text, cut)), None)
+            cut = next((cut for cut in cuts if self._keeps_ids(text, cut)), None)
             if cut is None:
                 break
             yield text[start:cut]
             start = cut
         yield text[start:]
 
-    def _leaves_ids(self, text: str, cut: int) -> bool:
+    def _keeps_ids(self, text: str, cut: int) -> bool:
         before, after = text[max(cut - CUT_CONTEXT, 0) : cut], text[cut : cut + CUT_CONTEXT]
         apart = np.concatenate([self._encode(before), self._encode(after)])
         return np.array_equal(self._encode(before + after), apart)
@@ -221,7 +221,7 @@ class Json:
         sizes = np.zeros(self.vocab_size, np.int32)
         for piece, token in self._tokenizer.get_vocab(with_added_tokens=False).items():
             if self._byte_level:
-                sizes[token] = len(piece)  # each of 256 characters is one byte
+                sizes[token] = len(piece)  # its 256 characters are one byte each
             elif re.fullmatch("<0x[0-9A-F]{2}>", piece):
                 sizes[token] = 1
             else:
@@ -235,7 +235,7 @@ class Json:
 
 
 def _eos(path: str, added: dict[str, Any], asked: str | None) -> str:
-    """The added token that ends a document: the one asked for, or the one with a known name."""
+    """The added token that ends a document: `asked`, or the one with a known name."""
     if asked is not None:
         if asked not in added:
             raise UsageError(
@@ -254,7 +254,7 @@ def _eos(path: str, added: dict[str, Any], asked: str | None) -> str:
 
 
 def _is_byte_level(path: str, plain: dict[str, Any]) -> bool:
-    """Whether a piece's characters stand for bytes each; else U+2581 stands for a space in it."""
+    """Whether a character of a piece is one byte; if not, U+2581 is a space."""
     decoder = plain.get("decoder") or {"type": None}
     parts = decoder.get("decoders", [decoder])
     kinds = [part["type"] for part in parts]
@@ -265,6 +265,6 @@ def _is_byte_level(path: str, plain: dict[str, Any]) -> bool:
     ]:
         return False
     raise UsageError(
-        f"Tokenizer.path = {path!r} decodes by {', '.join(map(str, kinds))}, of which it cannot be "
-        f"said how many bytes of text a piece stands for; ByteLevel and Metaspace are understood"
+        f"Tokenizer.path = {path!r} decodes by {', '.join(map(str, kinds))}, for which the "
+        f"bytes of a piece are not known; ByteLevel and Metaspace are understood"
     )

@@ -1,6 +1,6 @@
-"""A `Tokenizer` as a seqio Vocabulary, and whether a Task's Vocabulary is the run's.
+"""A `Tokenizer` as a seqio Vocabulary, and the check that a Task has the vocabulary of the run.
 
-Everything here imports seqio, and with it TensorFlow, when it is called.
+The functions import seqio, and with it TensorFlow.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from t5x_style.errors import UsageError
 
 
 def vocabulary(tokenizer):
-    """A `Tokenizer` as a seqio Vocabulary, giving the ids that `Tokenizer.encode` gives.
+    """A `Tokenizer` as a seqio Vocabulary, with the ids of `Tokenizer.encode`.
 
     Returns:
       a seqio.ByteVocabulary for 'bytes', a seqio.SentencePieceVocabulary for a `.model`, and for a
@@ -25,8 +25,8 @@ def vocabulary(tokenizer):
     class Encoding:
         """Ids from `tokenizer`.
 
-        TensorFlow's own op for sentencepiece would write a U+2581 of the text as a space, and
-        holds a lattice over the whole of a long document.
+        TensorFlow's own op for sentencepiece writes a U+2581 of the text as a space, and holds a
+        lattice over the whole of a long document.
         """
 
         tokenizer_hash = tokenizer.hash

@@ -11,6 +11,7 @@ import numpy as np
 
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 
 PAD_ID = 0
 
@@ -20,20 +21,21 @@ PAD_ID = 0
 class Tokenizer:
     """A vocabulary: a sentencepiece model, a tokenizer.json, or the bytes themselves.
 
-    The file is read at first use, so that a run file may name one that is yet to be trained.
+    The file is read at first use: a run file may name a vocabulary that is not trained yet.
 
     Attributes:
       path: a sentencepiece `.model` file; a `.json` file of the library `tokenizers` (byte-level
         BPE or Metaspace), as Hugging Face models carry it; or the word 'bytes': the ids of ByT5
         (0 pad, 1 EOS, 2 unknown, byte b is b + 3), with no file.
-      eos: the added token of a `.json` file that ends each document. None: the one of them that is
-        called `</s>`, `<eos>`, `<|endoftext|>` or `<|end_of_text|>`.
+      eos: the added token of a `.json` file that ends each document. None for the one named `</s>`,
+        `<eos>`, `<|endoftext|>` or `<|end_of_text|>`.
     """
 
     path: str
     eos: str | None = None
 
     def __post_init__(self):
+        local_path(self.path, "Tokenizer.path")
         suffix = pathlib.PurePath(self.path).suffix
         if self.path != BYTES and suffix not in (".model", ".json"):
             raise UsageError(
@@ -42,18 +44,18 @@ class Tokenizer:
             )
         if self.eos is not None and suffix != ".json":
             raise UsageError(
-                f"Tokenizer.eos = {self.eos!r}: only of a '.json' is the end of a document chosen; "
-                f"{self.path!r} has its own"
+                f"Tokenizer.eos = {self.eos!r}: only a '.json' has a choice of EOS; {self.path!r} "
+                f"has its own"
             )
 
     def absolute(self) -> "Tokenizer":
-        """The same vocabulary, named so that it is found from any folder."""
+        """The same vocabulary by its absolute path."""
         if self.path == BYTES:
             return self
         return dataclasses.replace(self, path=str(pathlib.Path(self.path).absolute()))
 
     def __reduce__(self):
-        # What was read stays here: `tokenizers` would lose on the way that special tokens are text.
+        # Without the cached library object: pickled, it forgets that special tokens are text.
         return Tokenizer, (self.path, self.eos)
 
     @functools.cached_property
@@ -88,23 +90,23 @@ class Tokenizer:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the file, and of `eos` where it is given: what a token store is bound to."""
+        """SHA-256 of the file, and of `eos` if it is set. A token store is bound to it."""
         chosen = b"" if self.eos is None else b"\0" + self.eos.encode()
         return hashlib.sha256(self._content + chosen).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without EOS. Our own vocabularies decode them to `text` again."""
+        """The ids of `text`, without EOS. Vocabularies trained here decode them to `text` again."""
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
-        """What `encode` gives, as int32 [tokens]: a tenth of the memory of a list.
+        """`encode` as int32 [tokens]: a tenth of the memory of a list.
 
-        No id of control comes out of a text, whatever it spells.
+        The result has no control ids, whatever the text spells.
         """
         return self._kind.encode_array(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control ids are left out, broken UTF-8 becomes U+FFFD."""
+        """The text of `ids`. Control ids are left out; broken UTF-8 becomes U+FFFD."""
         return self._kind.decode([int(token) for token in ids])
 
     def piece(self, token: int) -> str:
@@ -118,7 +120,7 @@ class Tokenizer:
         return self._kind.piece(int(token))
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: how many bytes of UTF-8 each id stands for, 0 for control and unknown ids."""
+        """int32 [V]: bytes of UTF-8 of each id, 0 for control and unknown ids."""
         return self._token_bytes
 
     @functools.cached_property
@@ -128,9 +130,9 @@ class Tokenizer:
         return sizes
 
     def seqio_vocabulary(self):
-        """This vocabulary for a seqio Task, giving the ids that `encode` gives.
+        """This vocabulary for a seqio Task, with the ids of `encode`.
 
-        Imports seqio, and with it TensorFlow: only for the process that builds a store.
+        It imports seqio, and with it TensorFlow: call it in the process that builds stores.
         """
         from t5x_style.data.tokenizers.seqio_vocabulary import vocabulary
 

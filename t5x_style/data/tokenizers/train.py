@@ -14,17 +14,17 @@ from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.files import write_whole
 
-# sentencepiece adds up expectations in the order of its threads: a fixed number of them, and not
-# the machine's, makes the same vocabulary everywhere.
+# sentencepiece sums expectations in the order of its threads. A fixed number of threads makes the
+# same vocabulary on every machine.
 THREADS = 4
 # Long enough that pieces across a line's end (".\n") are seen, well below the trainer's limit.
 UNIT_CHARACTERS = 2000
-# Documents are chosen at random among those in the first so many times the wanted bytes of a
-# source, so that a source of a terabyte need not be read to its end.
+# Documents are chosen at random among the first ones of a source, of this many times the wanted
+# bytes. So a source of a terabyte is not read to its end.
 SCANNED = 8
 SMALLEST_VOCABULARY = 320
 MODEL_TYPES = ("unigram", "bpe")
-# What sentencepiece calls ids 0, 1 and 2.
+# The names that sentencepiece gives to ids 0, 1 and 2, and to BOS.
 RESERVED_PIECES = ("<pad>", "</s>", "<unk>", "<s>")
 # sentencepiece's own limit of 16 characters would cut most phrases of three words.
 PHRASE_CHARACTERS = 32
@@ -45,16 +45,16 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Trains a vocabulary with byte fallback, and writes it to `path`.
 
-    It loses nothing: no normalisation, no dummy prefix, white space kept, every byte a piece, each
-    digit alone. Ids: 0 pad, 1 end of document, 2 unknown, then the control symbols, the text
-    symbols, the 256 bytes, and the pieces that were learnt. The same arguments give the same file,
-    on any machine.
+    It is lossless: no normalisation, no dummy prefix, white space is kept, every byte is a piece. A
+    digit is always a piece of its own. Ids: 0 pad, 1 end of document, 2 unknown, then the control
+    symbols, the text symbols, the 256 bytes, and the pieces that were trained. The same arguments
+    make the same file on any machine.
 
     Args:
       texts: {source: its documents}.
-      shares: {source: share of the sample's bytes}; a source smaller than its part is repeated, as
-        it will be in training.
-      vocab_size: V, with all of these ids: 320 and the symbols at least.
+      shares: {source: share of the sample's bytes}. A source smaller than its share is repeated, as
+        in training.
+      vocab_size: V, all of these ids included: at least 320 and the symbols.
       path: the `.model` file.
       model_type: 'unigram' (Kudo 2018) or 'bpe' (Sennrich et al. 2016).
       spaces_inside_words: learn pieces of several words as well, up to 32 characters, as
@@ -62,7 +62,7 @@ def train_tokenizer(
       text_symbols: strings without white space that are one id each wherever a text has them.
       control_symbols: ids that no text is encoded to and that decode to nothing.
       seed: of the choice of documents.
-      sample_bytes: how much text to look at.
+      sample_bytes: bytes of text to train on.
 
     Raises:
       UsageError: a vocabulary too small to hold the bytes, or too large for the text; an unknown
@@ -88,7 +88,7 @@ def train_tokenizer(
         sampled(name, texts[name], round(share * sample_bytes), seed)
         for name, share in shares.items()
     )
-    # Left out otherwise: what is set is written into the model, and would change its hash.
+    # Only if they are needed: options are written into the model, and would change its hash.
     phrases: dict[str, Any] = {}
     if spaces_inside_words:
         phrases = {"split_by_whitespace": False, "max_sentencepiece_length": PHRASE_CHARACTERS}
@@ -146,7 +146,7 @@ def _check_symbols(symbols: Sequence[str]) -> None:
 
 
 def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> Iterator[str]:
-    """Documents of a source at random, `wanted_bytes` of UTF-8 in all, the last one cut.
+    """Random documents of a source, `wanted_bytes` of UTF-8 in all. The last one is cut.
 
     Raises:
       Fault: no document, or none with text.
@@ -175,7 +175,7 @@ def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> It
 
 
 def units(text: str) -> Iterator[str]:
-    """Cuts a text before a newline or a space: the trainer strips newlines from a unit's end."""
+    """Cuts a text before a newline or a space: the trainer strips newlines at the end of a unit."""
     start = 0
     while start < len(text):
         end = start + UNIT_CHARACTERS

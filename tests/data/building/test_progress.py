@@ -4,7 +4,7 @@ import pathlib
 
 from t5x_style.data.building.parts import Job
 from t5x_style.data.building.progress import Progress
-from t5x_style.data.sources.records import Part
+from t5x_style.data.sources.formats import Part
 
 
 def job(folder, number, size):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
 
@@ -79,7 +79,7 @@ def user(tmp_path_factory, embedded, tokenizer):
         workers=1,
     )
     (folder / "corpus.json").write_text(corpus.to_json())
-    script = pathlib.Path(__file__).with_name("seqio_checks.py")
+    script = pathlib.Path(__file__).parents[1] / "seqio_checks.py"
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     subprocess.run(
         [sys.executable, str(script), str(folder)],
@@ -144,7 +144,7 @@ def test_rates_are_shares_of_tokens(found):
         ("no_train", r"'no_train' has no split 'train'; it has \['validation'\]"),
         ("other_vocabulary", "another vocabulary than Tokenizer.path"),
         ("no such field", "no field 'txt'; it has text; did you mean 'text'"),
-        ("no such split", r"Source.splits\['train'\] = 'tran' of 'small'"),
+        ("no such split", r"Source.splits\['train'\] of 'small' = 'tran'"),
         ("ids out of range", "example 0: ids from 5 to 100000, the tokenizer has 0 to 511"),
     ],
 )
@@ -169,7 +169,7 @@ def test_stores_of_a_module_a_source_and_tfds(user, tokenizer, monkeypatch):
     def no_child(*_):
         raise AssertionError("a second start asks nobody")
 
-    monkeypatch.setattr("t5x_style.data.stores.needed.Builder.ask", no_child)
+    monkeypatch.setattr("t5x_style.data.stores.builder_client.Builder.ask", no_child)
     assert missing_stores(corpus) == []
     (folder / "lines.txt").write_text("Other lines now.\n")
     assert [plan.task for plan in missing_stores(corpus)] == ["their_lines"]

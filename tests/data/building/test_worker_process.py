@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.stores.token_store import store_lock
 from t5x_style.errors import Fault
 from tests.data.store_helpers import write_jsonl
@@ -97,9 +97,9 @@ def test_bad_records_are_skipped_and_counted_when_asked(tokenizer, tmp_path, cap
     corpus = Corpus(tokenizer, "a", str(tmp_path / "stores"), [source], workers=1)
     meta = ensure_stores(corpus).train["a"].meta
     assert (meta["documents"], meta["skipped"], meta["dropped"]) == (1, 3, 1)
-    said = capfd.readouterr().err
-    assert "a.jsonl:2: broken JSON" in said
-    assert "a.jsonl:3: not UTF-8" in said
+    errors = capfd.readouterr().err
+    assert "a.jsonl:2: broken JSON" in errors
+    assert "a.jsonl:3: not UTF-8" in errors
 
 
 def test_a_document_of_100_megabytes(tokenizer, tmp_path):
@@ -138,7 +138,7 @@ def is_running(pid):
         return False
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -163,10 +163,12 @@ def test_killed_while_building(built, in_files, tokenizer, tmp_path, capfd, vict
     builder = next(pid for pid, name in names.items() if "data.building.worker_process" in name)
     worker = next(pid for pid, name in names.items() if "spawn_main" in name)
     os.kill({"caller": caller.pid, "builder": builder, "worker": worker}[victim], signal.SIGKILL)
-    _, said = caller.communicate(timeout=60)
+    _, errors = caller.communicate(timeout=60)
     assert caller.returncode != 0
     if victim != "caller":
-        assert "t5x_style.errors.Fault: " in said, said
+        assert "t5x_style.errors.Fault: " in errors, errors
+        ending = "signal SIGKILL" if victim == "builder" else "was terminated abruptly"
+        assert ending in errors, errors
     until(lambda: not any(is_running(pid) for pid in family))
     assert list(folder.glob("*/meta.json")) == []
     left = len(finished())

@@ -185,7 +185,7 @@ SET = Source(name="exam", splits={"train": "exam.jsonl"})
     [
         ({"ngram": 7}, "ngram = 7: at least 8"),
         ({"max_share": 1.0}, "max_share = 1.0"),
-        ({"against_validation": False}, "leave Contamination away"),
+        ({"against_validation": False}, "leave Contamination out"),
         ({"evaluation_sets": [SET, SET]}, "'exam' is there twice"),
     ],
 )

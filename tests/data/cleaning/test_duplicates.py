@@ -58,7 +58,7 @@ def judged(texts, earlier=(), duplicates=NEAR):
     verdicts = duplicates.verdicts(
         fingerprints(texts, duplicates), [fingerprints(each, duplicates) for each in earlier]
     )
-    return verdicts.why.tolist(), verdicts.of.tolist()
+    return verdicts.why.tolist(), verdicts.repeats.tolist()
 
 
 def test_exact_duplicates_are_those_of_the_same_text_white_space_aside():
@@ -111,9 +111,9 @@ def test_what_repeats_a_near_duplicate_exactly_points_at_the_one_that_stays():
 
 def test_no_documents_at_all_and_none_before():
     nothing = Fingerprints(np.zeros((0, 16), np.uint8), np.zeros((0, 128), np.uint32))
-    assert NEAR.verdicts(nothing).of.shape == (0,)
+    assert NEAR.verdicts(nothing).repeats.shape == (0,)
     verdicts = NEAR.verdicts(fingerprints(["a", "b", "a"]), [nothing, nothing])
-    assert verdicts.of.tolist() == [-1, -1, 0]
+    assert verdicts.repeats.tolist() == [-1, -1, 0]
 
 
 def test_documents_of_earlier_stores_come_first_and_always_stay():
@@ -150,7 +150,7 @@ def test_many_chains_of_near_documents_follow_the_rule():
     texts = [texts[i] for i in rng.permutation(len(texts))]
     prints = fingerprints(texts)
     expected = greedy(texts, prints.signatures, 0.8)
-    found = NEAR.verdicts(prints).of.tolist()
+    found = NEAR.verdicts(prints).repeats.tolist()
     # A band brings a pair at the threshold together with a probability of 0.98.
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 0.03 * len(texts)
     assert 15 <= expected.count(-1) < 60
@@ -168,10 +168,10 @@ def test_pairs_are_found_as_often_as_the_curve_of_bands_says(similarity):
     # The bands of the threshold 0.8, and every pair that one of them brings together is counted.
     duplicates.__dict__["bands"] = lambda: (bands, rows)
     verdicts = duplicates.verdicts(Fingerprints(np.zeros((1000, 16), np.uint8), both))
-    share = (verdicts.of[500:] == np.arange(500)).mean()
+    share = (verdicts.repeats[500:] == np.arange(500)).mean()
     curve = 1 - (1 - similarity**rows) ** bands
     assert abs(share - curve) < 4 * np.sqrt(curve * (1 - curve) / 500) + 0.002
-    assert (verdicts.of[:500] == -1).all()
+    assert (verdicts.repeats[:500] == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_so_many_of_those_that_share_a_band_are_compared(before, found):
     values[-1, rows : rows * bands : rows] += 1
     near = Duplicates(exact=False, near=True)
     verdicts = near.verdicts(Fingerprints(np.zeros((len(values), 16), np.uint8), values))
-    assert verdicts.of.tolist() == [-1] * (before + 1) + [before if found else -1]
+    assert verdicts.repeats.tolist() == [-1] * (before + 1) + [before if found else -1]
 
 
 def test_a_million_documents_are_judged_in_less_than_a_gigabyte(tmp_path):

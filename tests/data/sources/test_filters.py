@@ -11,8 +11,8 @@ import pytest
 
 from t5x_style.data import Corpus, Language, Length, Rewrite, Source, ensure_stores, missing_stores
 from t5x_style.data.sources import filters
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.records import documents
 from t5x_style.errors import Fault, UsageError
 
 needs_py3langid = pytest.mark.skipif(
@@ -97,9 +97,9 @@ def test_another_filter_or_another_text_of_its_module_is_another_store(corpus, t
     ("function", "error", "message"),
     [
         ("privacy_of_test:broken", Fault, "failed on a document that begins 'short': ZeroDivision"),
-        ("privacy_of_test:number", Fault, "gave a int, not a text"),
-        ("privacy_of_test:half", Fault, "gave half a surrogate pair at character 1"),
-        ("privacy_of_test:maks", UsageError, "no function 'maks'; did you mean 'mask'"),
+        ("privacy_of_test:number", Fault, "returned a int, not a text"),
+        ("privacy_of_test:half", Fault, "returned half a surrogate pair at character 1"),
+        ("privacy_of_test:maks", UsageError, "has no 'maks'; did you mean 'mask'"),
         ("privacy_off_test:mask", UsageError, "no module 'privacy_off_test'"),
     ],
 )

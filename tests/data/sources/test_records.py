@@ -5,21 +5,24 @@ import datetime
 import gzip
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t5x_style.data import Source
-from t5x_style.data.sources.records import (
-    BadRecord,
+from t5x_style.data.sources.array_record import BrokenExample, example_fields
+from t5x_style.data.sources.documents import (
+    Document,
     belongs,
     document_of,
     documents,
     parts,
     records,
 )
-from t5x_style.data.sources.tf_example import BrokenExample, example_fields
+from t5x_style.data.sources.formats import BadRecord
 from t5x_style.errors import Fault, UsageError
 
 LINES = st.lists(
@@ -165,8 +168,6 @@ def test_each_dated_document_is_in_one_split(date, bound, digits):
     written = bound.isoformat()[:digits]
     source = Source(name="a", splits={"train": "x"}, date_field="date", validation_from=written)
     first_day = datetime.date.fromisoformat(written + "2000-01-01"[digits:])
-    from t5x_style.data.sources.records import Document
-
     document = Document("", None, date.isoformat(), None, "")
     assert belongs(source, "validation", document) == (date >= first_day)
     assert belongs(source, "train", document) == (date < first_day)
@@ -178,8 +179,8 @@ def test_each_dated_document_is_in_one_split(date, bound, digits):
         (None, "date = None is no date"),
         ("soon", "date = 'soon' is no date"),
         ("20210701", "date = '20210701' is no date"),
-        ("2021", "date = '2021' may lie before or after '2021-07-01'"),
-        ("2021-07", "date = '2021-07' may lie before or after"),
+        ("2021", "date = '2021' may be before or after '2021-07-01'"),
+        ("2021-07", "date = '2021-07' may be before or after"),
     ],
 )
 def test_a_date_that_decides_nothing_is_a_bad_record(tmp_path, date, message):
@@ -231,7 +232,10 @@ def test_metadata_of_any_type_is_text(tmp_path):
             },
             "which of them",
         ),
-        ({"format": "text", "license_field": "l"}, "documents of format 'text' have no fields"),
+        (
+            {"format": "text", "license_field": "l"},
+            "format 'text' does not read it; jsonl",
+        ),
     ],
 )
 def test_declarations_that_cannot_be(options, message):
@@ -263,6 +267,17 @@ def test_an_example_as_tensorflow_writes_it():
         "f": [0.5, -2.0],
         "none": [],
     }
+
+
+def test_examples_are_parsed_without_tensorflow():
+    program = (
+        "import sys\n"
+        "from t5x_style.data.sources.array_record import example_fields\n"
+        "fields = example_fields(bytes.fromhex('0a0c0a0a0a016e12051a030a0107'))\n"
+        "print(fields, 'tensorflow' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "{'n': 7} False\n", run.stderr
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.sources.records import documents, parts, records
+from t5x_style.data.sources.documents import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 
 
@@ -98,12 +98,12 @@ def test_an_archive_that_was_cut_short_is_never_skipped(tmp_path):
     ("arguments", "message"),
     [
         ({"name": "a b"}, "'a b': letters"),
-        ({"format": "json"}, r"'json' is not one of jsonl, text, .*tfds; did you mean 'jsonl'"),
+        ({"format": "json"}, r"'json' is not one of jsonl, .*tfds, or .* mean 'jsonl'"),
         ({"on_bad_record": "skipp"}, "did you mean 'skip'"),
         ({"splits": {"train": "x", "validaton": "x"}}, "did you mean 'validation'"),
         ({"splits": {"validation": "x"}}, "'a' has no 'train'"),
         ({"format": "tfds"}, "set tfds_name and tfds_data_dir"),
-        ({"tfds_name": "x:1.0.0"}, "set format = 'tfds'"),
+        ({"tfds_name": "x:1.0.0"}, "tfds_name of 'a': format 'jsonl' does not read it; tfds do"),
         ({"format": "tfds", "tfds_name": "x", "tfds_data_dir": "/x"}, "write 'x:1.0.0'"),
         ({"format": "tfds", "tfds_name": "x:1.0.0", "tfds_data_dir": "/x"}, "/x/x/1.0.0"),
     ],

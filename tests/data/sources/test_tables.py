@@ -10,7 +10,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from t5x_style.data import Corpus, Source, ensure_stores
-from t5x_style.data.sources.records import documents, parts, records
+from t5x_style.data.sources.documents import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 
 TEXTS = [f"document {i} of the table, \u00e9\n" * (1 + i % 3) for i in range(3000)]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from t5x_style import files
 from t5x_style.data import (
     Contamination,
     Corpus,
@@ -23,8 +24,10 @@ from t5x_style.data import (
 from t5x_style.data.building.parts import Job, build_part
 from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.worker_process import build_stores
-from t5x_style.data.sources.records import Part, documents
-from t5x_style.data.stores.needed import Builder, planned_stores
+from t5x_style.data.sources.documents import documents
+from t5x_style.data.sources.formats import Part
+from t5x_style.data.stores.builder_client import Builder
+from t5x_style.data.stores.needed import planned_stores
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import Fault, UsageError
 from tests.data.store_helpers import write_jsonl
@@ -279,7 +282,7 @@ def test_a_file_that_changes_while_it_is_read_makes_no_store(corpus, tmp_path, w
         grow()
     with pytest.raises(Fault, match=r"'general', split 'train': files of .* changed while"):
         build_stores(plans, corpus, engine)
-    assert not plans[2].stands()
+    assert not plans[2].is_built()
     assert not list(pathlib.Path(corpus.cache_dir).glob(".building-*"))
     ensure_stores(corpus)
 
@@ -287,24 +290,27 @@ def test_a_file_that_changes_while_it_is_read_makes_no_store(corpus, tmp_path, w
 def test_every_file_is_on_the_disk_before_the_store_has_its_name(corpus, monkeypatch):
     """Or a store could be there after a power cut of which a file is not."""
     synced, named = set(), {}
-    fsync, rename = os.fsync, os.rename
 
-    def syncing(file):
-        synced.add(pathlib.Path(os.readlink(f"/proc/self/fd/{file}")))
-        fsync(file)
+    class Recording:
+        """The module `os` as files.py sees it: syncing and renaming anywhere else is not seen."""
 
-    def renaming(old, new):
-        named[new] = {each.name for each in old.iterdir() if each in synced} | (
-            {"."} if old in synced else set()
-        )
-        rename(old, new)
+        def __getattr__(self, name):
+            return getattr(os, name)
 
-    monkeypatch.setattr(os, "fsync", syncing)
-    monkeypatch.setattr(os, "rename", renaming)
+        def fsync(self, file):
+            synced.add(pathlib.Path(os.readlink(f"/proc/self/fd/{file}")))
+            os.fsync(file)
+
+        def rename(self, old, new):
+            found = {path.name for path in old.iterdir() if path in synced}
+            named[new] = found | ({"."} if old in synced else set())
+            os.rename(old, new)
+
+    monkeypatch.setattr(files, "os", Recording())
     plans = plans_of(corpus)
     build_stores(plans, corpus, lambda jobs: run_in_pool(jobs, 1))
     for plan in plans:
-        assert named[plan.path] == {each.name for each in plan.path.iterdir()} | {"."}
+        assert named[plan.path] == {file.name for file in plan.path.iterdir()} | {"."}
         assert plan.path.parent in synced
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary, read_extension
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
@@ -175,7 +175,7 @@ def test_what_lies_beside_a_vocabulary(embedded, tmp_path):
     (tmp_path / "grown.json").write_text(json.dumps(beside))
     assert read_extension(grown) == extension
     (tmp_path / "grown.json").write_text(json.dumps(beside | {"model": base.hash}))
-    with pytest.raises(UsageError, match="tells of another vocabulary"):
+    with pytest.raises(UsageError, match="describes another vocabulary"):
         read_extension(grown)
 
 

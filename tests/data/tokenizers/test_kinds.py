@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers import kinds as tokenizer_kinds
 from t5x_style.errors import UsageError
 from tests.data.tokenizer_json import trained
@@ -188,7 +188,7 @@ def test_files_that_cannot_be_used(texts, tmp_path):
         ("{}", "not a tokenizer.json: KeyError: 'added_tokens'"),
         (
             json.dumps(trained(texts, "gpt 2") | {"decoder": word_pieces}),
-            "decodes by WordPiece, of which it cannot be said how many bytes",
+            "decodes by WordPiece, for which the bytes of a piece",
         ),
         (json.dumps(trained(texts, "gpt 2") | {"model": {"type": "BPF"}}), "not a tokenizer.json"),
     ):
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_used(texts, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             Tokenizer(wrong)
-    with pytest.raises(UsageError, match=r"eos = '</s>': only of a '\.json'"):
+    with pytest.raises(UsageError, match=r"eos = '</s>': only a '\.json' has"):
         Tokenizer("bytes", "</s>")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.kinds import SEGMENT_CHARACTERS
 from t5x_style.errors import UsageError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import sampled, train_tokenizer
 from t5x_style.errors import Fault, UsageError
 

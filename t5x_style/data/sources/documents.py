@@ -1,0 +1,216 @@
+"""The documents of a source: the text, id, date and license of its records."""
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from t5x_style.data.sources.filters import filtered
+from t5x_style.data.sources.formats import BadRecord, OnRead, Part, Record, decoded
+from t5x_style.data.sources.source import Source
+from t5x_style.errors import Fault, UsageError, did_you_mean
+
+# Large enough that starting a part costs little, small enough that many workers share a file.
+PART_BYTES = 32 << 20
+ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?(?![\d-])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A document as it is learned from.
+
+    Attributes:
+      text: before any filter.
+      id, date, license: of the fields that the source names. None if it names none, or the record
+        has none.
+      where: of the record.
+    """
+
+    text: str
+    id: str | None
+    date: str | None
+    license: str | None
+    where: str
+
+
+def parts(source: Source, split: str, part_bytes: int = PART_BYTES) -> list[Part]:
+    """The parts of a split in order. Their records end to end are those of the split.
+
+    Args:
+      source: the source.
+      split: 'train' or 'validation'.
+      part_bytes: rough size of a part. A compressed file is one part, whatever its size.
+
+    Raises:
+      UsageError: there is no file.
+      Fault: a file cannot be read.
+    """
+    return source.reader.parts(source.split(split), part_bytes)
+
+
+def records(
+    source: Source, split: str, part: Part, on_read: OnRead = lambda size: None
+) -> Iterator[Record]:
+    """The records of a part in order.
+
+    Args:
+      source: the source.
+      split: 'train' or 'validation'.
+      part: of that split.
+      on_read: called with the bytes read from disk (compressed, if they are), at most once a
+        record.
+
+    Raises:
+      UsageError: a table without the column.
+      Fault: a file cannot be read or decompressed, or the code of a format failed.
+    """
+    try:
+        yield from source.reader.records(source.split(split), part, on_read)
+    except (UsageError, Fault, OSError):
+        raise
+    except Exception as error:
+        raise Fault(
+            f"source {source.name!r}: Source.format = {source.format!r} failed on {part.path}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def document_of(source: Source, record: Record) -> Document:
+    """The text of a record, and the other fields that the source names.
+
+    Raises:
+      BadRecord: broken JSON, no such field, not a string, not UTF-8, or no date where one is
+        needed.
+    """
+    fields = source.reader.fields(record)
+    if isinstance(fields, bytes):
+        fields = {source.text_field: fields}
+    text = _text(source, record, fields)
+    found = {
+        name: _metadata(source, record, fields, field)
+        for name, field in (
+            ("id", source.id_field),
+            ("date", source.date_field),
+            ("license", source.license_field),
+        )
+    }
+    document = Document(text, found["id"], found["date"], found["license"], record.where)
+    if source.needs_dates():
+        _check_date(source, record, document.date)
+    return document
+
+
+def belongs(source: Source, split: str, document: Document) -> bool:
+    """Whether the date of a document is in the range of the split.
+
+    Dates are compared to the precision of the bounds: the year, the month or the day.
+    """
+    after, before = source.date_window(split)
+    date = document.date or ""
+    if after is not None and date[: len(after)] < after:
+        return False
+    return before is None or date[: len(before)] < before
+
+
+def documents(source: Source, split: str) -> Iterator[str]:
+    """The texts of `kept_documents`."""
+    return (document.text for document in kept_documents(source, split))
+
+
+def kept_documents(source: Source, split: str) -> Iterator[Document]:
+    """The documents of a split in order, after the filters of the source, without empty ones.
+
+    Raises:
+      Fault: a bad record, unless the source skips them.
+    """
+    for part in parts(source, split):
+        for record in records(source, split, part):
+            try:
+                document = document_of(source, record)
+            except BadRecord as bad:
+                if source.on_bad_record == "skip":
+                    continue
+                raise refusal(source, str(bad)) from None
+            if not belongs(source, split, document):
+                continue
+            text, _ = filtered(source.filters, document.text)
+            if text is not None and text.strip():
+                yield dataclasses.replace(document, text=text)
+
+
+def refusal(source: Source, bad: str) -> Fault:
+    """The error that names a bad record."""
+    return Fault(
+        f"source {source.name!r}: {bad}. Correct it, or set on_bad_record = 'skip' to count bad "
+        f"records and continue"
+    )
+
+
+def _named(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
+    """The place of a record, with its id if it has one."""
+    if source.id_field is None:
+        return record.place
+    name = fields.get(source.id_field)
+    if isinstance(name, bytes):
+        name = name.decode(errors="replace")
+    return f"{record.place} ({source.id_field} {name!r})"
+
+
+def _text(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
+    if source.text_field not in fields:
+        raise BadRecord(
+            f"{_named(source, record, fields)}: no field {source.text_field!r} (text_field of "
+            f"source {source.name!r}); it has {', '.join(fields)}"
+            f"{did_you_mean(source.text_field, fields)}"
+        )
+    text = fields[source.text_field]
+    if isinstance(text, bytes):
+        return decoded(record, text)
+    if not isinstance(text, str):
+        raise BadRecord(
+            f"{_named(source, record, fields)}: field {source.text_field!r} is a "
+            f"{type(text).__name__}, not a string"
+        )
+    return _whole_characters(source, record, fields, text)
+
+
+def _whole_characters(source: Source, record: Record, fields: Mapping[str, Any], text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            f"{_named(source, record, fields)}: half a surrogate pair at character {error.start}"
+        ) from None
+    return text
+
+
+def _metadata(
+    source: Source, record: Record, fields: Mapping[str, Any], field: str | None
+) -> str | None:
+    """A field as text: a date in ISO form, a list with commas; None where there is none."""
+    value = None if field is None else fields.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return decoded(record, value)
+    if isinstance(value, datetime.date):
+        value = value.isoformat()
+    elif isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return _whole_characters(source, record, fields, str(value))
+
+
+def _check_date(source: Source, record: Record, date: str | None) -> None:
+    found = ISO_DATE.match(date or "")
+    if found is None:
+        raise BadRecord(
+            f"{record.place}: {source.date_field} = {date!r} is no date that begins YYYY, YYYY-MM "
+            f"or YYYY-MM-DD, and source {source.name!r} is split by date"
+        )
+    for bound in source.date_bounds():
+        if len(found[0]) < len(bound) and bound.startswith(found[0]):
+            raise BadRecord(
+                f"{record.place}: {source.date_field} = {date!r} may be before or after "
+                f"{bound!r}, by which source {source.name!r} is split"
+            )
