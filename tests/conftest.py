@@ -49,6 +49,10 @@ SLOW_FILES = (
     "training/test_initial_weights.py",
     "training/test_early_stopping.py",
     "test_tools.py",
+    "data/building/test_worker_process.py",
+    "data/test_mixtures.py",
+    "commands/runs/test_compile.py",
+    "step/test_batches.py",
 )
 
 

@@ -1,5 +1,7 @@
 """What the tree promises whoever installs it: hashed pins, no host, no path of one machine."""
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import t5x_style
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "clean", "eval", "oracle", "uv")
@@ -87,6 +91,14 @@ def test_continuous_integration_is_a_script():
     path = ROOT / ".ci/run"
     assert path.stat().st_mode & 0o111, "not executable"
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_every_module_is_imported():
+    modules = list(pkgutil.walk_packages(t5x_style.__path__, "t5x_style."))
+    assert len(modules) > 100
+    for module in modules:
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 
 
 def test_the_wheel_is_whole(tmp_path):

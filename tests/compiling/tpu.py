@@ -1,6 +1,7 @@
 """Toy programs, compiled for TPU slices that are not there by the real compiler on this CPU."""
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -17,6 +18,10 @@ SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 # A gather of a matrix's shards as one gather, rather than as a chain of permutations that
 # multiplies as the parts come in.
 WHOLE_GATHERS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+NEEDS_LIBTPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler comes with the extra 'tpu'",
+)
 LAYERS, TOKENS, WIDTH, INNER = 3, 64, 256, 512
 
 
