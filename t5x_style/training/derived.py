@@ -42,7 +42,8 @@ def derive(run: Run) -> DerivedRun:
         sources=_sources(run),
         notices=_notices(run),
         vocabulary=VocabularyRecord(
-            **{"eos": None, **dataclasses.asdict(tokenizer.absolute())},
+            path=tokenizer.absolute().path,
+            eos=tokenizer.eos,
             hash=tokenizer.hash,
             vocab_size=tokenizer.vocab_size,
         ),

@@ -25,6 +25,7 @@ class FakeTokenizer:
     """What a run asks of a tokenizer, for stores that no text lies behind."""
 
     path: str = "made-up"
+    eos: str | None = None
     hash: str = "made-up-hash"
     vocab_size: int = VOCABULARY
     eos_id: int = EOS
