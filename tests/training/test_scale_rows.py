@@ -21,6 +21,7 @@ import pytest
 
 from t5x_style import compiling, kernels
 from t5x_style.accounting import MESH_AXES
+from t5x_style.accounting.recompute import KERNEL_RECOMPUTES
 from t5x_style.commands.main import main
 from t5x_style.kernels import flash_attention
 from t5x_style.models import REMAT_POLICIES
@@ -173,6 +174,7 @@ def interpreted(monkeypatch):
         "interpreted",
         functools.partial(flash_attention, interpret=True),
     )
+    monkeypatch.setitem(KERNEL_RECOMPUTES, "interpreted", KERNEL_RECOMPUTES["flash"])
 
 
 def choices(row) -> dict[str, object]:

@@ -10,6 +10,7 @@
             on_read(part.size)
 """
 
+import abc
 import dataclasses
 import functools
 import json
@@ -148,7 +149,7 @@ class Format(Protocol):
         """
 
 
-class FileFormat:
+class FileFormat(abc.ABC):
     """Files that match the glob of `Source.splits`, each cut alone. Subclasses read the records."""
 
     source_options: Sequence[str] = ("text_field", "id_field", "date_field", "license_field")
@@ -181,9 +182,9 @@ class FileFormat:
                 found.append(Part(str(path), 0, 0, path.stat().st_size))
         return found
 
+    @abc.abstractmethod
     def records(self, split: Split, part: Part, on_read: OnRead) -> Iterator[Record]:
         """See `Format.records`."""
-        raise NotImplementedError
 
     def fields(self, record: Record) -> Mapping[str, Any] | bytes:
         """The data of the record as it is."""
