@@ -1,4 +1,4 @@
-"""What the tree promises whoever installs it: hashed pins, no host, no path of one machine."""
+"""What the tree promises: hashed pins, no host, no path of one machine, documents that are true."""
 
 import importlib
 import pkgutil
@@ -16,11 +16,16 @@ from packaging.utils import canonicalize_name
 import t5x_style
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "t5x_style"
 LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "clean", "eval", "oracle", "uv")
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(?P<version>[^\s;\\]+)")
 # Written in halves, or this file would be the first to break its own rule.
 REGISTRY_HOST = re.compile(
     r"(py" r"pi\.org|pythonhosted\.|npmjs\.|conda\.|find-" r"links=|git" r"\+https?:)"
+)
+# A Python file anywhere, a script of tools/, a gin file or folder that ships, a page of docs/.
+NAMED_PATH = re.compile(
+    r"[\w/]+\.py\b|\btools/\w+|\bgin_configs/(?:\w+/)*(?:\w+\.gin\b)?|\bdocs/[\w/]+\.\w+"
 )
 MACHINE_PATH = re.compile(r"(?<![\w.~}/*-])/(root|home|work|opt|Users|mnt)/\w")
 
@@ -120,16 +125,54 @@ def test_the_wheel_is_whole(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
 
-    package = ROOT / "t5x_style"
-    wanted = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
+    wanted = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
     wanted |= {
         f"t5x_style/{path.relative_to(ROOT)}" for path in (ROOT / "gin_configs").rglob("*.gin")
     }
     wanted |= {
         str(path.relative_to(ROOT))
-        for path in (package / "data/corpora").iterdir()
+        for path in (PACKAGE / "data/corpora").iterdir()
         if path.is_file()
     }
     assert len(wanted) > 20
     assert sorted(wanted - inside) == []
     assert not [name for name in inside if name.startswith(("tests/", "tools/"))]
+
+
+def documents() -> list[Path]:
+    """README and docs/, but for the log of experiments, which names files of its time."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in found if path.name != "log.md"]
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_every_path_that_a_document_names_exists(document):
+    """A path is from the root or, as on the map of rooms, from t5x_style/; a bare name is anywhere.
+
+    A class or function that a document places in a file is defined there.
+    """
+    text = document.read_text()
+    named = set(NAMED_PATH.findall(text))
+    code = {
+        path.name for folder in ("t5x_style", "tests") for path in (ROOT / folder).rglob("*.py")
+    }
+    bare = {name for name in named if "/" not in name}
+    assert bare - code == set()
+    missing = {
+        name for name in named - bare if not ((ROOT / name).exists() or (PACKAGE / name).exists())
+    }
+    assert missing == set()
+    for name, path in re.findall(r"`(\w+)`\s+in\s+`(?:t5x_style/)?([\w/]+\.py)`", text):
+        assert re.search(rf"^(?:class|def) {name}\b", (PACKAGE / path).read_text(), re.MULTILINE)
+
+
+def test_the_readme_has_the_length_of_the_way_of_a_token():
+    """The command of docs/reading.md counts the same."""
+    stations = set(re.findall(r"t5x_style/[a-z_/]*\.py", (ROOT / "docs/reading.md").read_text()))
+    lines = sum(len((ROOT / name).read_text().splitlines()) for name in stations)
+    found = re.search(
+        r"is (\d+) files and some (\d+),(\d00)\s+lines", (ROOT / "README.md").read_text()
+    )
+    assert found, "README.md has no length, rounded to hundreds"
+    assert int(found[1]) == len(stations)
+    assert int(found[2] + found[3]) == pytest.approx(lines, rel=0.05)

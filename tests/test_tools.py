@@ -182,5 +182,15 @@ def test_prose(capsys):
     text = "# A heading of no weight\n\nOne two `three, four. Five`\nsix. Seven [eight](nine.md).\n"
     text += "\n| A | table |\n\n```\nAnd code.\n```\n- An item\n  of four.\n- Last."
     assert prose.sentences(text) == [(3, 4), (4, 2), (11, 4), (13, 1)]
-    assert prose.main([]) == 0
-    assert "circles of imports: 0" in capsys.readouterr().out
+    text = "- **Bold.** From 0. `Code`\n  begins one. Wu et al. 2023 do not.\n"
+    assert prose.sentences(text) == [(1, 1), (1, 2), (1, 3), (2, 6)]
+    assert prose.show("a file", [(1, 40), (2, 0)])
+    assert not prose.show("a sentence past 40 words", [(1, 41), (2, 0), (3, 0)])
+    assert not prose.show("a mean above 20 words", [(1, 21)])
+    capsys.readouterr()
+    assert prose.main(["--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "README.md: " in printed
+    assert "docs/results/scale.md: " in printed
+    assert "docs/log.md" not in printed
+    assert "circles of imports: 0" in printed
