@@ -11,7 +11,7 @@ import pytest
 from t5x_style.accounting import Architecture, total_parameters
 from t5x_style.commands.main import main
 from t5x_style.data import Source
-from t5x_style.data.sources.records import documents
+from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]

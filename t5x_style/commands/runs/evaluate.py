@@ -59,7 +59,7 @@ def evaluate(
     from t5x_style.partitioning import in_force
     from t5x_style.training.evaluation import MEASURES, Evaluator
 
-    with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
+    with (hosts or Hosts()).join(operative_config(without=Hosts), handles_sigterm=False):
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {

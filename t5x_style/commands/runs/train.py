@@ -142,7 +142,7 @@ def train(
         z_loss=z_loss,
     )
     # A dry run waits for nobody.
-    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
+    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).join(config_text)
     with together:
         stores = shared_stores(corpus, build=not dry_run)
         run = training.open_run(
