@@ -157,7 +157,11 @@ def _evaluate(
     tokens = run.plan.tokens_before(step)
     session.evaluations.append({"step": step, "tokens": tokens, **line})
     session.writer.metrics(session.evaluations[-1])
-    scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
+    scores = (
+        f"{key.split('/')[1]} {value:.4f}"
+        for key, value in line.items()
+        if key.endswith("/bits_per_byte")
+    )
     progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
     plateau = run.plateau(session.evaluations)
     if plateau and plateau.advise:

@@ -16,7 +16,7 @@ from t5x_style.reporting import read_derived
 from t5x_style.step.spec import StepSpec
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, PlateauState
-from t5x_style.training.evaluation import Metric
+from t5x_style.training.evaluation import Metric, check_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Run:
     def __post_init__(self):
         for name in ("log_period", "eval_period", "checkpoint_period", "keep_checkpoints"):
             at_least(f"train.{name}", getattr(self, name), 1)
+        check_metrics(self.metrics)
         vocabulary = self.stores.tokenizer.vocab_size
         if self.spec.architecture.vocab_size < vocabulary:
             raise UsageError(

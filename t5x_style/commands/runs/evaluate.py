@@ -57,7 +57,10 @@ def evaluate(
     from t5x_style.hosts import Hosts
     from t5x_style.inference import restore_model
     from t5x_style.partitioning import in_force
-    from t5x_style.training.evaluation import MEASURES, Evaluator
+    from t5x_style.reporting.run.writer import EVALUATION_MEASURES
+    from t5x_style.training.evaluation import Evaluator, check_metrics
+
+    check_metrics(metrics)
 
     with (hosts or Hosts()).join(operative_config(without=Hosts), handles_sigterm=False):
         restored = restore_model(model_dir, topology or Topology(), step=step)
@@ -99,7 +102,7 @@ def evaluate(
                 metrics=metrics,
             )
         line = evaluator(restored.parameters)
-        measures = (*MEASURES, *(metric.name for metric in metrics))
+        measures = (*EVALUATION_MEASURES, *(metric.name for metric in metrics))
         print(
             table(
                 [
