@@ -55,7 +55,7 @@ class Run:
     keep_period: int | None
     initial_checkpoint_path: str | None
     config_text: str
-    config_changes: Sequence[Mapping[str, str]] = ()
+    config_changes: Sequence[Mapping[str, str | None]] = ()
     early_stopping: EarlyStopping | None = None
     metrics: Sequence[Metric] = ()
     own_law: ParametricLaw | None = None

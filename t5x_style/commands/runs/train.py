@@ -224,7 +224,7 @@ def feature_length(
     return task_feature_lengths[FEATURE]
 
 
-def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:
+def _changes(model_dir: str, config_text: str) -> list[dict[str, str | None]]:
     """How the configuration differs from the one that `model_dir` was last started with."""
     before = pathlib.Path(model_dir) / "config.gin"
     return config_differences(before.read_text(), config_text) if before.is_file() else []
