@@ -38,8 +38,8 @@ def sample(
     if temperature < 0 or not 0 < top_p <= 1 or samples < 1 or max_tokens < 1:
         raise UsageError(
             f"--temperature={temperature} --top_p={top_p} --samples={samples} "
-            f"--max_tokens={max_tokens}: temperature must not be negative, top_p is above 0 and at most "
-            "1, and the other two are 1 or more"
+            f"--max_tokens={max_tokens}: temperature must not be negative, top_p is above 0 "
+            "and at most 1, and the other two are 1 or more"
         )
     tokenizer = restored.tokenizer
     ids = [tokenizer.eos_id, *tokenizer.encode(prompt)]

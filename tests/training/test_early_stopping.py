@@ -41,9 +41,9 @@ def measured(size: int = 1000, **scores) -> dict:
 def first_stop(rule: EarlyStopping, evaluations: list[dict], weights=LEGAL) -> int | None:
     """The step of the first line at which the rule says stop, asked line by line."""
     for end in range(1, len(evaluations) + 1):
-        standing = rule.standing(evaluations[:end], weights)
-        if standing is not None and standing.reason is not None:
-            return standing.step
+        state = rule.state(evaluations[:end], weights)
+        if state is not None and state.reason is not None:
+            return state.step
     return None
 
 
@@ -52,10 +52,10 @@ def test_a_plateau_ends_after_the_patience_in_tokens():
     evaluations = lines([3.0, 2.0, 1.0, 1.1, 1.2, 1.1, 1.3])
     # The last gain is at 200 tokens; the first evaluation 250 tokens later or more is at 500.
     assert first_stop(rule, evaluations) == 5
-    standing = rule.standing(evaluations[:6], LEGAL)
-    assert (standing.best_step, standing.best_score, standing.stop) == (2, 1.0, True)
-    assert "bits per byte of legal" in standing.reason
-    assert "best 1.0000 at step 2, now 1.1000" in standing.reason
+    state = rule.state(evaluations[:6], LEGAL)
+    assert (state.best_step, state.best_score, state.stop) == (2, 1.0, True)
+    assert "bits per byte of legal" in state.reason
+    assert "best 1.0000 at step 2, now 1.1000" in state.reason
 
 
 def test_one_that_keeps_falling_never_ends():
@@ -69,10 +69,10 @@ def test_noise_within_min_delta_is_no_gain_and_the_lowest_is_still_the_best():
     patient = {"patience_tokens": 500}
     assert first_stop(EarlyStopping(**patient, min_delta=0.01), evaluations) == 1 + 5
     assert first_stop(EarlyStopping(**patient), evaluations) != 1 + 5
-    standing = EarlyStopping(**patient, min_delta=0.01).standing(evaluations, LEGAL)
+    state = EarlyStopping(**patient, min_delta=0.01).state(evaluations, LEGAL)
     scores = [line["eval/legal/bits_per_byte"] for line in evaluations]
-    assert standing.best_step == int(np.argmin(scores))
-    assert standing.best_score == min(scores)
+    assert state.best_step == int(np.argmin(scores))
+    assert state.best_score == min(scores)
 
 
 def test_small_steps_add_up_to_a_gain():
@@ -83,8 +83,8 @@ def test_small_steps_add_up_to_a_gain():
 
 
 def test_of_equal_scores_the_first_is_the_best():
-    standing = EarlyStopping(patience_tokens=1).standing(lines([2.0, 1.0, 1.0]), LEGAL)
-    assert standing.best_step == 1
+    state = EarlyStopping(patience_tokens=1).state(lines([2.0, 1.0, 1.0]), LEGAL)
+    assert state.best_step == 1
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_the_weights_are_the_shares_of_those_with_a_validation_split():
 def test_the_blended_loss_is_the_mean_over_the_tokens_of_the_blend():
     line = {"step": 0, "tokens": 0, **measured(legal=1.0, general=3.0)}
     rule = EarlyStopping(1, measure="loss")
-    standing = rule.standing([line], {"legal": 0.75, "general": 0.25})
-    assert standing.best_score == pytest.approx(0.75 * 2.0 + 0.25 * 6.0)
+    state = rule.state([line], {"legal": 0.75, "general": 0.25})
+    assert state.best_score == pytest.approx(0.75 * 2.0 + 0.25 * 6.0)
 
 
 def test_patience_is_in_tokens_whatever_the_batch():
@@ -138,10 +138,10 @@ def test_patience_is_in_tokens_whatever_the_batch():
 def test_advice_is_given_once_per_plateau():
     rule = EarlyStopping(patience_tokens=200)
     evaluations = lines([3.0, 2.0, 2.1, 2.2, 2.3, 1.0, 1.1, 1.2, 1.3])
-    standings = [rule.standing(evaluations[: end + 1], LEGAL) for end in range(len(evaluations))]
-    assert [standing.step for standing in standings if standing.advise] == [3, 7]
-    assert [standing.step for standing in standings if standing.reason] == [3, 4, 7, 8]
-    assert not any(standing.stop for standing in standings)
+    states = [rule.state(evaluations[: end + 1], LEGAL) for end in range(len(evaluations))]
+    assert [state.step for state in states if state.advise] == [3, 7]
+    assert [state.step for state in states if state.reason] == [3, 4, 7, 8]
+    assert not any(state.stop for state in states)
 
 
 def test_what_the_file_keeps_decides_as_the_memory_does():
@@ -151,22 +151,22 @@ def test_what_the_file_keeps_decides_as_the_memory_does():
     evaluations[4] |= measured(legal=math.nan)
     written = [json.loads(json.dumps(line).replace("NaN", "null")) for line in evaluations]
     for end in range(1, 31):
-        assert rule.standing(evaluations[:end], LEGAL) == rule.standing(written[:end], LEGAL)
+        assert rule.state(evaluations[:end], LEGAL) == rule.state(written[:end], LEGAL)
 
 
 def test_no_number_is_no_gain():
     rule = EarlyStopping(patience_tokens=200)
     assert first_stop(rule, lines([3.0, None, math.inf, math.nan])) == 2
-    assert rule.standing(lines([math.nan, 3.0]), LEGAL).best_step == 1
+    assert rule.state(lines([math.nan, 3.0]), LEGAL).best_step == 1
 
 
 def test_lines_on_other_text_are_not_compared():
     rule = EarlyStopping(patience_tokens=100)
     easier = [{"step": 0, "tokens": 0, **measured(legal=1.0, size=10)}]
     later = [{"step": 5, "tokens": 900, **measured(legal=2.0)}]
-    assert rule.standing(easier + later, LEGAL).best_step == 5
-    assert rule.standing([], LEGAL) is None
-    assert rule.standing([{"step": 0, "tokens": 0, **measured(web=1.0)}], LEGAL) is None
+    assert rule.state(easier + later, LEGAL).best_step == 5
+    assert rule.state([], LEGAL) is None
+    assert rule.state([{"step": 0, "tokens": 0, **measured(web=1.0)}], LEGAL) is None
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_started_again_it_is_finished_and_without_the_rule_it_goes_on(stopped):
     assert written(model_dir, "events")[-1]["reason"] == result["reason"]
 
     # A shorter run is refused as ever; without the rule this one goes on to its planned end.
-    with pytest.raises(UsageError, match="behind the end of the run"):
+    with pytest.raises(UsageError, match="after the last of this run"):
         train(plateau(model_dir, early_stopping=STOP, steps=4))
     on = train(plateau(model_dir, steps=30))
     assert on["line"]["step"] == 30
