@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path
 from t5x_style.hosts import from_writer
 from t5x_style.partitioning.sharding import leaf_name
 
@@ -100,7 +101,7 @@ class Checkpointer:
 
 def checkpoint_steps(model_dir: str) -> dict[int, pathlib.Path]:
     """The complete checkpoints of a run by step; an unfinished one has another name."""
-    folder = pathlib.Path(model_dir).absolute()
+    folder = local_path(model_dir, "MODEL_DIR").absolute()
     return {
         int(match[1]): child
         for child in (folder.iterdir() if folder.is_dir() else ())
@@ -120,7 +121,7 @@ def find_checkpoint(path: str) -> pathlib.Path:
 
 
 def _find_checkpoint(path: str) -> pathlib.Path:
-    folder = pathlib.Path(path).absolute()
+    folder = local_path(path, "checkpoint").absolute()
     if (folder / "state").is_dir():
         return folder
     steps = checkpoint_steps(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from t5x_style.commands.runs.train import CONFIGURABLES, feature_length
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, layout_gin
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path, write_whole
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
@@ -117,6 +117,8 @@ def compile(
         return _search(spec, shape, topology, search_minutes, write)
     if write is not None:
         raise UsageError(f"--write={write} writes the layout of a search: add --search")
+    if keep_hlo is not None:
+        local_path(keep_hlo, "--keep_hlo")
     if keep_program is not None:
         keep_programs_in(keep_program)
     report, text = compiled_report(
@@ -128,7 +130,7 @@ def compile(
         compiles=not dry_run,
     )
     if keep_hlo is not None and not dry_run:
-        pathlib.Path(keep_hlo).write_text(text)
+        write_whole(keep_hlo, text)
     print(report_text(report))
     if (refusal := refusal_of(report)) is not None:
         raise UsageError(refusal)
@@ -154,7 +156,7 @@ def _search(
     if target is None:
         print(f"\nThe fastest, as a gin file (--write=FILE.gin):\n\n{text}")
     else:
-        target.write_text(text)
+        write_whole(target, text)
         print(f"\nwritten: {target}")
     return {
         "trials": [trial.to_json() | {"unbeaten": trial in kept} for trial in trials],

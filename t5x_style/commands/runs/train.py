@@ -13,6 +13,7 @@ from t5x_style.accounting import Architecture, Topology, verdict_of_line
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 from t5x_style.quantities import count
 from t5x_style.reporting import (
     ACHIEVED_HEADERS,
@@ -117,6 +118,9 @@ def train(
       dry_run: print the derived values and stop.
     """
     refuse_unconsumed()
+    local_path(model_dir, "MODEL_DIR")
+    if initial_checkpoint_path is not None:
+        local_path(initial_checkpoint_path, "INITIAL_CHECKPOINT_PATH")
     law = None if own_law is None else read_law(own_law)
     from t5x_style import training
     from t5x_style.data import BatchPlan, Packing
