@@ -82,7 +82,7 @@ def open_session(run: Run) -> Session:
     started = time.perf_counter()
     derived = derive(run)
     # One process reads the folder: a shared folder may show an older state to another host.
-    resume_step, before = from_writer(lambda: existing_run(run, derived.identity))
+    resume_step, blend_before = from_writer(lambda: existing_run(run, derived.identity))
     step = resume_step or 0
     mesh = make_mesh(run.topology)
     with in_force(run.topology, mesh):
@@ -100,7 +100,7 @@ def open_session(run: Run) -> Session:
             write_whole(pathlib.Path(run.model_dir) / CONFIG_FILE, run.config_text)
         evaluations = from_writer(lambda: _evaluations(run.model_dir))
         ledger.add("lost", writer.lost_seconds)
-        _announce(run, derived, before, writer, mesh, resume_step)
+        _announce(run, derived, blend_before, writer, mesh, resume_step)
         ledger.add("other", time.perf_counter() - started)
 
         # Every program of the run is compiled here.
@@ -148,7 +148,7 @@ def _first_state(
 def _announce(
     run: Run,
     derived: DerivedRun,
-    before: DerivedRun | None,
+    blend_before: dict[str, Any] | None,
     writer: RunWriter | SilentWriter,
     mesh: Mesh,
     resume_step: int | None,
@@ -156,7 +156,7 @@ def _announce(
     """Write the events of a start: started or resumed, a changed blend, warnings.
 
     Args:
-      before: the derived values of the last start; None if there was none.
+      blend_before: the blend asked for at the last start; None if there was none.
     """
     step = resume_step or 0
     tokens = run.plan.tokens_before(step)
@@ -173,7 +173,7 @@ def _announce(
         initial_checkpoint=run.initial_checkpoint_path if resume_step is None else None,
     )
     *earlier, newest = run.blend
-    changed = before is not None and before.blend[-1]["asked"] != newest.asked
+    changed = blend_before is not None and blend_before != newest.asked
     if earlier and newest.step == step and changed:
         row = run.plan.rows_before(step)
         writer.event(
@@ -212,8 +212,8 @@ def _write_plan(run: Run, derived: DerivedRun) -> None:
     write_whole(pathlib.Path(run.model_dir) / PLAN_FILE, text)
 
 
-def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, DerivedRun | None]:
-    """The step of the newest checkpoint in MODEL_DIR, and its plan.json; None without one.
+def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:
+    """The newest checkpoint's step, and the blend last asked for, as JSON; None without one.
 
     Raises:
       UsageError: the checkpoint is of another run, or is after the last step of this one.
@@ -230,7 +230,7 @@ def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, DerivedRun 
             f"MODEL_DIR = {run.model_dir} is at step {step:,}, after the last of this run "
             f"({run.plan.steps:,} steps): give more TRAIN_TOKENS or TRAIN_STEPS"
         )
-    return step, before
+    return step, before.blend[-1]["asked"]
 
 
 def _evaluations(model_dir: str) -> list[dict[str, Any]]:
