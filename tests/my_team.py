@@ -53,3 +53,14 @@ class Staircase:
     def learning_rate(self, tokens, horizon_tokens):
         quarter = jnp.floor(4 * tokens / horizon_tokens)
         return self.first * 0.5 ** jnp.minimum(quarter, 3)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WorstRow:
+    """The largest loss of a row, in nats per token."""
+
+    name: str = "worst_row"
+
+    def value(self, sums):
+        return (sums.row_nats / sums.row_tokens).max()

@@ -1,4 +1,4 @@
-"""Several processes joined to one run."""
+"""Several processes that together are one run."""
 
 from t5x_style.hosts.hosts import Hosts, from_writer, is_writer, preemption_requested
 

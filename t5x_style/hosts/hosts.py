@@ -1,7 +1,8 @@
-"""Several processes as one run: found from the environment, joined, and left together.
+"""Several processes as one run: found from the environment, joined, and ended together.
 
-Each process drives the devices of its host; all run the same program. What a process decides from
-files or from a clock, process 0 decides and tells the others (`from_writer`), and it alone writes.
+Each process drives the devices of its host; all run the same program. Process 0 alone writes. It
+also makes every decision that depends on files or a clock, and sends it to the others
+(`from_writer`).
 """
 
 import atexit
@@ -26,30 +27,30 @@ from t5x_style.errors import (
     Preempted,
     UsageError,
 )
-from t5x_style.hosts.lifeline import Lifeline, Place, farewell, meet
+from t5x_style.hosts.lifeline import Lifeline, Place, peer_lost_message, rendezvous
 
-# What launchers leave in the environment of a process that is one of several.
-NAMES_OF_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
-NAMES_OF_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+# Environment variables that launchers set for a process that is one of several.
+COUNT_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+LIST_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
-# A process is in one run of several at a time, as it is in one `jax.distributed`.
-_line: Lifeline | None = None
+# A process is in one run at a time, as `jax.distributed` is.
+_lifeline: Lifeline | None = None
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Which process of how many this is.
+    """The number of processes of a run, and the index of this one.
 
-    Nothing needs to be given on Cloud TPU slices, on GKE, under Slurm's srun and under mpirun:
-    JAX reads their environment. Elsewhere the first three are given, and alike in all processes
-    but for `index`.
+    On Cloud TPU slices, on GKE, under Slurm's srun and under mpirun nothing needs to be given: JAX
+    reads their environment. Elsewhere the first three are given. Only `index` differs between the
+    processes.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 is met.
-      processes: how many there are; 1 alone means one, whatever the environment says.
-      index: which of them this is, from 0.
-      timeout_seconds: how long to wait until all have come.
+      coordinator: HOST:PORT at which process 0 listens.
+      processes: number of processes; 1 means one process, whatever the environment contains.
+      index: of this process, from 0.
+      timeout_seconds: how long to wait until all processes are present.
     """
 
     coordinator: str | None = None
@@ -63,19 +64,17 @@ class Hosts:
         if self.processes is not None and self.processes < 1:
             raise UsageError(f"Hosts.processes = {self.processes}: must be 1 or more")
         given = {"coordinator": self.coordinator, "index": self.index}
-        if self.processes in (None, 1):
+        if self.processes is None or self.processes == 1:
             for name, value in given.items():
                 if value is not None:
-                    raise UsageError(
-                        f"Hosts.{name} = {value!r} says nothing without Hosts.processes, 2 or more"
-                    )
+                    raise UsageError(f"Hosts.{name} = {value!r} needs Hosts.processes, 2 or more")
             return
-        for name, value in given.items():
-            if value is None:
-                raise UsageError(f"Hosts.processes = {self.processes}: Hosts.{name} is needed, too")
+        if self.coordinator is None or self.index is None:
+            missing = next(name for name, value in given.items() if value is None)
+            raise UsageError(f"Hosts.processes = {self.processes} needs Hosts.{missing}")
         if not 0 <= self.index < self.processes:
             raise UsageError(
-                f"Hosts.index = {self.index} is none of 0 to {self.processes - 1} "
+                f"Hosts.index = {self.index} is not one of 0 to {self.processes - 1} "
                 f"(Hosts.processes = {self.processes})"
             )
         host, _, port = self.coordinator.rpartition(":")
@@ -85,49 +84,50 @@ class Hosts:
             )
 
     def place(self) -> Place | None:
-        """Where this process stands; None if it is the only one.
+        """The position of this process; None if it is the only one.
 
         Raises:
-          UsageError: the environment names several, and not where this one stands.
+          UsageError: the environment names several processes, and not the index of this one.
         """
         if self.processes == 1:
             return None
-        if self.processes is not None:
+        if self.coordinator is not None and self.processes is not None and self.index is not None:
             return Place(self.coordinator, self.processes, self.index)
-        # What jax.distributed.initialize() itself would find. Asked for before it, because it has
-        # no way to ask, and a run has to know whom it waits for.
+        # The values that jax.distributed.initialize() itself would find. It does not return them,
+        # and the rendezvous needs them first.
         coordinator, processes, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, int(self.timeout_seconds)
         )
-        if processes is None:
+        if coordinator is None or processes is None or index is None:
             _refuse_several(os.environ)
-        return None if processes in (None, 1) else Place(coordinator, processes, index)
+            return None
+        return None if processes == 1 else Place(coordinator, processes, index)
 
     @contextlib.contextmanager
-    def joined(self, same: str = "", *, listens: bool = True) -> Iterator[None]:
-        """Be one of the processes of a run, from here to the end of the block.
+    def join(self, common_text: str = "", *, handles_sigterm: bool = True) -> Iterator[None]:
+        """Join the other processes for the duration of the block.
 
-        In a process that is not the writer, standard output leads nowhere. If another process
-        fails or dies, this one ends: by a Fault, or where its main thread waits for what will not
-        come, by itself with the same status and last line.
+        Only the writer prints to standard output. If another process fails or dies, this one ends
+        with a Fault. If its main thread waits for a collective, another thread ends the process,
+        with the same status and last line.
 
         Args:
-          same: a text that has to be the same in all processes, such as their configuration.
-          listens: whether SIGTERM is answered by `preemption_requested`. A command that never asks
-            ends at once by the signal, and with it the other processes.
+          common_text: a text that must be the same in all processes, such as their configuration.
+          handles_sigterm: whether the block asks `preemption_requested`. If it does not, SIGTERM
+            ends this process at once, and with it the others.
 
         Raises:
-          UsageError, Fault: as `lifeline.meet`.
+          UsageError, Fault: as `lifeline.rendezvous`.
         """
-        global _line
+        global _lifeline
         place = self.place()
         if place is None:
             yield
             return
-        line = _line = meet(place, self.timeout_seconds, same)
+        line = _lifeline = rendezvous(place, self.timeout_seconds, common_text)
         failure: str | None = None
         try:
-            jax.config.update("jax_enable_preemption_service", listens)
+            jax.config.update("jax_enable_preemption_service", handles_sigterm)
             jax.distributed.initialize(
                 f"{place.coordinator.rpartition(':')[0]}:{line.service_port}",
                 place.processes,
@@ -144,90 +144,91 @@ class Hosts:
             jax.distributed.shutdown()  # all are at the same step
             raise
         except BaseException as error:
-            _never_wait_at_exit(error)
+            _skip_wait_at_exit(error)
             own = isinstance(error, UsageError | Fault)
-            # A collective that breaks off says less than the line does, a moment later.
+            # The lifeline gives the reason for a broken collective a moment later.
             if not own and (lost := line.lost_within(2.0)) is not None:
                 failure = lost
-                raise Fault(farewell(lost)) from error
+                raise Fault(peer_lost_message(lost)) from error
             failure = str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
             raise
         finally:
-            _line = None
+            _lifeline = None
             line.close(failure)
 
 
 def is_writer() -> bool:
-    """Whether this process writes what the run leaves: process 0 does."""
-    return _line is None or _line.place.index == 0
+    """Whether this process writes the files of the run: process 0 does."""
+    return _lifeline is None or _lifeline.place.index == 0
 
 
 def from_writer(decide: Callable[[], Any]) -> Any:
-    """What `decide()` gives in process 0, which alone calls it, in every process.
+    """The result of `decide()`, which only process 0 calls, in every process.
 
-    All processes have to come here, in the same order.
+    All processes must call this, in the same order.
 
     Args:
-      decide: gives what JSON can hold. A UsageError or Fault that it raises is raised everywhere.
+      decide: returns a value that JSON can hold. Its UsageError or Fault is raised everywhere.
     """
-    if _line is None:
+    if _lifeline is None:
         return decide()
-    if _line.place.index == 0:
+    if _lifeline.place.index == 0:
         try:
             value = decide()
         except (UsageError, Fault) as error:
-            _line.tell({"usage": isinstance(error, UsageError), "error": str(error)})
+            _lifeline.send({"usage": isinstance(error, UsageError), "error": str(error)})
             raise
-        _line.tell({"value": value})
+        _lifeline.send({"value": value})
         return value
-    told = _line.hear()
-    if "error" in told:
-        raise (UsageError if told["usage"] else Fault)(told["error"])
-    return told["value"]
+    decision = _lifeline.receive()
+    if "error" in decision:
+        raise (UsageError if decision["usage"] else Fault)(decision["error"])
+    return decision["value"]
 
 
 @contextlib.contextmanager
 def preemption_requested() -> Iterator[Callable[[int], bool]]:
-    """A function of the step that says whether SIGTERM came, to this process or to any other.
+    """A function of the step: whether this process or any other received SIGTERM.
 
-    It is to be asked once at every step, by all processes, and is true in all of them at the same
-    step: one that none of them had passed when the signal came.
+    All processes must call it once at every step. It is true in all of them at the same step, which
+    none of them had passed when the signal was received.
     """
-    if _line is not None:
-        # JAX has listened since the processes met; a handler of ours would take its place.
+    if _lifeline is not None:
+        # JAX has handled the signal since `join`; a handler of ours would replace its own.
         yield multihost_utils.reached_preemption_sync_point
         return
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda step: bool(came)
+        yield lambda step: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_several(environment: Mapping[str, str]) -> None:
-    """Refuse to be a single process where the environment names several.
+    """Refuse to run alone where the environment names several processes.
 
     Raises:
-      UsageError: it does, in a way that JAX makes no whole of.
+      UsageError: it names several, and JAX could not read their number and this index from it.
     """
     for name, value in environment.items():
         if (
-            (name in NAMES_OF_COUNTS and value not in ("", "1"))
-            or (name in NAMES_OF_LISTS and "," in value)
+            (name in COUNT_VARIABLES and value not in ("", "1"))
+            or (name in LIST_VARIABLES and "," in value)
             or name == "JAX_COORDINATOR_ADDRESS"
         ):
             raise UsageError(
-                f"{name} = {value} in the environment names several processes, and not which of "
-                "them this is: start it by srun, by mpirun or on the hosts of the slice, or give "
-                "Hosts.coordinator, Hosts.processes and Hosts.index; Hosts.processes = 1 if it is "
-                "meant to be alone"
+                f"{name} = {value} in the environment names several processes, but not the index "
+                "of this one: start it by srun, by mpirun or on the hosts of the slice, or give "
+                "Hosts.coordinator, Hosts.processes and Hosts.index; to run alone, give "
+                "Hosts.processes = 1"
             )
 
 
-def _never_wait_at_exit(error: BaseException) -> None:
-    """End at the interpreter's end with the status of `error`, before JAX bids all processes
-    farewell: it would wait minutes for those that do not come, and then abort.
+def _skip_wait_at_exit(error: BaseException) -> None:
+    """At the interpreter's exit, end with the status of `error` before JAX's own shutdown.
+
+    JAX would wait minutes for the missing processes, and then abort.
     """
     status = EXIT_FAULT
     if isinstance(error, UsageError):

@@ -1,10 +1,13 @@
-"""The line between the processes of a run: who came, what process 0 decided, who was lost.
+"""TCP connections between the processes of a run: who is present, who was lost, what was decided.
 
-JAX joins processes by itself, but of one that does not come it says only that time ran out, and
-when one dies it aborts the others after minutes, without a word of which. So the processes first
-meet here, over plain TCP at the coordinator's address, and the connections stay open as long as
-the run: the kernel closes the one of a process that dies at once, and keep-alive probes find a host
-that has vanished.
+JAX joins processes by itself. It reports a missing process only as a timeout. When a process dies,
+JAX aborts the others after minutes and does not name it. So the processes first meet here, over
+plain TCP at the coordinator's address. The connections stay open for the whole run. The kernel
+closes those of a dead process at once, and keep-alive probes find a host that has vanished.
+
+There is no secret: while the processes meet, process 0 listens on every interface of its host. It
+admits whoever sends a free index, the right number of processes and the same text. Run it on a
+network that you trust.
 """
 
 import contextlib
@@ -18,33 +21,33 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from t5x_style.errors import EXIT_FAULT, Fault, UsageError
 
-# A host that answers no probe for 10 + 4 x 5 s has vanished, and so has one that acknowledges
-# nothing for as long.
+# A host that answers no probe for 10 + 4 x 5 s has vanished. So has one that acknowledges nothing
+# for as long.
 KEEP_ALIVE = {
     socket.TCP_KEEPIDLE: 10,
     socket.TCP_KEEPINTVL: 5,
     socket.TCP_KEEPCNT: 4,
     socket.TCP_USER_TIMEOUT: 30_000,
 }
-# How long a process may take to end by itself once it is told that another has failed: where all
-# fail of the same mistake, each says it in its own words.
+# How long a process may take to end by itself after another has failed. Where all fail for the same
+# reason, each prints its own error.
 GRACE_SECONDS = 3.0
 RETRY_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a process stands in a run of several.
+    """The position of a process in a run of several.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 is met.
-      processes: how many there are.
-      index: which of them this is, from 0.
+      coordinator: HOST:PORT at which process 0 listens.
+      processes: number of processes.
+      index: of this process, from 0.
     """
 
     coordinator: str
@@ -62,21 +65,37 @@ class Place:
         return f"process {self.index} of {self.processes} ({here})"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Hello:
+    """The first message of a process to process 0.
+
+    Attributes:
+      index, processes: as in `Place`.
+      who: the process, its host and its pid, for messages.
+      common_text: see `rendezvous`.
+    """
+
+    index: int
+    processes: int
+    who: str
+    common_text: str
+
+
 class Lifeline:
-    """One process's end of the line; process 0 holds a connection to each of the others."""
+    """The connections of one process: to process 0, or from process 0 to all others."""
 
     def __init__(self, place: Place, peers: Mapping[socket.socket, str], service_port: int):
-        """Takes connections over that `meet` has made.
+        """Takes over the connections that `rendezvous` made.
 
         Args:
-          peers: {connection: who is at the other end}.
-          service_port: of process 0's host, where JAX's own service is to listen.
+          peers: {connection: the process at the other end}.
+          service_port: port of process 0's host for JAX's own service.
         """
         self.place, self.service_port = place, service_port
         self._peers = dict(peers)
         self._buffers = dict.fromkeys(peers, b"")
         self._sending = threading.Lock()
-        self._heard: queue.SimpleQueue = queue.SimpleQueue()
+        self._received: queue.SimpleQueue = queue.SimpleQueue()
         self._closing = threading.Event()
         self._lost_event = threading.Event()
         self._lost = ""
@@ -90,33 +109,33 @@ class Lifeline:
         watch = threading.Thread(target=self._watch, args=(selector,), name="lifeline", daemon=True)
         watch.start()
 
-    def tell(self, value: Any) -> None:
-        """Tell all other processes something that JSON can hold; for process 0."""
-        self._send_all({"kind": "told", "value": value})
+    def send(self, value: Any) -> None:
+        """Send a value that JSON can hold to all other processes; for process 0."""
+        self._send_all({"kind": "value", "value": value})
 
-    def hear(self) -> Any:
-        """The next that process 0 tells, waited for as long as process 0 lives."""
-        return self._heard.get()
+    def receive(self) -> Any:
+        """The next value from process 0; waits as long as process 0 lives."""
+        return self._received.get()
 
     def lost_within(self, seconds: float) -> str | None:
-        """Who was lost, if anyone was or is within some seconds."""
+        """The reason, if a process was lost or is lost within some seconds; otherwise None."""
         return self._lost if self._lost_event.wait(seconds) else None
 
     def close(self, failure: str | None = None) -> None:
-        """Leave the line: done, or failed of something that the others are told."""
+        """Close the connections; a failure is sent to the others first."""
         self._closing.set()
-        word: dict[str, Any] = {"kind": "left"}
+        message: dict[str, Any] = {"kind": "left"}
         if failure is not None:
             reason = f"{self.place} ended: {failure}"
-            word = {"kind": "failed", "reason": reason, "grace": GRACE_SECONDS}
-        self._send_all(word)
+            message = {"kind": "failed", "reason": reason, "grace": GRACE_SECONDS}
+        self._send_all(message)
         for connection in self._peers:
             connection.close()
 
-    def _send_all(self, message: Mapping[str, Any], but: socket.socket | None = None) -> None:
+    def _send_all(self, message: Mapping[str, Any], skipped: socket.socket | None = None) -> None:
         with self._sending:
             for connection in self._peers:
-                if connection is not but:
+                if connection is not skipped:
                     _try_to_send(connection, message)
 
     def _watch(self, selector: selectors.BaseSelector) -> None:
@@ -124,16 +143,16 @@ class Lifeline:
             for key, _ in selector.select(timeout=0.5):
                 connection = key.data
                 for message in self._read(connection):
-                    if message["kind"] == "told":
-                        self._heard.put(message["value"])
+                    if message["kind"] == "value":
+                        self._received.put(message["value"])
                         continue
                     selector.unregister(connection)
                     if message["kind"] != "left":
-                        self._end(message["reason"], connection, message["grace"])
+                        self._end_process(message["reason"], connection, message["grace"])
                         return
 
     def _read(self, connection: socket.socket) -> list[dict]:
-        """The messages that are whole by now; the end of the connection is one that we write."""
+        """The complete messages so far; a closed connection counts as a failure message."""
         try:
             data = connection.recv(1 << 20)
         except OSError:
@@ -143,54 +162,49 @@ class Lifeline:
         *lines, self._buffers[connection] = (self._buffers[connection] + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def _end(self, reason: str, source: socket.socket, grace: float) -> None:
-        """Pass the news on and end this process, unless it is leaving by itself.
+    def _end_process(self, reason: str, source: socket.socket, grace: float) -> None:
+        """Forward the failure and end this process, unless it ends by itself.
 
-        The main thread may sit in a collective that will never come back, so it is not asked.
+        The main thread may wait for a collective that never completes, so this thread ends it.
         """
         if self._closing.is_set():
             return
-        self._send_all({"kind": "failed", "reason": reason, "grace": grace}, but=source)
+        self._send_all({"kind": "failed", "reason": reason, "grace": grace}, skipped=source)
         self._lost = reason
         self._lost_event.set()
         if self._closing.wait(grace):
             return
         sys.stdout.flush()
-        print(f"error: {farewell(reason)}", file=sys.stderr, flush=True)
+        print(f"error: {peer_lost_message(reason)}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAULT)
 
 
-def farewell(reason: str) -> str:
+def peer_lost_message(reason: str) -> str:
     """The last line of a process that ends because another did."""
-    return f"{reason}; without it nothing goes on: start all processes again"
+    return f"{reason}; the run cannot continue without it: start all processes again"
 
 
-def meet(place: Place, timeout_seconds: float, same: str) -> Lifeline:
-    """Wait until every process of the run has come.
+def rendezvous(place: Place, timeout_seconds: float, common_text: str) -> Lifeline:
+    """Wait until every process of the run is connected.
 
     Args:
-      timeout_seconds: how long.
-      same: a text that has to be the same in all of them, such as their configuration.
+      timeout_seconds: how long to wait.
+      common_text: a text that must be the same in all processes, such as their configuration.
 
     Raises:
-      Fault: some did not come in time; names who came and who did not.
-      UsageError: two have the same index, they do not agree on how many they are, or `same` is not
-        the same.
+      Fault: a process is missing after that time; names the missing and the present ones.
+      UsageError: two processes have the same index, or their numbers of processes or common texts
+        differ.
     """
     deadline = time.monotonic() + timeout_seconds
-    hello = {
-        "index": place.index,
-        "processes": place.processes,
-        "who": str(place),
-        "same": same,
-    }
+    hello = _Hello(place.index, place.processes, str(place), common_text)
     if place.index == 0:
-        return _gather(place, hello, deadline, timeout_seconds)
-    return _report(place, hello, deadline, timeout_seconds)
+        return _accept_all(place, hello, deadline, timeout_seconds)
+    return _connect(place, hello, deadline, timeout_seconds)
 
 
-def _gather(place: Place, hello: dict, deadline: float, timeout_seconds: float) -> Lifeline:
-    """Process 0: let the others in until all are there."""
+def _accept_all(place: Place, hello: _Hello, deadline: float, timeout_seconds: float) -> Lifeline:
+    """Process 0: accept the others until all are present."""
     port = place.address[1]
     try:
         server = socket.create_server(
@@ -198,39 +212,38 @@ def _gather(place: Place, hello: dict, deadline: float, timeout_seconds: float) 
         )
     except OSError as error:
         raise Fault(f"{place} cannot listen at {place.coordinator}: {error}") from error
-    there: dict[int, tuple[socket.socket, dict]] = {}
-    came: list[socket.socket] = []
+    present: dict[socket.socket, _Hello] = {}
+    accepted: list[socket.socket] = []
     with server:
         try:
-            while len(there) < place.processes - 1:
+            while len(present) < place.processes - 1:
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 connection, _ = server.accept()
-                came.append(connection)
-                other = _hello_of(connection)
-                if other is None:
+                accepted.append(connection)
+                peer = _read_hello(connection)
+                if peer is None:
                     continue
-                # One that died while it waited may have been started again.
-                there = {i: each for i, each in there.items() if not _is_gone(each[0])}
-                _refuse_stranger(hello, other, {0: hello, **{i: h for i, (_, h) in there.items()}})
-                there[other["index"]] = (connection, other)
+                # A process that died while it waited may have been started again.
+                present = {c: other for c, other in present.items() if not _is_gone(c)}
+                _check_peer(peer, hello, present.values())
+                present[connection] = peer
         except (TimeoutError, UsageError) as error:
             problem: Exception = error
             if isinstance(error, TimeoutError):
-                names = {0: hello, **{index: other for index, (_, other) in there.items()}}
-                problem = Fault(_missing(place, names, timeout_seconds))
-            for connection in came:
+                problem = Fault(_missing(place, [hello, *present.values()], timeout_seconds))
+            for connection in accepted:
                 kind = "usage" if isinstance(problem, UsageError) else "fault"
                 _try_to_send(connection, {"refused": str(problem), "kind": kind})
                 connection.close()
             raise problem from None
     port = _free_port()
-    for connection, _ in there.values():
+    for connection in present:
         _try_to_send(connection, {"port": port})
-    return Lifeline(place, {c: other["who"] for c, other in there.values()}, port)
+    return Lifeline(place, {connection: peer.who for connection, peer in present.items()}, port)
 
 
-def _report(place: Place, hello: dict, deadline: float, timeout_seconds: float) -> Lifeline:
-    """Any other process: find process 0, and wait until it has all."""
+def _connect(place: Place, hello: _Hello, deadline: float, timeout_seconds: float) -> Lifeline:
+    """Any other process: connect to process 0, and wait until all are present."""
     while True:
         left = deadline - time.monotonic()
         try:
@@ -239,19 +252,19 @@ def _report(place: Place, hello: dict, deadline: float, timeout_seconds: float) 
         except OSError as error:
             if left < RETRY_SECONDS:
                 raise Fault(
-                    f"{place} met nobody at {place.coordinator} within {timeout_seconds:g} s "
-                    f"({error}): process 0 was not started, or is not there"
+                    f"{place} could not connect to process 0 at {place.coordinator} within "
+                    f"{timeout_seconds:g} s ({error}): process 0 was not started, or is elsewhere"
                 ) from error
             time.sleep(RETRY_SECONDS)
     try:
-        _try_to_send(connection, hello)
-        # Process 0 may have begun to wait when this one had nearly given up.
+        _try_to_send(connection, dataclasses.asdict(hello))
+        # Process 0 may have started to wait when this process had nearly stopped.
         connection.settimeout(timeout_seconds + 10.0)
-        # Byte by byte: the first words of the run may follow the answer, and are not for us.
+        # Byte by byte: the answer may be followed by the run's first messages, for `Lifeline`.
         answer = json.loads(_receive_line(connection, at_once=1))
     except (OSError, ValueError) as error:
         raise Fault(
-            f"{place} came to {place.coordinator}, and process 0 went away before all were there"
+            f"{place} connected to {place.coordinator}, and process 0 ended before all were present"
         ) from error
     if "refused" in answer:
         connection.close()
@@ -260,48 +273,54 @@ def _report(place: Place, hello: dict, deadline: float, timeout_seconds: float) 
     return Lifeline(place, {connection: zero}, answer["port"])
 
 
-def _missing(place: Place, there: Mapping[int, dict], timeout_seconds: float) -> str:
-    missing = ", ".join(str(index) for index in range(place.processes) if index not in there)
-    names = "; ".join(there[index]["who"] for index in sorted(there))
+def _missing(place: Place, present: Iterable[_Hello], timeout_seconds: float) -> str:
+    names = {hello.index: hello.who for hello in present}
+    missing = ", ".join(str(index) for index in range(place.processes) if index not in names)
     return (
-        f"{len(there)} of {place.processes} processes came to {place.coordinator} within "
-        f"{timeout_seconds:g} s: {missing} did not; there are {names}"
+        f"{len(names)} of {place.processes} processes reached {place.coordinator} within "
+        f"{timeout_seconds:g} s; missing: {missing}; present: "
+        + "; ".join(names[index] for index in sorted(names))
     )
 
 
-def _refuse_stranger(hello: dict, other: dict, there: Mapping[int, dict]) -> None:
-    """Raise a UsageError that says why a process that came is none of this run, if it is none."""
-    if other["processes"] != hello["processes"]:
+def _check_peer(peer: _Hello, zero: _Hello, present: Iterable[_Hello]) -> None:
+    """Refuse a process that does not belong to this run.
+
+    Raises:
+      UsageError: names the difference from process 0, or the process with the same index.
+    """
+    if peer.processes != zero.processes:
         raise UsageError(
-            f"{other['who']} came to {hello['who']}: they do not agree on how many they are"
+            f"Hosts.processes is {peer.processes} in {peer.who}, and {zero.processes} in {zero.who}"
         )
-    if other["index"] in there:
-        raise UsageError(
-            f"{other['who']} came, and there is one of this index: {there[other['index']]['who']}"
-        )
-    if other["same"] != hello["same"]:
-        lines = difflib.ndiff(hello["same"].splitlines(), other["same"].splitlines())
+    for other in (zero, *present):
+        if other.index == peer.index:
+            raise UsageError(f"{peer.who} has the same Hosts.index as {other.who}")
+    if peer.common_text != zero.common_text:
+        lines = difflib.ndiff(zero.common_text.splitlines(), peer.common_text.splitlines())
         different = [line for line in lines if line[0] in "+-"]
         raise UsageError(
-            f"{other['who']} was not started with what {hello['who']} was started with "
-            "(- there, + here):" + "".join(f"\n  {line}" for line in different[:10])
+            f"{peer.who} was started with another configuration than {zero.who} "
+            f"(- process 0, + process {peer.index}):"
+            + "".join(f"\n  {line}" for line in different[:10])
         )
 
 
-def _hello_of(connection: socket.socket) -> dict | None:
-    """What a process that came says of itself; None if it is no process of ours, or died."""
+def _read_hello(connection: socket.socket) -> _Hello | None:
+    """The first message of a connection; None if it is not from a process of a run."""
     connection.settimeout(5.0)
     try:
         # Nothing follows a hello before it is answered.
-        hello = json.loads(_receive_line(connection, at_once=1 << 16))
+        message = json.loads(_receive_line(connection, at_once=1 << 16))
     except (OSError, ValueError):
         return None
-    known = isinstance(hello, dict) and hello.keys() == {"index", "processes", "who", "same"}
-    return hello if known else None
+    names = {field.name for field in dataclasses.fields(_Hello)}
+    known = isinstance(message, dict) and message.keys() == names
+    return _Hello(**message) if known else None
 
 
 def _try_to_send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    """Send a message; whether the other end still lives is for whoever reads from it to see."""
+    """Send a message; a dead receiver is noticed by the thread that reads from it."""
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps(message).encode() + b"\n")
 

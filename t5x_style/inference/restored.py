@@ -1,4 +1,4 @@
-"""A trained model from what its run left: for evaluation, sampling and export."""
+"""A trained model, restored from the files of its run for evaluation, sampling and export."""
 
 import dataclasses
 
@@ -15,11 +15,11 @@ from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 
 @dataclasses.dataclass(frozen=True)
 class RestoredModel:
-    """Parameters on a mesh, with what is needed to use them.
+    """Parameters on a mesh, and everything needed to use them.
 
     Attributes:
       derived: the run's plan.json.
-      step: steps that the parameters have seen.
+      step: training steps of the parameters.
     """
 
     derived: DerivedRun
@@ -35,7 +35,7 @@ def restore_model(model_dir: str, topology: Topology, *, step: int | None = None
     """Load a run's newest checkpoint, or that of `step`, onto any topology.
 
     Raises:
-      UsageError: no run, or no such checkpoint, or the run's vocabulary has changed since.
+      UsageError: there is no run or no such checkpoint, or the run's vocabulary has changed since.
     """
     derived = read_derived(model_dir)
     vocabulary = derived.vocabulary

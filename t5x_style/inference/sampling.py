@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_style.errors import UsageError
 from t5x_style.inference.restored import RestoredModel
+from t5x_style.models.attention import Cache
 from t5x_style.partitioning import in_force
 from t5x_style.step.model_state import BoundModel
 
@@ -22,31 +23,31 @@ def sample(
     top_p: float,
     seed: int,
 ) -> list[str]:
-    """Continuations of a prompt, each up to the end of its document or `max_tokens` tokens.
+    """Continuations of a prompt, up to the end of the document or `max_tokens` tokens.
 
     The prompt follows an end-of-document token, as every document did in training.
 
     Args:
-      temperature: 0 takes the likeliest token each time.
+      temperature: 0 always takes the likeliest token.
       top_p: sample among the likeliest tokens that together have this probability (Holtzman et
         al. 2020); 1 leaves all of them.
 
     Raises:
-      UsageError: the model's positions do not reach that far, or an option is out of range.
+      UsageError: the model has too few positions, or an option is out of range.
     """
     if temperature < 0 or not 0 < top_p <= 1 or samples < 1 or max_tokens < 1:
         raise UsageError(
             f"--temperature={temperature} --top_p={top_p} --samples={samples} "
-            f"--max_tokens={max_tokens}: temperature must not be negative, top_p lies in (0, 1], "
-            "and the other two are 1 or more"
+            f"--max_tokens={max_tokens}: temperature must not be negative, top_p is above 0 "
+            "and at most 1, and the other two are 1 or more"
         )
     tokenizer = restored.tokenizer
     ids = [tokenizer.eos_id, *tokenizer.encode(prompt)]
     limit = restored.model.architecture.max_length
     if limit is not None and len(ids) + max_tokens > limit:
         raise UsageError(
-            f"a prompt of {len(ids)} tokens and --max_tokens={max_tokens} go past the model's "
-            f"{limit} positions: --max_tokens={max(limit - len(ids), 0)} would do"
+            f"a prompt of {len(ids)} tokens and --max_tokens={max_tokens} exceed the model's "
+            f"{limit} positions: use --max_tokens={max(limit - len(ids), 0)} or fewer"
         )
     with in_force(restored.topology, restored.mesh):
         drawn = jax.jit(
@@ -74,7 +75,7 @@ def _sample(
     """int32 [B, max_tokens] after a prompt int32 [B, P]."""
     decoder = model(parameters)
     batch, length = prompt.shape
-    cache = decoder.empty_cache(batch, length + max_tokens)
+    cache: Cache | None = decoder.empty_cache(batch, length + max_tokens)
     positions = jnp.arange(length, dtype=jnp.int32)
     hidden, cache = decoder(prompt, positions, cache)
 
@@ -98,7 +99,7 @@ def _draw(logits: jax.Array, key: jax.Array, temperature: float, top_p: float) -
     if top_p < 1:
         descending = jnp.sort(logits, axis=-1)[:, ::-1]
         probability = jax.nn.softmax(descending, axis=-1)
-        # The likeliest token is kept whatever its probability.
+        # The likeliest token is always kept.
         kept = jnp.cumsum(probability, axis=-1) - probability < top_p
         threshold = jnp.where(kept, descending, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits >= threshold, logits, -jnp.inf)

@@ -1,4 +1,4 @@
-"""A run: resolved, opened, trained, evaluated, saved."""
+"""A training run: resolved, opened, trained, evaluated and saved."""
 
 from t5x_style.training.derived import derive
 from t5x_style.training.early_stopping import EarlyStopping

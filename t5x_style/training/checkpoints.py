@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax behind the four verbs that a run needs. Whole or absent, never half.
+"""Checkpoints, written by Orbax: complete or absent, never partial.
 
-A checkpoint is `MODEL_DIR/checkpoint_<step>/` with two items: `state`, the sharded arrays, and
-`run`, JSON with what the arrays cannot tell (the ledger). It restores onto any mesh, because what
-is restored (shapes, dtypes, shardings) is always said by us. No pickle anywhere.
+A checkpoint is the folder `MODEL_DIR/checkpoint_<step>/` with two items. `state` has the sharded
+arrays. `run` is JSON with the facts that are not arrays (tokens, ledger). A checkpoint can be
+restored onto any mesh: the caller always gives shapes, dtypes and shardings. No pickle is used.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path
 from t5x_style.hosts import from_writer
 from t5x_style.partitioning.sharding import leaf_name
 
@@ -22,25 +23,25 @@ PREFIX = "checkpoint"
 
 @dataclasses.dataclass
 class _Keep:
-    """Which checkpoints stay, as Orbax asks for it after every save (a PreservationPolicy)."""
+    """The checkpoints to keep; an Orbax PreservationPolicy, asked after every save."""
 
     newest: int
     period: int | None
     best_step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """For each of the checkpoints, oldest first; the context holds nothing."""
-        newest = {each.step for each in checkpoints[-self.newest :]}
+        """Whether to keep each checkpoint, oldest first; the context is not used."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
         return [
-            each.step in newest
-            or each.step == self.best_step
-            or (self.period is not None and each.step % self.period == 0)
-            for each in checkpoints
+            step in steps[-self.newest :]
+            or step == self.best_step
+            or (self.period is not None and step % self.period == 0)
+            for step in steps
         ]
 
 
 class Checkpointer:
-    """Saves asynchronously; keeps the last `keep`, every `keep_period`-th step and the best."""
+    """Saves asynchronously; keeps the newest `keep`, multiples of `keep_period` and the best."""
 
     def __init__(self, model_dir: str, *, keep: int, keep_period: int | None):
         import orbax.checkpoint as ocp
@@ -56,16 +57,16 @@ class Checkpointer:
         )
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def save(
         self, step: int, state: Any, run: Mapping[str, Any], best_step: int | None = None
     ) -> None:
-        """Begin to save; returns when the arrays may be overwritten.
+        """Start to save; returns when the arrays may be overwritten.
 
         Args:
-          best_step: the step whose checkpoint is to be kept, however old it is.
+          best_step: the step whose checkpoint is kept, however old it is.
         """
         import orbax.checkpoint as ocp
 
@@ -78,7 +79,7 @@ class Checkpointer:
         )
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict]:
-        """The state of a step in the shapes, dtypes and shardings of `target`, and its `run`."""
+        """The state of a step in the shapes, dtypes and shardings of `target`, and item `run`."""
         import orbax.checkpoint as ocp
 
         restored = self._manager.restore(
@@ -90,7 +91,7 @@ class Checkpointer:
         return restored.state, restored.run
 
     def wait(self) -> None:
-        """Return when every save is whole on disk."""
+        """Return when every save is complete on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -99,8 +100,8 @@ class Checkpointer:
 
 
 def checkpoint_steps(model_dir: str) -> dict[int, pathlib.Path]:
-    """The whole checkpoints of a run by step; one that is being written has another name."""
-    folder = pathlib.Path(model_dir).absolute()
+    """The complete checkpoints of a run by step; an unfinished one has another name."""
+    folder = local_path(model_dir, "MODEL_DIR").absolute()
     return {
         int(match[1]): child
         for child in (folder.iterdir() if folder.is_dir() else ())
@@ -109,30 +110,30 @@ def checkpoint_steps(model_dir: str) -> dict[int, pathlib.Path]:
 
 
 def find_checkpoint(path: str) -> pathlib.Path:
-    """A checkpoint folder from its own path or from a run's MODEL_DIR (then its newest).
+    """The checkpoint folder at a path, or the newest one of a run's MODEL_DIR.
 
-    Of several processes, process 0 looks for all: the run may be going on.
+    Process 0 looks for all processes, because the run may still be training.
 
     Raises:
-      UsageError: there is none; names those that are there.
+      UsageError: there is none; names the checkpoints next to it.
     """
     return pathlib.Path(from_writer(lambda: str(_find_checkpoint(path))))
 
 
 def _find_checkpoint(path: str) -> pathlib.Path:
-    folder = pathlib.Path(path).absolute()
+    folder = local_path(path, "checkpoint").absolute()
     if (folder / "state").is_dir():
         return folder
     steps = checkpoint_steps(path)
     if not steps:
         near = sorted(child.name for child in folder.parent.glob(f"{PREFIX}_*"))
-        hint = f"; beside it: {', '.join(near)}" if near else ""
+        hint = f"; next to it: {', '.join(near)}" if near else ""
         raise UsageError(f"no checkpoint at {path}: neither a checkpoint nor a run with one{hint}")
     return steps[max(steps)]
 
 
 def restore_parameters(checkpoint: pathlib.Path, target: dict) -> dict:
-    """The parameters alone out of a checkpoint, in the shapes and shardings of `target`.
+    """Only the parameters of a checkpoint, in the shapes and shardings of `target`.
 
     Raises:
       UsageError: the checkpoint holds another architecture.

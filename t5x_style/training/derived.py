@@ -1,4 +1,4 @@
-"""What follows from a run's configuration, before step 0."""
+"""The values derived from a run's configuration before step 0."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ def derive(run: Run) -> DerivedRun:
     """The content of plan.json.
 
     Raises:
-      UsageError: a source would be read more often than its cap, and that is refused.
+      UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
     """
     plan, auditor, architecture = run.plan, run.auditor, run.spec.architecture
     audit = auditor.audit_at(plan.tokens)
@@ -56,7 +56,7 @@ def derive(run: Run) -> DerivedRun:
 
 
 def _phases(run: Run) -> list[PhaseRecord]:
-    """Steps of one shape, and the FLOPs of their tokens."""
+    """The phases of constant batch shape, with FLOPs per token."""
     phases, first = [], 0
     for phase in run.plan.phases:
         end = first + phase.tokens
@@ -67,7 +67,7 @@ def _phases(run: Run) -> list[PhaseRecord]:
 
 
 def _sources(run: Run) -> dict[str, PlannedSource]:
-    """What the whole run reads of each source, at which shares, and from which stores."""
+    """The tokens, shares and stores of each source over the whole run."""
     start, end = run.blend[0].shares(0), run.blend[-1].shares(run.plan.rows)
     planned = {}
     for name, account in run.accounts(run.plan.steps).items():
@@ -83,10 +83,10 @@ def _sources(run: Run) -> dict[str, PlannedSource]:
 
 
 def _notices(run: Run) -> list[str]:
-    """Warnings about sources that are read more than a few times.
+    """Warnings about sources that are repeated.
 
     Raises:
-      UsageError: one would be read more often than its cap, and that is refused.
+      UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
     """
     notices = [] if run.shortened is None else [run.shortened]
     for row, name in run.blend[-1].capped_at:

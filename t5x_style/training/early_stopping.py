@@ -1,8 +1,8 @@
-"""Whether to stop before the planned end, because the validation loss no longer falls.
+"""Early stopping: when to end before the planned tokens because validation no longer improves.
 
-BloombergGPT ended so. It was stopped at step 146,000, and the model is the checkpoint of step
-139,200, at 80 % of its 708.9 billion tokens (Wu et al. 2023). The decision follows from the
-evaluation lines of metrics.jsonl alone, so a run that was killed and resumed decides the same.
+BloombergGPT ended in this way. It was stopped at step 146,000, and the model is the checkpoint of
+step 139,200, at 80 % of its 708.9 billion tokens (Wu et al. 2023). The decision depends only on the
+evaluation lines of metrics.jsonl, so a run that was killed and resumed decides the same.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ MODES = ("advise", "stop")
 
 @dataclasses.dataclass(frozen=True)
 class PlateauState:
-    """Where a run is at its latest evaluation.
+    """The state of early stopping at the latest evaluation of a run.
 
     Attributes:
       step: of that evaluation.
       best_step, best_score: of the lowest score, the first if there are several.
       since_step, since_tokens: of the last score that was a gain (see EarlyStopping.min_delta).
-      reason: why to stop, in words; None while there is patience.
-      advise: whether to print the reason now: the mode is 'advise', and one evaluation before there
-        was still patience.
+      reason: why to stop, as text; None while there is patience.
+      advise: whether to print the reason now. It is, in mode 'advise', at the first evaluation
+        without patience.
       stop: whether the run ends here.
     """
 
@@ -45,21 +45,21 @@ class PlateauState:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Patience with a validation score that does not fall, and what to do at its end.
+    """Patience with a validation score that no longer falls, and the action at its end.
 
-    The score is the mean of the sources' measures, weighted by their shares of the blend: of all
-    sources that have a validation split, or of those named (of one, if one is named).
+    The score is the mean of the watched sources' measures, weighted by their shares of the blend.
+    By default all sources with a validation split are watched.
 
     Attributes:
-      patience_tokens: tokens that may go by without a gain.
-      min_delta: a score counts as a gain if it is lower by more than this than the last that
-        counted. Many small steps therefore add up to a gain; noise does not.
+      patience_tokens: training tokens allowed without a gain.
+      min_delta: a score is a gain if it is below the last gain by more than this. Many small
+        improvements therefore add up to a gain; noise does not.
       sources: names of the sources that are watched; None for all.
       measure: 'bits_per_byte' or 'loss' (nats per token).
       mode: 'advise' prints the reason once per plateau; 'stop' saves and ends the run.
 
     Raises:
-      UsageError: a value that is none of these.
+      UsageError: a value is not allowed.
     """
 
     patience_tokens: int
@@ -85,7 +85,7 @@ class EarlyStopping:
           validation: the sources that have a validation split.
 
         Raises:
-          UsageError: a source that has none is to be watched, or no source at all.
+          UsageError: a named source has none, or no source is watched.
         """
         watched = validation if self.sources is None else self.sources
         for name in watched:
@@ -108,8 +108,8 @@ class EarlyStopping:
     ) -> PlateauState | None:
         """The state after these evaluation lines, in order of step; None before the first.
 
-        A score that is not a number is no gain. Lines that were measured on more or less text than
-        the last one (`eval_tokens` was changed) are not compared with it.
+        A score that is not a number is not a gain. Lines with another number of tokens than the
+        last one (`eval_tokens` was changed) are ignored.
         """
         sizes = [f"eval/{name}/tokens" for name in weights]
         comparable = [
@@ -149,7 +149,7 @@ class EarlyStopping:
         return state
 
     def _score_text(self, weights: Mapping[str, float]) -> str:
-        """The score in words: `bits per byte of legal 51.0%, general 49.0%`."""
+        """The name of the score: `bits per byte of legal 51.0%, general 49.0%`."""
         sources = (
             ", ".join(f"{name} {weight:.1%}" for name, weight in weights.items())
             if len(weights) > 1
@@ -158,11 +158,11 @@ class EarlyStopping:
         return f"{self.measure.replace('_', ' ')} of {sources}"
 
     def _score(self, line: Mapping, weights: Mapping[str, float]) -> float:
-        """The weighted mean; infinite where a value is no number (null in metrics.jsonl)."""
+        """The weighted mean; infinite if a value is not finite (null in metrics.jsonl)."""
         values = [line[f"eval/{name}/{self.measure}"] for name in weights]
         if any(value is None or not math.isfinite(value) for value in values):
             return math.inf
-        # Exact, so that the order in which a configuration names the sources does not matter.
+        # fsum is exact, so the order of the sources does not matter.
         return math.fsum(
             weight * value for weight, value in zip(weights.values(), values, strict=True)
         )

@@ -16,21 +16,20 @@ from t5x_style.errors import UsageError
 from t5x_style.partitioning import batch_sharding
 from t5x_style.partitioning.sharding import replicated
 from t5x_style.quantities import bits_per_byte
+from t5x_style.reporting.run.writer import EVALUATION_MEASURES, EVALUATION_PREFIX
 from t5x_style.step.batches import global_batch
 from t5x_style.step.model_state import BoundModel
 from t5x_style.step.step import AS_STORED, make_evaluation_step
 
-MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens")
-
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSums:
-    """What an evaluation found on one source, for a metric.
+    """The losses of an evaluation on one source, from which a metric is computed.
 
     Attributes:
       source: name.
-      row_nats: float64 [n], the summed -log p of the tokens of a row.
-      row_tokens: int64 [n], predicted tokens of a row.
+      row_nats: float64 [n], the summed -log p of a row's predicted tokens.
+      row_tokens: int64 [n], the number of a row's predicted tokens.
       bytes: UTF-8 bytes of all predicted tokens.
     """
 
@@ -41,17 +40,32 @@ class EvaluationSums:
 
 
 class Metric(Protocol):
-    """A figure next to the loss. Your own is bound in gin as `train.metrics = [@my_team.Worst()]`.
+    """A figure next to the loss, such as `train.metrics = [@my_team.WorstRow()]` in gin.
 
     Its value is in the evaluation lines as `eval/<source>/<name>`.
     """
 
     @property
     def name(self) -> str:
-        """The last part of the key; no measure of `Evaluator` has it."""
+        """The last part of the key, and none of EVALUATION_MEASURES."""
 
     def value(self, sums: EvaluationSums) -> float:
         """The figure of one source."""
+
+
+def check_metrics(metrics: Sequence[Metric]) -> None:
+    """Check the names of the metrics.
+
+    Raises:
+      UsageError: two metrics have the same name, or one has that of a built-in measure.
+    """
+    names = [*EVALUATION_MEASURES, *(metric.name for metric in metrics)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"metrics: {name!r} is the name of two figures; built in are "
+                f"{', '.join(EVALUATION_MEASURES)}"
+            )
 
 
 class Evaluator:
@@ -72,19 +86,16 @@ class Evaluator:
         """Compiles for `batch_size` rows. Call inside `in_force(topology, mesh)`.
 
         Args:
-          sets: by source; may be empty, and then every evaluation is.
+          sets: by source. If it is empty, evaluation lines are empty.
           batch_size: rows per call, a multiple of the axes that split the batch.
           eos_id: the token that ends a document.
           packing: of the training: whether documents of a row attend to each other.
           metrics: further figures.
 
         Raises:
-          UsageError: two figures have one name.
+          UsageError: as `check_metrics`.
         """
-        names = [*MEASURES, *(metric.name for metric in metrics)]
-        for name in names:
-            if names.count(name) > 1:
-                raise UsageError(f"train.metrics: two figures have the name {name!r}")
+        check_metrics(metrics)
         self._metrics = tuple(metrics)
         self._sets = dict(sets)
         self._batch_size = batch_size
@@ -105,7 +116,7 @@ class Evaluator:
                 eos_id=eos_id,
                 packing=packing,
             )
-            # Of several processes, each reads the sums of all rows.
+            # Replicated: every process reads the sums of all rows.
             jitted = jax.jit(step, out_shardings=replicated(mesh))
             lowered = jitted.lower(model.abstract, *self._abstract)
             self._compiled = lowered.compile(compiler_options=dict(topology.compiler_flags))
@@ -115,7 +126,7 @@ class Evaluator:
 
         Returns:
           eval/<source>/loss (nats per token), .../perplexity, .../bits_per_byte (comparable
-          between vocabularies) and .../tokens; and .../<name> for each metric.
+          between vocabularies), .../tokens, and .../<name> of every metric.
         """
         line: dict[str, float] = {}
         for source, rows in self._sets.items():
@@ -123,17 +134,19 @@ class Evaluator:
             row_tokens = rows.weights.sum(1, dtype=np.int64)
             tokens = int(row_tokens.sum())
             loss = nats / tokens
-            line[f"eval/{source}/loss"] = loss
-            line[f"eval/{source}/perplexity"] = math.exp(min(loss, 700.0))
-            line[f"eval/{source}/bits_per_byte"] = bits_per_byte(nats, rows.bytes)
-            line[f"eval/{source}/tokens"] = tokens
             sums = EvaluationSums(source, row_nats, row_tokens, rows.bytes)
-            for metric in self._metrics:
-                line[f"eval/{source}/{metric.name}"] = float(metric.value(sums))
+            figures = {
+                "loss": loss,
+                "perplexity": math.exp(min(loss, 700.0)),
+                "bits_per_byte": bits_per_byte(nats, rows.bytes),
+                "tokens": tokens,
+                **{metric.name: float(metric.value(sums)) for metric in self._metrics},
+            }
+            line |= {f"{EVALUATION_PREFIX}{source}/{name}": x for name, x in figures.items()}
         return line
 
     def _losses(self, parameters: dict, rows: EvaluationSet) -> tuple[float, np.ndarray]:
-        """The summed loss, and float64 [n], that of each row."""
+        """The summed loss, and the loss of every row, float64 [n]."""
         found = []
         for start in range(0, len(rows.tokens), self._batch_size):
             batch = [
@@ -147,8 +160,8 @@ class Evaluator:
 
 
 def _rows(array: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Rows by number; zeros after the last, where the weights are zero too."""
+    """Rows by number; numbers past the last row give padding, zeros in tokens and weights."""
     rows = np.zeros((len(numbers), array.shape[1]), array.dtype)
-    there = numbers < len(array)
-    rows[there] = array[numbers[there]]
+    inside = numbers < len(array)
+    rows[inside] = array[numbers[inside]]
     return rows

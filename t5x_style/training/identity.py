@@ -1,4 +1,4 @@
-"""What may not change between two starts of one run."""
+"""The identity of a run: the values that may not change between two of its starts."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from t5x_style.training.run import Run, renormalised_caps
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """The model and the rows of a run, in JSON types: with others it would be another run."""
+    """The model and the rows of a run, in JSON types. If one differs, it is another run."""
     lengths = run.row_plan.lengths
     caps = renormalised_caps(run.stores, run.max_epochs, run.at_cap)
     return {
@@ -31,13 +31,13 @@ def identity(run: Run) -> dict[str, Any]:
 def refuse_another_run(
     old: dict[str, Any], new: dict[str, Any], model_dir: str, *, allow_blend_change: bool
 ) -> None:
-    """Compare the identities of the run that is there and of the one asked for.
+    """Compare the identity of the existing run with that of the configured one.
 
     Args:
-      allow_blend_change: whether another blend, also of more sources, is no other run.
+      allow_blend_change: whether the blend may differ, also by further sources.
 
     Raises:
-      UsageError: going on would corrupt it; names every difference.
+      UsageError: continuing would corrupt the existing run; names every difference.
     """
     with_blend = {**old, "blend": new["blend"], "stores": {**new["stores"], **old["stores"]}}
     differences = [
@@ -49,13 +49,13 @@ def refuse_another_run(
     advice = "name another MODEL_DIR, or start from its weights with INITIAL_CHECKPOINT_PATH"
     if old.get("row_order") != new.get("row_order"):
         advice += (
-            ";\nthe run was begun by a version of t5x_style with another order of rows: "
+            ";\nthe run was started by a version of t5x_style with another order of rows: "
             "this version would continue it with other rows"
         )
     if not allow_blend_change and with_blend == new:
         advice += (
-            ";\ntrain.allow_blend_change = True goes on from the newest checkpoint with the new "
-            "blend, and leaves the rows before it what they were"
+            ";\ntrain.allow_blend_change = True continues from the newest checkpoint with the new "
+            "blend; the rows before it stay the same"
         )
     raise UsageError(
         f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"

@@ -1,7 +1,7 @@
-"""Weights of another run to start from, also where the vocabulary has grown since.
+"""Initial weights from another run, also one with a smaller vocabulary.
 
-The row of an added piece is the mean of the rows of its sub-pieces: in the embedding, so that the
-model reads it as it read them, and in an output matrix of its own.
+The row of an added piece is the mean of the rows of its sub-pieces. That holds for the embedding
+and for an output matrix that is not tied to it.
 """
 
 import itertools
@@ -19,24 +19,24 @@ from t5x_style.errors import UsageError
 from t5x_style.reporting import read_derived
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 
-# The parameters [V, D] that have a row for each id; a tied model has only the first.
+# The parameters [V, D] with a row for each id; a tied model has only the first.
 ROWS = ("embedding", "head")
 
 
 def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
     """The parameters of a checkpoint of another run, in the shapes and shardings of `target`.
 
-    Where `tokenizer` extends that run's vocabulary (see `data.tokenizers.extend`), rows are
-    made for the pieces that it adds.
+    If `tokenizer` extends that run's vocabulary (see `data.tokenizers.extend`), rows for the added
+    pieces are computed.
 
     Args:
-      path: a checkpoint within a run's folder, or that folder (then its newest).
+      path: a checkpoint in a run's folder, or that folder for its newest checkpoint.
       tokenizer: the vocabulary of the run that starts.
       target: the parameters as ShapeDtypeStructs with shardings.
 
     Raises:
-      UsageError: no checkpoint; another architecture; a vocabulary that is neither that of the
-        checkpoint's run nor an extension of it.
+      UsageError: there is no checkpoint, its architecture differs, or the vocabulary is neither
+        that of the checkpoint's run nor an extension of it.
     """
     checkpoint = find_checkpoint(path)
     base = read_derived(checkpoint.parent)
@@ -60,7 +60,7 @@ def _extended(
     stored = dict(target)
     for name in target.keys() & set(ROWS):
         leaf = target[name]
-        # The base's rows may not divide by the mesh; whole columns do, as they do in the target.
+        # The mesh may not divide the base's rows. It divides the columns, as in the target.
         columns = PartitionSpec(None, leaf.sharding.spec[1])
         stored[name] = jax.ShapeDtypeStruct(
             (stored_rows, leaf.shape[1]),
@@ -81,13 +81,13 @@ def extended_rows(base: jax.Array, extension: Extension, rows: int) -> jax.Array
     """The matrix of a grown vocabulary.
 
     Args:
-      base: [V0 or more, D], a row for each id of the base (and unused ones behind them).
+      base: [V0 or more, D], a row for each id of the base, then unused rows.
       extension: how the vocabulary has grown, from V0 to V ids.
       rows: of the result, V or more.
 
     Returns:
-      [rows, D]: the base's V0 rows; for each added id the mean of the rows of its sub-pieces; and
-      for ids that do not exist the row of the padding id, which the base has learnt never to say.
+      [rows, D]: the base's V0 rows; for each added id the mean of the rows of its sub-pieces; for
+      ids that do not exist the row of the padding id, which the base learnt never to predict.
     """
     added = [extension.sub_pieces[token] for token in sorted(extension.sub_pieces)]
     lengths = np.array([len(ids) for ids in added])

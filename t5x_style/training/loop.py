@@ -20,8 +20,8 @@ from t5x_style.training.early_stopping import PlateauState
 from t5x_style.training.run import Run
 from t5x_style.training.session import Session, finished_run, open_session, record_end
 
-# Steps that may be queued on the device: enough to hide the host's work, few enough that a
-# preemption is answered within two steps.
+# Steps queued on the device: enough to hide the host's work, and few enough to save within two
+# steps of a preemption.
 STEPS_IN_FLIGHT = 2
 STEP_METRICS = ("loss", "z_loss", "learning_rate", "grad_norm", "param_norm")
 
@@ -29,17 +29,17 @@ STEP_METRICS = ("loss", "z_loss", "learning_rate", "grad_norm", "param_norm")
 def train(run: Run) -> dict[str, Any]:
     """Train, or continue training; all files of the run are in `run.model_dir`.
 
-    The order within a step: dispatch it; read the next batch while it runs; write the line of the
-    step BEFORE it, whose numbers are known by now. Only an evaluation, a checkpoint and the end
-    wait for the step in flight.
+    Within a step, the loop dispatches it, reads the next batch while it runs, and then writes the
+    line of the step BEFORE it, whose numbers are known by now. Only an evaluation, a checkpoint and
+    the end wait for the step in flight.
 
     Returns:
       `line`, the last training line; `evaluation`, the last evaluation line; `seconds` by cause;
-      `resumed_from`, the step of the checkpoint at which it began, or None; the keys of `Run.end`.
+      `resumed_from`, the step of the checkpoint it resumed from, or None; the keys of `Run.end`.
 
     Raises:
       UsageError: the folder holds another run, or the mesh does not fit; before any work.
-      Fault: the loss is not a number.
+      Fault: the loss or the gradient is not finite.
       Preempted: SIGTERM was received; the state is saved.
     """
     done = finished_run(run)
@@ -92,7 +92,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
             last = step == plan.steps
             leave_now = leave(step)
             evaluate_now = step % run.eval_period == 0 or last
-            # An evaluation may end the run, which ends with a line.
+            # An evaluation may end the run, and the last step of a run has a line.
             if step % run.log_period == 0 or last or (evaluate_now and run.early_stopping):
                 lines.pend(step, metrics)
             save_now = step % run.checkpoint_period == 0 or last or leave_now
@@ -119,7 +119,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
                 tokens = plan.tokens_before(step)
                 reason = "signal SIGTERM"
                 writer.event("preempted", step=step, tokens=tokens, reason=reason)
-                raise Preempted(f"{reason} at step {step:,}: saved, start me again")
+                raise Preempted(f"{reason} at step {step:,}: saved, start again to continue")
             lines.restart_clock(step)
 
     session.checkpointer.wait()
@@ -136,7 +136,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
 
 
 def _read(run: Run, session: Session, step: int) -> Batch:
-    """The batch of a step; of several processes, each reads the rows of its own devices."""
+    """The batch of a step; each process reads only the rows of its own devices."""
 
     def rows(numbers: np.ndarray) -> np.ndarray:
         return packed_batch(run.reader.rows(numbers))
@@ -157,7 +157,11 @@ def _evaluate(
     tokens = run.plan.tokens_before(step)
     session.evaluations.append({"step": step, "tokens": tokens, **line})
     session.writer.metrics(session.evaluations[-1])
-    scores = (f"{k.split('/')[1]} {v:.4f}" for k, v in line.items() if "bits" in k)
+    scores = (
+        f"{key.split('/')[1]} {value:.4f}"
+        for key, value in line.items()
+        if key.endswith("/bits_per_byte")
+    )
     progress.note(f"evaluated at step {step:,}: bits per byte {', '.join(scores)}")
     plateau = run.plateau(session.evaluations)
     if plateau and plateau.advise:
@@ -170,10 +174,10 @@ def _evaluate(
 def _save(
     session: Session, tokens: int, step: int, state: State, plateau: PlateauState | None
 ) -> None:
-    """Save a checkpoint; the lines up to it are on the disk first."""
+    """Save a checkpoint, after the lines up to it are on disk."""
     with session.ledger.time("save"), jax.transfer_guard("allow"):
-        # These lines are never written again: they must survive any kill that the checkpoint
-        # survives.
+        # A resumed run does not write these lines again, so they must survive whenever the
+        # checkpoint does.
         session.writer.flush()
         record = {"tokens": tokens, "ledger": session.ledger.state()}
         best_step = plateau.best_step if plateau else None
@@ -185,7 +189,7 @@ def _save(
 
 
 class _Lines:
-    """Training lines. A line is written one step after its own, so that no step waits for it."""
+    """Training lines. A step's line is written during the next step, so that no step waits."""
 
     def __init__(self, run: Run, session: Session, progress: Progress):
         self._run, self._session, self._progress = run, session, progress
@@ -197,15 +201,15 @@ class _Lines:
         self.last: dict[str, float | None] = {}
 
     def restart_clock(self, step: int) -> None:
-        """Begin to measure the speed again at `step` steps, after work that is not training."""
+        """Measure the speed from `step` on, after work that is not training."""
         self._clock = (step, time.perf_counter(), self._session.ledger.seconds["data"])
 
     def pend(self, step: int, metrics: Metrics) -> None:
-        """Remember to write the line of `step`, of which `metrics` may still be computed."""
+        """Remember the line of `step`; its `metrics` may still be computed."""
         self._pending = (step, metrics)
 
     def write_pending(self) -> None:
-        """Write the remembered line, waiting for its step if need be."""
+        """Write the remembered line; waits for its step if necessary."""
         if self._pending is None:
             return
         step, metrics = self._pending
@@ -243,7 +247,7 @@ class _Lines:
         self.last = line
 
     def refuse_not_finite(self, step: int, metrics: Metrics) -> None:
-        """Stop at a loss or a gradient that is not a number, before it is saved."""
+        """Stop at a loss or gradient norm that is not finite, before the state is saved."""
         loss, norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
         if math.isfinite(loss) and math.isfinite(norm):
             return
@@ -251,7 +255,8 @@ class _Lines:
         reason = f"loss {loss}, gradient norm {norm}"
         self._session.writer.event("warned", step=step, tokens=tokens, reason=reason)
         saved = self._session.checkpointer.latest_step()
+        newest = "none was saved" if saved is None else f"the newest is of step {saved:,}"
         raise Fault(
-            f"step {step:,} gave {reason}: nothing after the checkpoint of step {saved} is kept; "
-            "lower the learning rate, or look at the data of this step"
+            f"{reason} at step {step:,}, which is not saved (checkpoints: {newest}): lower the "
+            "learning rate, or look at the data of this step"
         )

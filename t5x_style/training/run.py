@@ -1,4 +1,4 @@
-"""A run, resolved and checked: what a user chose and where it is to go."""
+"""A run: the user's choices, resolved and checked."""
 
 import dataclasses
 import functools
@@ -16,28 +16,28 @@ from t5x_style.reporting import read_derived
 from t5x_style.step.spec import StepSpec
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, PlateauState
-from t5x_style.training.evaluation import Metric
+from t5x_style.training.evaluation import Metric, check_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that a training run needs, resolved and checked, before anything is allocated.
+    """Everything that a training run needs, resolved and checked before anything is allocated.
 
-    `open_run` makes one. Attributes are the parameters of the `train` verb, but for these:
+    `open_run` makes one. The attributes are the parameters of the `train` verb, except for these:
 
     Attributes:
       spec, topology: WHAT a step computes and WHERE it runs.
-      stores: in place of the corpus.
-      blend: its blends, the configured one last.
+      stores: the token stores of the corpus.
+      blend: the blends of the run so far, the configured one last.
       own_law: the law, read from its file.
       config_text: the consumed configuration, for config.gin.
-      config_changes: how it differs from the one of the last start.
-      shortened: why the plan of `spec` ends before what was asked for; None if it does not (see
+      config_changes: the differences from the configuration of the last start.
+      shortened: why the plan of `spec` ends before the configured plan; None if it does not (see
         `within_caps`).
-      asked_plan: the plan that was asked for, in that case. Rows are laid out by it, so that they
-        stay the same when a later start is given more.
-      auditor: the account of this run.
-      watched_weights: {source: weight} in the score of the early stopping; empty without one.
+      asked_plan: the configured plan, if `spec` has a shortened one. Rows are laid out by it, so
+        they stay the same when a later start may read more.
+      auditor: computes FLOPs and laws of this run.
+      watched_weights: {source: weight} in the score of early stopping; empty without one.
     """
 
     model_dir: str
@@ -55,7 +55,7 @@ class Run:
     keep_period: int | None
     initial_checkpoint_path: str | None
     config_text: str
-    config_changes: Sequence[Mapping[str, str]] = ()
+    config_changes: Sequence[Mapping[str, str | None]] = ()
     early_stopping: EarlyStopping | None = None
     metrics: Sequence[Metric] = ()
     own_law: ParametricLaw | None = None
@@ -69,6 +69,7 @@ class Run:
     def __post_init__(self):
         for name in ("log_period", "eval_period", "checkpoint_period", "keep_checkpoints"):
             at_least(f"train.{name}", getattr(self, name), 1)
+        check_metrics(self.metrics)
         vocabulary = self.stores.tokenizer.vocab_size
         if self.spec.architecture.vocab_size < vocabulary:
             raise UsageError(
@@ -98,13 +99,13 @@ class Run:
 
     @property
     def step_spec(self) -> StepSpec:
-        """What a step of the run computes, with the facts of its data."""
+        """The spec of a step, with the number of sources and the EOS id of the data."""
         eos_id = self.stores.tokenizer.eos_id
         return dataclasses.replace(self.spec, sources=len(self.reader.names), eos_id=eos_id)
 
     @functools.cached_property
     def reader(self) -> BatchReader:
-        """The rows of all its blends."""
+        """Reads the rows of all blends of the run."""
         return reader_of(
             self.blend,
             self.stores,
@@ -121,7 +122,7 @@ class Run:
 
     @functools.cached_property
     def caps(self) -> dict[str, float]:
-        """{source: most epochs that are read of it}."""
+        """{source: the most epochs that may be read}."""
         return source_accounts.checked_caps(self.max_epochs, list(self.stores.train))
 
     @functools.cached_property
@@ -130,20 +131,21 @@ class Run:
         return None if self.topology.chip is None else chip(self.topology.chip)
 
     def accounts(self, step: int) -> dict[str, SourceAccount]:
-        """What the steps before `step` read of each source."""
+        """The tokens of each source that the steps before `step` read."""
         return source_accounts.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
 
     def plateau(self, evaluations: Sequence[Mapping]) -> PlateauState | None:
-        """Where the early stopping is after these evaluation lines; None without one."""
+        """The state of early stopping after these evaluation lines; None without early stopping."""
         if self.early_stopping is None:
             return None
         return self.early_stopping.state(evaluations, self.watched_weights)
 
     def end(self, plateau: PlateauState | None, step: int) -> dict[str, Any]:
-        """The end of the run at `step`, as far as an early stopping has a part in it.
+        """The facts that early stopping adds to the end of the run at `step`.
 
         Returns:
           `reason`, why it ended before its planned tokens; `best_step`, that of the lowest score.
+          Empty without early stopping.
         """
         if plateau is None:
             return {}
@@ -176,7 +178,7 @@ def open_run(
     allow_blend_change: bool = False,
     **options: Any,
 ) -> Run:
-    """The run of a configuration, with the blends that its earlier starts had.
+    """The run of a configuration, with the blends of its earlier starts.
 
     Args:
       options: the other fields of `Run`.
@@ -209,7 +211,7 @@ def open_run(
 def renormalised_caps(
     stores: Stores, max_epochs: float | Mapping[str, float], at_cap: str
 ) -> dict[str, float] | None:
-    """{source: epochs} after which the others take its share; None without this rule."""
+    """{source: epochs} after which the others take a source's share; None for another `at_cap`."""
     if at_cap != "renormalise":
         return None
     return source_accounts.checked_caps(max_epochs, list(stores.train))
@@ -224,10 +226,10 @@ def _newest_step_and_blend(model_dir: str) -> tuple[int | None, list[dict[str, A
 def within_caps(run: Run) -> Run:
     """The run, planned to end before a source is read more often than its cap.
 
-    Only where `at_cap` is 'stop'; any other is left as it is.
+    Returns the same run unless `at_cap` is 'stop' and a source reaches its cap.
 
     Raises:
-      UsageError: that is before its first step.
+      UsageError: a source exceeds its cap before the first step ends.
     """
     if run.at_cap != "stop":
         return run

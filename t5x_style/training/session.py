@@ -1,4 +1,4 @@
-"""From a resolved run to what its loop needs: state on the mesh, compiled steps, files."""
+"""Opens a run for the loop: state on the mesh, compiled steps, files. Also records its end."""
 
 import dataclasses
 import json
@@ -40,18 +40,18 @@ from t5x_style.training.run import Run
 
 @dataclasses.dataclass
 class Session:
-    """One life of a run, between a start and its end.
+    """One start of a run, until it ends or is stopped.
 
     Attributes:
       state: the train state; the loop replaces it with every step.
-      step: steps done.
-      resumed: whether the state came from a checkpoint of this run.
-      steps: compiled train step by (sequences, sequence length). Calling one with any other shape
-        is an error, so nothing is ever compiled again unseen.
+      step: number of steps done.
+      resumed: whether the state is from a checkpoint of this run.
+      steps: compiled train step by (sequences, sequence length). Another shape is an error, so
+        nothing is compiled again without notice.
       evaluator: the compiled evaluation.
-      evaluations: the evaluation lines so far, those of earlier lives included.
-      batch_sharding: how a batch is placed.
-      ledger, writer, checkpointer: where seconds, lines and states go.
+      evaluations: the evaluation lines so far, those of earlier starts included.
+      batch_sharding: the placement of a batch.
+      ledger, writer, checkpointer: for seconds, lines and states.
     """
 
     state: State
@@ -67,7 +67,7 @@ class Session:
     checkpointer: Checkpointer
 
     def close(self) -> None:
-        """Wait for what is being saved and written, and close it."""
+        """Wait until checkpoints and lines are written, and close them."""
         self.checkpointer.close()
         self.writer.close()
 
@@ -76,17 +76,17 @@ def open_session(run: Run) -> Session:
     """Resume a run from its newest checkpoint, or start it.
 
     Raises:
-      UsageError: `model_dir` holds another run, the mesh does not fit the machine, or
-        `initial_checkpoint_path` the architecture; before anything is written.
+      UsageError: before anything is written, if `model_dir` holds another run, the mesh does not
+        fit the machine, or `initial_checkpoint_path` does not fit the architecture.
     """
     started = time.perf_counter()
     derived = derive(run)
-    # One process looks: a shared folder may show another an older state.
-    resume_step, before = from_writer(lambda: existing_run(run, derived.identity))
+    # One process reads the folder: a shared folder may show an older state to another host.
+    resume_step, blend_before = from_writer(lambda: existing_run(run, derived.identity))
     step = resume_step or 0
     mesh = make_mesh(run.topology)
     with in_force(run.topology, mesh):
-        # The step, abstractly: nothing is allocated before the checks have passed.
+        # The abstract step: nothing is allocated before the checks have passed.
         program = step_program(run.step_spec, run.topology, mesh)
         checkpointer = Checkpointer(
             run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
@@ -100,10 +100,10 @@ def open_session(run: Run) -> Session:
             write_whole(pathlib.Path(run.model_dir) / CONFIG_FILE, run.config_text)
         evaluations = from_writer(lambda: _evaluations(run.model_dir))
         ledger.add("lost", writer.lost_seconds)
-        _announce(run, derived, before, writer, mesh, resume_step)
+        _announce(run, derived, blend_before, writer, mesh, resume_step)
         ledger.add("other", time.perf_counter() - started)
 
-        # Every program of the run, compiled here and nowhere else.
+        # Every program of the run is compiled here.
         with ledger.time("compile"):
             steps = {shape: program.compile(*shape) for shape in run.plan.shapes_from(step)}
             evaluator = _evaluator(run, program, mesh)
@@ -125,7 +125,7 @@ def open_session(run: Run) -> Session:
 def _first_state(
     run: Run, program: StepProgram, checkpointer: Checkpointer, resume_step: int | None
 ) -> tuple[State, Ledger]:
-    """The state of this run, around the weights of another one, or fresh from the seed."""
+    """The state from the checkpoint, from the weights of another run, or from the seed."""
     if resume_step is None:
         parameters = None
         if run.initial_checkpoint_path is not None:
@@ -138,8 +138,8 @@ def _first_state(
     planned = run.plan.tokens_before(resume_step)
     if saved["tokens"] != planned:
         raise UsageError(
-            f"MODEL_DIR = {run.model_dir} had learnt {saved['tokens']:,} tokens at step "
-            f"{resume_step:,}; with steps of {run.plan} it would have been {planned:,}: past "
+            f"MODEL_DIR = {run.model_dir} had {saved['tokens']:,} training tokens at step "
+            f"{resume_step:,}; with steps of {run.plan} it would have {planned:,}: past "
             "phases cannot be changed"
         )
     return state, Ledger.restore(saved["ledger"])
@@ -148,15 +148,15 @@ def _first_state(
 def _announce(
     run: Run,
     derived: DerivedRun,
-    before: DerivedRun | None,
+    blend_before: dict[str, Any] | None,
     writer: RunWriter | SilentWriter,
     mesh: Mesh,
     resume_step: int | None,
 ) -> None:
-    """The events of a start: started or resumed, a changed blend, warnings.
+    """Write the events of a start: started or resumed, a changed blend, warnings.
 
     Args:
-      before: the plan of the last start; None if there was none.
+      blend_before: the blend asked for at the last start; None if there was none.
     """
     step = resume_step or 0
     tokens = run.plan.tokens_before(step)
@@ -173,7 +173,7 @@ def _announce(
         initial_checkpoint=run.initial_checkpoint_path if resume_step is None else None,
     )
     *earlier, newest = run.blend
-    changed = before is not None and before.blend[-1]["asked"] != newest.asked
+    changed = blend_before is not None and blend_before != newest.asked
     if earlier and newest.step == step and changed:
         row = run.plan.rows_before(step)
         writer.event(
@@ -189,7 +189,7 @@ def _announce(
 
 
 def _evaluator(run: Run, program: StepProgram, mesh: Mesh) -> Evaluator:
-    """The evaluation of every source with a validation split, in rows of the last length."""
+    """The evaluation of every source with a validation split, in rows of the last phase."""
     tokenizer, last = run.stores.tokenizer, run.plan.phases[-1]
     sets = {
         name: evaluation_set(store, tokenizer, last.sequence_length, run.eval_tokens)
@@ -212,11 +212,11 @@ def _write_plan(run: Run, derived: DerivedRun) -> None:
     write_whole(pathlib.Path(run.model_dir) / PLAN_FILE, text)
 
 
-def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, DerivedRun | None]:
-    """The step of the newest checkpoint in MODEL_DIR and the plan of its run; None without one.
+def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:
+    """The newest checkpoint's step, and the blend last asked for, as JSON; None without one.
 
     Raises:
-      UsageError: the checkpoint is of another run, or past the end of this one.
+      UsageError: the checkpoint is of another run, or is after the last step of this one.
     """
     step = max(checkpoint_steps(run.model_dir), default=None)
     if step is None:
@@ -227,10 +227,10 @@ def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, DerivedRun 
     )
     if step > run.plan.steps:
         raise UsageError(
-            f"MODEL_DIR = {run.model_dir} is at step {step:,}, past the end of this run "
-            f"({run.plan.steps:,} steps): ask for more TRAIN_TOKENS or TRAIN_STEPS"
+            f"MODEL_DIR = {run.model_dir} is at step {step:,}, after the last of this run "
+            f"({run.plan.steps:,} steps): give more TRAIN_TOKENS or TRAIN_STEPS"
         )
-    return step, before
+    return step, before.blend[-1]["asked"]
 
 
 def _evaluations(model_dir: str) -> list[dict[str, Any]]:
@@ -240,7 +240,7 @@ def _evaluations(model_dir: str) -> list[dict[str, Any]]:
 
 
 def finished_run(run: Run) -> dict[str, Any] | None:
-    """What `loop.train` returned at the end of this run, read from its files.
+    """The result of `loop.train` at the end of this run, read from its files.
 
     Returns:
       None if the run has not ended, by its plan or by its early stopping.
@@ -268,8 +268,8 @@ def _finished_run(run: Run) -> dict[str, Any] | None:
     evaluations = [line for line in lines if is_evaluation(line)]
     training = [line for line in lines if not is_evaluation(line)]
     plateau = run.plateau(evaluations)
-    # Where early stopping ends a run, a training line, the evaluation and a checkpoint are of one
-    # step. A run that should have ended already (the rule is new to it) continues to its next
+    # Early stopping ends a run at a step that has a training line, an evaluation and a checkpoint.
+    # If the rule is new and would have ended the run earlier, the run continues to the next
     # evaluation.
     stopped = plateau is not None and plateau.stop and plateau.step == step
     if step < run.plan.steps and not (stopped and training and training[-1]["step"] == step):
@@ -282,12 +282,12 @@ def _finished_run(run: Run) -> dict[str, Any] | None:
     ends = [
         event
         for event in read_lines(folder / EVENTS_FILE)
-        # A run that was lengthened has the event of its shorter self, too.
+        # A run that was extended also has the event of its earlier end.
         if event["event"] == "finished" and event["step"] == step
     ]
     end = run.end(plateau, step)
     if not ends:
-        # A kill came between the last checkpoint and the event.
+        # The run was killed between the last checkpoint and the event.
         with RunWriter(run.model_dir, resume_step=step) as writer:
             record_end(run, writer, step, seconds, end)
     return {
@@ -306,7 +306,7 @@ def record_end(
     seconds: Mapping[str, float],
     end: dict[str, Any],
 ) -> None:
-    """Write the end of a run: what it read of each source, as an event and in plan.json."""
+    """Record the end of a run and the tokens of each source: an event, and in plan.json."""
     tokens = run.plan.tokens_before(step)
     sources = {name: dataclasses.asdict(account) for name, account in run.accounts(step).items()}
     achieved = {"step": step, "tokens": tokens, "sources": sources}

@@ -1,4 +1,4 @@
-"""Which of how many processes this is, and what they are told by the one that decides."""
+"""The index of a process among several, and the decisions that process 0 sends to them."""
 
 import os
 import re
@@ -83,24 +83,24 @@ def test_never_alone_where_the_environment_names_several(environment, named):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
-        ({"index": 1}, "Hosts.index = 1 says nothing without Hosts.processes"),
-        ({"processes": 2, "index": 0}, "Hosts.coordinator is needed, too"),
-        ({"processes": 2, "index": 2, "coordinator": "a:1"}, "Hosts.index = 2 is none of 0 to 1"),
+        ({"index": 1}, "Hosts.index = 1 needs Hosts.processes, 2 or more"),
+        ({"processes": 2, "index": 0}, "Hosts.processes = 2 needs Hosts.coordinator"),
+        ({"processes": 2, "index": 2, "coordinator": "a:1"}, "index = 2 is not one of 0 to 1"),
         ({"processes": 2, "index": 0, "coordinator": "a"}, "'a' is not of the form HOST:PORT"),
         ({"processes": 0}, "Hosts.processes = 0: must be 1 or more"),
         ({"timeout_seconds": 0}, "Hosts.timeout_seconds = 0: must be above 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(fields, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+def test_what_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         Hosts(**fields)
 
 
 def test_a_process_that_does_not_come():
     alone = Hosts(f"localhost:{free_port()}", processes=2, index=0, timeout_seconds=0.5)
-    with pytest.raises(Fault, match=r"1 of 2 processes came to .* 1 did not"), alone.joined():
+    with pytest.raises(Fault, match=r"1 of 2 processes reached .* missing: 1;"), alone.join():
         pass
     assert is_writer()
 
@@ -108,7 +108,8 @@ def test_a_process_that_does_not_come():
 NEVER_ASKS = """
 import sys, time
 from t5x_style.hosts import Hosts
-with Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2])).joined(listens=False):
+hosts = Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2]))
+with hosts.join(handles_sigterm=False):
     print("joined", file=sys.stderr, flush=True)
     time.sleep(60)
 """
@@ -124,9 +125,9 @@ def test_sigterm_ends_what_never_asks_for_it():
     processes[1].send_signal(signal.SIGTERM)
     processes[1].communicate(timeout=60)
     assert processes[1].returncode == -signal.SIGTERM
-    _, said = processes[0].communicate(timeout=60)
+    _, errors = processes[0].communicate(timeout=60)
     assert processes[0].returncode == EXIT_FAULT
-    assert "process 1 of 2" in said.splitlines()[-1]
+    assert "process 1 of 2" in errors.splitlines()[-1]
 
 
 def test_process_0_decides_for_all_and_is_the_only_one_asked(monkeypatch):
@@ -136,7 +137,7 @@ def test_process_0_decides_for_all_and_is_the_only_one_asked(monkeypatch):
         raise UsageError("another run")
 
     def at(line, decide):
-        monkeypatch.setattr(hosts, "_line", line)
+        monkeypatch.setattr(hosts, "_lifeline", line)
         return is_writer(), from_writer(decide)
 
     try:

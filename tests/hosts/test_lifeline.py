@@ -1,4 +1,4 @@
-"""Processes that meet, or do not: here as threads of one, each with its end of the line."""
+"""The rendezvous of processes, here threads of one process with a lifeline each."""
 
 import concurrent.futures
 import json
@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from t5x_style.errors import Fault, UsageError
-from t5x_style.hosts.lifeline import Place, meet
+from t5x_style.hosts.lifeline import Place, rendezvous
 
 
 def free_port() -> int:
@@ -16,13 +16,13 @@ def free_port() -> int:
 
 
 def meet_all(coordinator: str, processes: list[int], **options) -> list:
-    """What `meet` gives to each process, or raises in it."""
+    """The lifeline of each process, or the error that `rendezvous` raised in it."""
     options = {"count": len(processes), "seconds": 20.0, "same": {}, **options}
 
     def come(index: int):
         place = Place(coordinator, options["count"], index)
         try:
-            return meet(place, options["seconds"], options["same"].get(index, "alike"))
+            return rendezvous(place, options["seconds"], options["same"].get(index, "alike"))
         except (Fault, UsageError) as error:
             return error
 
@@ -35,16 +35,16 @@ def coordinator() -> str:
     return f"localhost:{free_port()}"
 
 
-def test_what_process_0_tells_all_hear_in_order(coordinator):
+def test_all_receive_the_values_of_process_0_in_order(coordinator):
     lines = meet_all(coordinator, [2, 0, 1])
     try:
         assert len({line.service_port for line in lines}) == 1
         # More than one packet holds, and right after the meeting.
-        told = [{"value": list(range(200_000))}, None, "ß"]
-        for value in told:
-            lines[1].tell(value)
+        values = [{"value": list(range(200_000))}, None, "ß"]
+        for value in values:
+            lines[1].send(value)
         for line in (lines[0], lines[2]):
-            assert [line.hear() for _ in told] == told
+            assert [line.receive() for _ in values] == values
     finally:
         for line in lines:
             line.close()
@@ -52,16 +52,16 @@ def test_what_process_0_tells_all_hear_in_order(coordinator):
     assert [line.lost_within(0.2) for line in lines] == [None] * 3
 
 
-def test_what_one_process_failed_of_all_are_told(coordinator):
+def test_all_receive_the_failure_of_one_process(coordinator):
     lines = meet_all(coordinator, [0, 1, 2])
     lines[1].close("the disk is full")
-    told = [lines[index].lost_within(2.0) for index in (0, 2)]
+    reasons = [lines[index].lost_within(2.0) for index in (0, 2)]
     # Within their grace: they end by themselves, and the watch does not end the process.
     for index in (0, 2):
         lines[index].close()
-    assert told[0] == told[1]
-    assert told[0].startswith("process 1 of 3 (")
-    assert told[0].endswith(") ended: the disk is full")
+    assert reasons[0] == reasons[1]
+    assert reasons[0].startswith("process 1 of 3 (")
+    assert reasons[0].endswith(") ended: the disk is full")
 
 
 def test_who_is_missing_is_named_to_all_that_came(coordinator):
@@ -69,7 +69,7 @@ def test_who_is_missing_is_named_to_all_that_came(coordinator):
     for error in errors:
         assert type(error) is Fault
         assert str(error).startswith(
-            f"2 of 4 processes came to {coordinator} within 1 s: 1, 3 did not; there are "
+            f"2 of 4 processes reached {coordinator} within 1 s; missing: 1, 3; present: "
             "process 0 of 4 ("
         )
         assert socket.gethostname() in str(error)
@@ -78,7 +78,7 @@ def test_who_is_missing_is_named_to_all_that_came(coordinator):
 def test_nobody_at_the_coordinators_address(coordinator):
     (error,) = meet_all(coordinator, [1], count=2, seconds=0.5)
     assert type(error) is Fault
-    assert f"met nobody at {coordinator} within 0.5 s" in str(error)
+    assert f"could not connect to process 0 at {coordinator} within 0.5 s" in str(error)
 
 
 def test_a_port_that_is_taken(coordinator):
@@ -91,7 +91,7 @@ def test_a_port_that_is_taken(coordinator):
 def test_two_of_one_index_are_refused(coordinator):
     errors = meet_all(coordinator, [0, 1, 1], count=3)
     assert all(type(error) is UsageError for error in errors)
-    assert "there is one of this index" in str(errors[0])
+    assert "has the same Hosts.index as process 1 of 3 (" in str(errors[0])
 
 
 def test_processes_that_were_started_with_something_else_are_refused(coordinator):
@@ -106,7 +106,7 @@ def test_strangers_and_the_dead_do_not_count(coordinator):
     """A port scanner, and a process that died while it waited and was started again."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         zero = pool.submit(meet_all, coordinator, [0], count=3)
-        hello = {"index": 1, "processes": 3, "who": "the first one", "same": "alike"}
+        hello = {"index": 1, "processes": 3, "who": "the first one", "common_text": "alike"}
         request = b"GET / HTTP/1.0\r\n\r\n\n"
         for words in (request, b"{}\n", b"", json.dumps(hello).encode() + b"\n"):
             stranger = connect(coordinator)

@@ -27,7 +27,7 @@ CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="con
 def run_all(hosts: dict, runs: list[dict]) -> None:
     """Print what each run returned, a line of JSON each."""
     read = BatchReader.rows
-    with Hosts(**hosts).joined():
+    with Hosts(**hosts).join():
         for run in runs:
             seconds = run.pop("seconds_per_batch", 0.0)
 

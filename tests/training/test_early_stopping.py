@@ -295,7 +295,7 @@ def test_started_again_it_is_finished_and_without_the_rule_it_goes_on(stopped):
     assert written(model_dir, "events")[-1]["reason"] == result["reason"]
 
     # A shorter run is refused as ever; without the rule this one goes on to its planned end.
-    with pytest.raises(UsageError, match="past the end of this run"):
+    with pytest.raises(UsageError, match="after the last of this run"):
         train(plateau(model_dir, early_stopping=STOP, steps=4))
     on = train(plateau(model_dir, steps=30))
     assert on["line"]["step"] == 30

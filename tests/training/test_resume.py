@@ -228,7 +228,7 @@ def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
         ({"seed": 1}, "seed: 0 there, 1"),
         ({"plan": BatchPlan.of(8, 8, train_steps=10)}, "sequence_length: 16 there, 8"),
         ({"plan": BatchPlan.of(4, 16, train_steps=10)}, "past phases cannot be changed"),
-        ({"plan": BatchPlan.of(8, 16, train_steps=3)}, "past the end of this run"),
+        ({"plan": BatchPlan.of(8, 16, train_steps=3)}, "after the last of this run"),
     ],
 )
 def test_what_would_corrupt_a_run_is_refused(tmp_path, changes, named):

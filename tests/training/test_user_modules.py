@@ -1,4 +1,4 @@
-"""A team's own feed-forward, optimizer and schedule, added by gin alone (tests/my_team.py)."""
+"""A team's own feed-forward, optimizer, schedule and metric, by gin alone (tests/my_team.py)."""
 
 import gzip
 import itertools
@@ -13,6 +13,7 @@ from t5x_style.commands.main import main
 from t5x_style.data import Source
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
+from t5x_style.reporting import write_report
 
 ROOT = pathlib.Path(__file__).parents[2]
 GEGLU = "tests.my_team.GEGLU"
@@ -43,6 +44,9 @@ general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'
 LION = """
 train.optimizer = @Lion()
 Lion.rate = 3e-3
+"""
+WORST_ROW = """
+train.metrics = [@WorstRow()]
 """
 STAIRCASE = """
 AdamW.schedule = @Staircase()
@@ -117,6 +121,52 @@ def test_a_run_of_a_teams_own_parts_learns(name, more, fields, home, call):
     halvings = [1] * 4 + [0.5] * 5 + [0.25] * 5 + [0.125] * 6
     expected = [3e-3] * 20 if name == "lion" else [1e-2 * part for part in halvings]
     assert rates == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_teams_metric_is_in_the_evaluation_lines(home, call, capsys):
+    folder = home / "measured"
+    call("train", LION + WORST_ROW, *folders(home, "measured"))
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if "eval/legal/loss" in line]
+    assert [line["step"] for line in evaluations] == [0, 20]
+    for line in evaluations:
+        for source in ("legal", "general"):
+            # A maximum of rows is above their mean, and a row of 32 tokens not far above it.
+            excess = line[f"eval/{source}/worst_row"] - line[f"eval/{source}/loss"]
+            assert 0 < excess < 2
+
+    (home / "evaluate.gin").write_text("import tests.my_team\nevaluate.metrics = [@WorstRow()]\n")
+    flags = ["--gin_file=evaluate.gin", f"--model_dir={folder}", "--eval_tokens=2000"]
+    assert main(["evaluate", *flags, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "worst_row" in printed
+    for source in ("legal", "general"):
+        key = f"eval/{source}/worst_row"
+        assert result[key] == pytest.approx(evaluations[-1][key], rel=1e-5)
+        assert f"{result[key]:.4g}" in printed
+
+    page = write_report([folder], home / "report.html").read_text()
+    assert "Held-out text, worst_row" in page
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name"),
+    [
+        ("[@WorstRow(), @again/WorstRow()]", "worst_row"),
+        ("[@WorstRow()]\nWorstRow.name = 'loss'", "loss"),
+    ],
+)
+def test_two_metrics_of_one_name_are_refused_before_training(
+    metrics, name, home, monkeypatch, capsys
+):
+    monkeypatch.chdir(home)
+    (home / "run.gin").write_text(f"{CONFIG}{LION}train.metrics = {metrics}\n")
+    assert main(["train", "--gin_file=run.gin", *folders(home, "twice")]) == 2
+    assert f"{name!r} is the name of two figures" in capsys.readouterr().err
+    assert not (home / "twice").exists()
+    gin.clear_config()
 
 
 def test_compile_agrees_with_the_formula(call):

@@ -1,8 +1,7 @@
-"""`t5x-style compile`: a run's train step, compiled for chips that need not be there."""
+"""`t5x-style compile`: compiles the train step of a run, also for chips that are not attached."""
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from t5x_style.commands.runs.train import CONFIGURABLES, feature_length
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, layout_gin
 from t5x_style.errors import UsageError
+from t5x_style.files import local_path, write_whole
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BINDINGS_OF", "CONFIGURABLES", "compile"]
 
-# What is bound for `train` is bound for the parameters of the same name here.
+# Bindings of `train` also apply to the parameters of the same name here.
 BINDINGS_OF = "train"
 
 
@@ -51,11 +51,11 @@ def compile(
     write: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Compiles the train step of a run and reports what the compiler made of it.
+    """Compiles the train step of a run, and reports its memory, FLOPs and communication.
 
-    Takes the gin files, macros and flags of `train`, and neither text nor a MODEL_DIR. With
-    Topology.chip and Topology.slice the step is compiled for that slice, which need not be there;
-    without a slice, for the devices of this process.
+    It takes the gin files, macros and flags of `train`. It needs neither text nor a MODEL_DIR. With
+    Topology.chip and Topology.slice it compiles for that slice, which need not be attached. Without
+    a slice it compiles for the devices of this process.
 
     Args:
       architecture: the model, @Architecture().
@@ -68,17 +68,17 @@ def compile(
       compute_dtype: bfloat16 or float32.
       packing: how documents share a row, @Packing().
       z_loss: coefficient of log(Z)^2.
-      phase: which phase of the batch size and sequence length, from 1; the last if not given.
-      dollars_per_chip_hour: the run's cost is estimated with it.
+      phase: number of the phase of batch size and sequence length, from 1; the last if not given.
+      dollars_per_chip_hour: price, to estimate the cost of the run.
       keep_hlo: file to write the compiled program to, as text.
-      keep_program: folder to keep the compiled program in, in JAX's own cache: `train` on such a
-        slice, with the same versions of JAX and libtpu and JAX_COMPILATION_CACHE_DIR set to it,
-        loads the step instead of compiling it.
-      sources: number of sources of the run's blend; only a kept program has to have the right one.
-      eos_id: of the run's vocabulary, likewise.
-      search: compile other layouts of the slice as well (mesh, remat, passes, compiler flags), and
-        print them with the fastest.
-      search_minutes: for how long; what is being compiled then is finished.
+      keep_program: folder for the compiled program, as a JAX compilation cache. `train` on the
+        same slice loads the step from it instead of compiling. It needs the same versions of JAX
+        and libtpu, and JAX_COMPILATION_CACHE_DIR set to this folder.
+      sources: number of sources of the run's blend; it matters only for keep_program.
+      eos_id: of the run's vocabulary; it matters only for keep_program.
+      search: also compile other layouts of the slice (mesh, remat, microbatches, compiler flags),
+        and print them with the fastest.
+      search_minutes: time limit of the search; a compilation that has started is finished.
       write: gin file to write the fastest layout of a search to.
       dry_run: check that the mesh fits the slice and the model, and compile nothing.
     """
@@ -96,7 +96,7 @@ def compile(
         train_steps=train_steps,
     )
     if phase is not None and not 1 <= phase <= len(plan.phases):
-        raise UsageError(f"--phase={phase}: the run has the phases 1 to {len(plan.phases)}: {plan}")
+        raise UsageError(f"--phase={phase}: the run has phases 1 to {len(plan.phases)}: {plan}")
     sequences, length, _ = plan.phases[-1 if phase is None else phase - 1]
     spec = StepSpec(
         architecture=architecture,
@@ -112,11 +112,13 @@ def compile(
     if search:
         if keep_hlo is not None or keep_program is not None or dry_run:
             raise UsageError(
-                "--search compiles many programs: no --keep_hlo, --keep_program or --dry_run"
+                "--search compiles many programs: omit --keep_hlo, --keep_program and --dry_run"
             )
         return _search(spec, shape, topology, search_minutes, write)
     if write is not None:
-        raise UsageError(f"--write={write} is for the layout that --search finds")
+        raise UsageError(f"--write={write} writes the layout of a search: add --search")
+    if keep_hlo is not None:
+        local_path(keep_hlo, "--keep_hlo")
     if keep_program is not None:
         keep_programs_in(keep_program)
     report, text = compiled_report(
@@ -128,7 +130,7 @@ def compile(
         compiles=not dry_run,
     )
     if keep_hlo is not None and not dry_run:
-        pathlib.Path(keep_hlo).write_text(text)
+        write_whole(keep_hlo, text)
     print(report_text(report))
     if (refusal := refusal_of(report)) is not None:
         raise UsageError(refusal)
@@ -154,7 +156,7 @@ def _search(
     if target is None:
         print(f"\nThe fastest, as a gin file (--write=FILE.gin):\n\n{text}")
     else:
-        target.write_text(text)
+        write_whole(target, text)
         print(f"\nwritten: {target}")
     return {
         "trials": [trial.to_json() | {"unbeaten": trial in kept} for trial in trials],

@@ -36,18 +36,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint on the validation split of every source.
 
-    Bits per byte do not depend on the vocabulary and compare between models; loss and perplexity
-    are per token.
+    Bits per byte do not depend on the vocabulary, so models can be compared by them. Loss and
+    perplexity are per token.
 
     Args:
       model_dir: the run.
-      corpus: @Corpus() with the run's tokenizer, to evaluate on others than the run's own sources.
+      corpus: @Corpus() with the run's tokenizer, for other sources than those of the run.
       step: the checkpoint of this step; the newest if not given.
       batch_size: sequences per call.
       eval_tokens: tokens of each split to evaluate; all of them if not given.
-      metrics: further figures, as in `train`.
+      metrics: further figures, such as [@my_team.WorstRow()].
       topology: @Topology(); one device if not given.
-      hosts: which of several processes this is, @Hosts(); what the environment says if not given.
+      hosts: the index of this process among several, @Hosts(); from the environment if not given.
       dry_run: only check that the model and the stores can be loaded.
     """
     refuse_unconsumed()
@@ -57,9 +57,12 @@ def evaluate(
     from t5x_style.hosts import Hosts
     from t5x_style.inference import restore_model
     from t5x_style.partitioning import in_force
-    from t5x_style.training.evaluation import MEASURES, Evaluator
+    from t5x_style.reporting.run.writer import EVALUATION_MEASURES
+    from t5x_style.training.evaluation import Evaluator, check_metrics
 
-    with (hosts or Hosts()).joined(operative_config(without=Hosts), listens=False):
+    check_metrics(metrics)
+
+    with (hosts or Hosts()).join(operative_config(without=Hosts), handles_sigterm=False):
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {
@@ -99,7 +102,7 @@ def evaluate(
                 metrics=metrics,
             )
         line = evaluator(restored.parameters)
-        measures = (*MEASURES, *(metric.name for metric in metrics))
+        measures = (*EVALUATION_MEASURES, *(metric.name for metric in metrics))
         print(
             table(
                 [

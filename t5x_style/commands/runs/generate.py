@@ -32,12 +32,12 @@ def generate(
 
     Args:
       model_dir: the run.
-      prompt: how the text begins; empty starts a new document.
-      samples: continuations to draw.
-      max_tokens: tokens after the prompt at most; a document may end before.
-      temperature: 0 takes the likeliest token each time.
+      prompt: the start of the text; if empty, a new document.
+      samples: number of continuations.
+      max_tokens: most tokens after the prompt; a document may end earlier.
+      temperature: 0 always takes the likeliest token.
       top_p: sample among the likeliest tokens that together have this probability.
-      seed: of the draws.
+      seed: of the random numbers.
       step: the checkpoint of this step; the newest if not given.
       topology: @Topology(); one device if not given.
       dry_run: only check that the model can be loaded.

@@ -1,4 +1,4 @@
-"""`t5x-style train`: pretrain, or go on; a run resumes by itself."""
+"""`t5x-style train`: pretrains a model; an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from t5x_style.accounting import Architecture, Topology, verdict_of_line
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.files import local_path
 from t5x_style.quantities import count
 from t5x_style.reporting import (
     ACHIEVED_HEADERS,
@@ -41,7 +42,7 @@ CONFIGURABLES = (
     "t5x_style.training.early_stopping",
 )
 
-# seqio's name for what a decoder learns.
+# seqio's name for the tokens that a decoder learns.
 FEATURE = "targets"
 
 
@@ -77,15 +78,15 @@ def train(
     hosts: Hosts | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Trains a decoder on a blend, and audits what it cost.
+    """Trains a decoder on a blend of sources, and audits the compute.
 
-    What follows from the configuration is printed as a table before step 0 (and nothing more is
-    done under --dry_run). A run that was stopped is started again with the same command.
+    The values derived from the configuration are printed before step 0; --dry_run stops there. The
+    same command continues a run that was stopped.
 
     Args:
-      model_dir: where everything that the run leaves lies.
+      model_dir: folder for all files of the run.
       architecture: the decoder, @Architecture().
-      corpus: what is learnt from, @Corpus().
+      corpus: the training text, @Corpus().
       optimizer: @AdamW(), or your own; see `optim.Optimizer`.
       topology: mesh, rules, kernel and remat, @Topology().
       task_feature_lengths: {'targets': tokens per sequence}; or phases {'targets': [(tokens per
@@ -94,39 +95,41 @@ def train(
       train_tokens: length of the run in tokens.
       train_steps: length of the run in steps; one of the two is given.
       compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
-      packing: how documents share a row, @Packing(); windows of the store as it lies there if not
-        given.
+      packing: how documents share a row, @Packing(); consecutive windows of the store if not given.
       z_loss: coefficient of log(Z)^2.
       seed: of the initial parameters and the order of the rows.
-      max_epochs: how often a source is read at most: one number, or {source: number}, 40 for those
-        left out.
-      at_cap: what to do where that is not enough: 'refuse' the run, 'stop' it there, 'renormalise'
-        (the others take the source's share), or 'repeat' the source with a warning.
-      allow_blend_change: another blend may begin at the resume; what was read before stays.
+      max_epochs: the most epochs of a source: one number, or {source: number}, 40 for those left
+        out.
+      at_cap: for a source that would exceed max_epochs: 'refuse' the run, 'stop' the run there,
+        'renormalise' (the other sources take its share), or 'repeat' the source with a warning.
+      allow_blend_change: whether a resumed run may have another blend; rows read before stay.
       log_period: steps between training lines.
       eval_period: steps between evaluations.
       eval_tokens: tokens of each validation split to evaluate; all of them if not given.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: newest checkpoints to keep.
-      keep_period: keep every checkpoint whose step is a multiple of this, too.
-      initial_checkpoint_path: a run or a checkpoint whose parameters to start from.
-      early_stopping: when validation has ceased to improve, @EarlyStopping(); its best checkpoint
-        is kept next to the newest.
+      keep_period: also keep every checkpoint whose step is a multiple of this.
+      initial_checkpoint_path: a run or a checkpoint with the initial parameters.
+      early_stopping: the rule to end when validation no longer improves, @EarlyStopping(); the best
+        checkpoint is kept too.
       metrics: further figures of an evaluation, such as [@my_team.WorstRow()].
-      own_law: a file that `t5x-style fit` wrote; the run is held against it before all.
-      hosts: which of several processes this is, @Hosts(); what the environment says if not given.
-      dry_run: print what follows from the configuration and stop.
+      own_law: a file that `t5x-style fit` wrote; the run is compared with this law first.
+      hosts: the index of this process among several, @Hosts(); from the environment if not given.
+      dry_run: print the derived values and stop.
     """
     refuse_unconsumed()
+    local_path(model_dir, "MODEL_DIR")
+    if initial_checkpoint_path is not None:
+        local_path(initial_checkpoint_path, "INITIAL_CHECKPOINT_PATH")
     law = None if own_law is None else read_law(own_law)
     from t5x_style import training
     from t5x_style.data import BatchPlan, Packing
     from t5x_style.hosts import Hosts
     from t5x_style.step.spec import StepSpec
 
-    # Who takes part in a start is no part of the run.
+    # The processes of a start are not part of the run.
     config_text = operative_config(without=Hosts)
-    # Before the stores, which may take hours to build.
+    # Checked before the stores, which may take hours to build.
     plan = BatchPlan.of(
         batch_size,
         feature_length(task_feature_lengths),
@@ -141,8 +144,8 @@ def train(
         packing=packing or Packing(),
         z_loss=z_loss,
     )
-    # A dry run waits for nobody.
-    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).joined(config_text)
+    # A dry run does not wait for other processes.
+    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).join(config_text)
     with together:
         stores = shared_stores(corpus, build=not dry_run)
         run = training.open_run(
@@ -186,34 +189,33 @@ def train(
         seconds = {f"seconds/{cause}": value for cause, value in result["seconds"].items()}
         if "reason" in result:
             print(result["reason"])
-        # The line of a finished run may be from before the law was there.
+        # The last line of a finished run may be older than the law.
         print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
-        had = achieved_rows(run.accounts(int(line["step"])))
-        print(table(had, ACHIEVED_HEADERS))
+        print(table(achieved_rows(run.accounts(int(line["step"]))), ACHIEVED_HEADERS))
         if "best_step" in result:
             print(_best(model_dir, result["best_step"]))
-        print(f"the run lies in {model_dir}")
+        print(f"the run is in {model_dir}")
         return {"model_dir": model_dir, **result}
 
 
 def shared_stores(corpus: Corpus, *, build: bool) -> Stores:
-    """The corpus's stores, of which only the writer builds what is missing."""
+    """The stores of a corpus; only the writer builds the missing ones."""
     from t5x_style.data import ensure_stores
     from t5x_style.hosts import from_writer
 
     opened: list[Stores] = []
     from_writer(lambda: opened.append(ensure_stores(corpus, build=build)))
-    # The other processes find in the shared folder what is there by now.
+    # The other processes open the finished stores in the shared folder.
     return opened[0] if opened else ensure_stores(corpus, build=False)
 
 
 def feature_length(
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
 ) -> int | Sequence[tuple[int, int | None]]:
-    """Tokens per sequence, or phases of them, of TASK_FEATURE_LENGTHS.
+    """Tokens per sequence, or its phases, from TASK_FEATURE_LENGTHS.
 
     Raises:
-      UsageError: it names other features than the one of a decoder.
+      UsageError: it has another feature than the one of a decoder.
     """
     if set(task_feature_lengths) != {FEATURE}:
         wrong = next(iter(set(task_feature_lengths) - {FEATURE}), None)
@@ -224,14 +226,14 @@ def feature_length(
     return task_feature_lengths[FEATURE]
 
 
-def _changes(model_dir: str, config_text: str) -> list[dict[str, str]]:
-    """How the configuration differs from the one that `model_dir` was last started with."""
+def _changes(model_dir: str, config_text: str) -> list[dict[str, str | None]]:
+    """The differences from the configuration that `model_dir` was last started with."""
     before = pathlib.Path(model_dir) / "config.gin"
     return config_differences(before.read_text(), config_text) if before.is_file() else []
 
 
 def _best(model_dir: str, step: int) -> str:
-    """Where the checkpoint of the best step lies; a rule that is new to a run may find it gone."""
+    """A line about the best checkpoint; it may be gone if the rule is new to the run."""
     from t5x_style.training.checkpoints import checkpoint_steps
 
     if step in (kept := checkpoint_steps(model_dir)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -183,10 +184,22 @@ _MEASURES = (
 )
 
 
+def _own_metric(index: int, name: str) -> _Measure:
+    """The chart of a user's own evaluation metric."""
+    return _Measure(
+        f"metric{index}_",
+        f"Held-out text, {name}",
+        name,
+        lambda run: run.evaluation_curves(name),
+        marker="o",
+    )
+
+
 def _charts(runs: Mapping[str, RunRecord]) -> str:
     """For one run a chart per measure; for several one per measure and source, a colour per run."""
     figures = []
-    for measure in _MEASURES:
+    own_metrics = dict.fromkeys(name for run in runs.values() for name in run.own_metrics)
+    for measure in (*_MEASURES, *map(_own_metric, itertools.count(), own_metrics)):
         curves = _curves(runs, measure)
         if len(runs) == 1:
             charts = {"": {label: next(iter(by_run.values())) for label, by_run in curves.items()}}

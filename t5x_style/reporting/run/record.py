@@ -13,6 +13,7 @@ from t5x_style.files import local_path
 from t5x_style.reporting.run.derived_run import DerivedRun
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
+    EVALUATION_MEASURES,
     EVALUATION_PREFIX,
     EVENTS_FILE,
     METRICS_FILE,
@@ -95,6 +96,13 @@ class RunRecord:
             if key.startswith(_SECONDS_PREFIX) and value is not None
         }
 
+    @property
+    def own_metrics(self) -> list[str]:
+        """Names of the user's own metrics in the evaluation lines, sorted."""
+        keys = {key for line in self.evaluations for key in line}
+        names = {key.rpartition("/")[2] for key in keys if key.startswith(EVALUATION_PREFIX)}
+        return sorted(names - set(EVALUATION_MEASURES))
+
     def curve(self, measure: str) -> Points:
         """One value of the training lines, such as `loss`; lines without a value are left out."""
         return _curves(self.training, measure, "").get("", ([], []))
@@ -104,7 +112,7 @@ class RunRecord:
         return _curves(self.training, f"{measure}/", "")
 
     def evaluation_curves(self, measure: str) -> dict[str, Points]:
-        """Source -> its `loss`, `bits_per_byte` or `perplexity` in the evaluation lines."""
+        """Source -> its `loss`, `bits_per_byte` or own metric in the evaluation lines."""
         return _curves(self.evaluations, EVALUATION_PREFIX, f"/{measure}")
 
     def curves_by_law(self, quantity: str) -> dict[str, Points]:

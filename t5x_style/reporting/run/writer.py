@@ -38,6 +38,8 @@ EVENT_KINDS = (
 )
 BEGINNINGS = ("started", "resumed")
 EVALUATION_PREFIX = "eval/"
+# Of every source, in an evaluation line. A user's own metrics have other names.
+EVALUATION_MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens")
 FLUSH_SECONDS = 1.0
 
 _PLAIN = frozenset((int, float, bool, type(None)))

@@ -59,6 +59,11 @@ def test_rules_of_early_stopping_that_are_none(flags, told, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
+        ("--gin.MODEL_DIR=gs://b/run", "MODEL_DIR = 'gs://b/run': gs:// is not a file system"),
+        (
+            "--gin.INITIAL_CHECKPOINT_PATH=gs://b/run",
+            "INITIAL_CHECKPOINT_PATH = 'gs://b/run': gs://",
+        ),
         ("--gin.AT_CAP='renormalize'", "did you mean 'renormalise'"),
         ("--gin.train.max_epochs={'legal': 'four'}", "'legal': 'four' that"),
         ("--gin.TASK_FEATURE_LENGTHS={'targets': [(64, 1e6), (128, None)]}", "whole number"),
@@ -66,7 +71,7 @@ def test_rules_of_early_stopping_that_are_none(flags, told, tmp_path, capsys):
         ("--gin.BATCH_SIZE=[(4, 9_000_000), (16, None)]", "ends before the phase of 16 sequences"),
     ],
 )
-def test_phases_and_caps_are_checked_before_any_work(flag, told, tmp_path, capsys):
+def test_paths_phases_and_caps_are_checked_before_any_work(flag, told, tmp_path, capsys):
     folders = [f"--gin.MODEL_DIR={tmp_path / 'run'}", f"--gin.CACHE_DIR={tmp_path / 'stores'}"]
     assert main(["train", QUICKSTART, *folders, flag]) == 2
     assert told in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_interrupted_changed_and_continued(tmp_path, rows_read, new):
     with pytest.raises(InterruptedError):
         train(run_of(tmp_path, 20, OLD))
     before = {row: rows_read[row] for row in range(40)}
-    with pytest.raises(UsageError, match=r"train\.allow_blend_change = True goes on"):
+    with pytest.raises(UsageError, match=r"train\.allow_blend_change = True continues"):
         train(run_of(tmp_path, 10, *new))
 
     train(run_of(tmp_path, 10, *new, allow_blend_change=True))

@@ -1,0 +1,76 @@
+"""The sums from which a metric is computed, against a softmax in float64."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from t5x_style.accounting import Topology
+from t5x_style.data import EvaluationSet
+from t5x_style.errors import UsageError
+from t5x_style.partitioning import in_force, make_mesh
+from t5x_style.step.model_state import bind_model
+from t5x_style.training import EvaluationSums, Evaluator
+from tests.my_team import WorstRow
+from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY, make_run
+
+ROWS, PADDED = 6, 5  # and 5 tokens of padding in the last row
+
+
+@dataclasses.dataclass
+class Recorder:
+    """A metric that keeps the sums it was called with."""
+
+    name: str = "rows"
+    sums: EvaluationSums | None = None
+
+    def value(self, sums):
+        self.sums = sums
+        return len(sums.row_nats)
+
+
+def test_row_sums_are_those_of_a_softmax_and_leave_padding_out():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(2, VOCABULARY, (ROWS, SEQUENCE + 1)).astype(np.int32)
+    weights = np.ones((ROWS, SEQUENCE), np.float32)
+    weights[-1, -PADDED:] = 0
+    recorder = Recorder()
+    topology = Topology(loss_chunk_tokens=24)
+    mesh = make_mesh(topology)
+    with in_force(topology, mesh):
+        model = bind_model(ARCHITECTURE, topology, mesh, "float32")
+        parameters = model.fresh_parameters(0)
+        evaluator = Evaluator(
+            model,
+            mesh,
+            {"a": EvaluationSet(tokens, weights, 1)},
+            topology,
+            batch_size=4,  # the second batch has two rows of padding
+            eos_id=EOS,
+            metrics=[recorder, WorstRow()],
+        )
+        line = evaluator(parameters)
+        decoder = model(parameters)
+        hidden, _ = decoder(tokens[:, :-1])
+        logits = np.asarray(decoder.logits(hidden), np.float64)
+    log_z = np.log(np.exp(logits).sum(-1))
+    right = np.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+    nats = ((log_z - right) * weights).sum(1)
+
+    sums = recorder.sums
+    assert sums.source == "a"
+    assert sums.row_nats.dtype == np.float64
+    np.testing.assert_allclose(sums.row_nats, nats, rtol=1e-5)
+    assert sums.row_tokens.tolist() == [SEQUENCE] * (ROWS - 1) + [SEQUENCE - PADDED]
+    assert line["eval/a/rows"] == ROWS
+    assert line["eval/a/tokens"] == ROWS * SEQUENCE - PADDED
+    assert sums.row_nats.sum() == pytest.approx(line["eval/a/loss"] * line["eval/a/tokens"])
+    worst = (nats / weights.sum(1)).max()
+    assert line["eval/a/worst_row"] == pytest.approx(worst, rel=1e-5)
+
+
+def test_a_run_refuses_two_metrics_of_one_name(tmp_path):
+    for metrics in ([Recorder(), Recorder()], [Recorder(name="loss")]):
+        with pytest.raises(UsageError, match="is the name of two figures; built in are loss, perp"):
+            make_run(tmp_path, metrics=metrics)
+    assert not list(tmp_path.iterdir())
