@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.plugins import load
 from t5x_style.quantities import GIB
 
 _GB = 10**9
@@ -180,12 +181,23 @@ _BY_DEVICE_KIND = {kind: chip for chip in CHIPS.values() for kind in chip.device
 
 
 def chip(name: str) -> Chip:
-    """The chip of that name. Raises UsageError, with the nearest name, if there is none."""
-    if name not in CHIPS:
+    """A chip by `Topology.chip` or --chip.
+
+    Args:
+      name: in CHIPS; or the dotted path of a Chip, 'my_team.MY_CHIP', whose module is imported from
+        the Python path.
+
+    Raises:
+      UsageError: there is no such chip, or the object is of another type.
+    """
+    if name in CHIPS:
+        return CHIPS[name]
+    if "." not in str(name):
         raise UsageError(
-            f"no chip {name!r}: one of {', '.join(CHIPS)}{did_you_mean(str(name), CHIPS)}"
+            f"no chip {name!r}: one of {', '.join(CHIPS)}, or the dotted path of your own Chip, "
+            f"such as 'my_team.MY_CHIP'{did_you_mean(str(name), CHIPS)}"
         )
-    return CHIPS[name]
+    return load(f"chip {name!r}", str(name), Chip)
 
 
 def chip_of_device_kind(kind: str) -> Chip | None:

@@ -55,7 +55,7 @@ def described_devices(topology: Topology) -> Sequence[jax.Device]:
     sides = shape.split("x")
     if (
         not all(side.isdecimal() and int(side) > 0 for side in sides)
-        or len(sides) != len(row.slices[0].split("x"))
+        or len(sides) != (3 if row.interconnect == "torus_3d" else 2)
         # The compiler would take a v5e of 32 x 32, which nobody has built.
         or math.prod(map(int, sides)) > row.link_domain
     ):

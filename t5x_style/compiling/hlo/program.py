@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from t5x_style.accounting import CHIPS
+from t5x_style.accounting import chips
 from t5x_style.compiling.hlo.arrays import Buffer, largest_buffers
 from t5x_style.compiling.hlo.collectives import Collective, collectives
 from t5x_style.compiling.hlo.costs import Operation, operations
@@ -58,14 +58,14 @@ def read_program(
     Args:
       hlo_text: of a program for any backend; cycles and kernels are a TPU's.
       mesh: axis names to sizes, outermost first; None: collectives name no axis.
-      chip: name in the table of chips, where it matters for what the text can tell.
+      chip: as `Topology.chip`, for chips whose text does not show overlap; None: it shows.
 
     Raises:
       ValueError: the text is not that of a compiled program.
     """
     # The compilers of some chips overlap collectives that their text shows as synchronous: nothing
     # in the text of a v5p program shows whether a gather waits.
-    silent = chip in CHIPS and not CHIPS[chip].overlap_in_text
+    silent = chip is not None and not chips.chip(chip).overlap_in_text
     module = parse(hlo_text)
     runs = schedule(module)
     return Program(
