@@ -31,8 +31,8 @@ def flash_block(length: int, at_most: int, shards: int = 1) -> int:
     if length % (pieces * LANES):
         unit = pieces * LANES
         raise UsageError(
-            f"Topology.kernel = 'flash' works on tiles of {LANES} tokens, and {length:,} tokens in "
-            f"{pieces} pieces are no multiple of them: the next sequence length that is: "
+            f"Topology.kernel = 'flash' needs a sequence length that is a multiple of {unit:,} "
+            f"(pieces: {pieces}, tokens of a tile: {LANES}), not {length:,}: the next multiple is "
             f"{-(-length // unit) * unit:,}"
         )
     tiles = length // pieces // LANES

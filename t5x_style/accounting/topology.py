@@ -146,7 +146,7 @@ class Topology:
             )
         if self.slice is not None and self.chip is None:
             raise UsageError(
-                f"Topology.slice = {self.slice!r} says no chip: set Topology.chip, as in 'v5p'"
+                f"Topology.slice = {self.slice!r} needs a chip: set Topology.chip, as in 'v5p'"
             )
         if self.attention_block < 1 or (self.kernel == "flash" and self.attention_block % LANES):
             raise UsageError(
@@ -191,13 +191,13 @@ class Topology:
         for logical, entry in self.rules.items():
             if logical not in LOGICAL_AXES:
                 raise UsageError(
-                    f"Topology.rules names {logical!r}, which is no logical axis"
+                    f"Topology.rules: {logical!r} is not a logical axis"
                     f"{did_you_mean(logical, LOGICAL_AXES)}"
                 )
             for axis in flat(entry):
                 if axis not in MESH_AXES:
                     raise UsageError(
-                        f"Topology.rules[{logical!r}] names {axis!r}, which is no mesh axis"
+                        f"Topology.rules[{logical!r}]: {axis!r} is not a mesh axis"
                         f"{did_you_mean(axis, MESH_AXES)}"
                     )
         for logical_axes in MEETING_AXES:
@@ -207,7 +207,7 @@ class Topology:
                     if axis in taken:
                         raise UsageError(
                             f"Topology.rules puts both {taken[axis]!r} and {logical!r} on the mesh "
-                            f"axis {axis!r}, and there are arrays that have both"
+                            f"axis {axis!r}, but some arrays have both"
                         )
                     taken[axis] = logical
 

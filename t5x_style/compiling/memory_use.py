@@ -94,8 +94,8 @@ def check_state_is_donated(program: StepProgram, compiled: Compiled) -> None:
     state = _bytes_on_device(program.state)
     if in_place < state:
         raise Fault(
-            f"the step writes {in_place:,} bytes of its state in place, and the state has "
-            f"{state:,}: the rest is held twice"
+            f"the step writes {in_place:,} bytes of its state in place, but the state has "
+            f"{state:,}: the rest is in memory twice"
         )
 
 

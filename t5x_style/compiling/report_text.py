@@ -25,7 +25,7 @@ def report_text(report: CompileReport) -> str:
         parts += [f"{name}: {ASSUMPTIONS[name].meaning}" for name in report.estimates]
     elif report.topology.slice is not None:
         parts.append(
-            f"no time estimate: XLA gives no cycles for {report.topology.chip}. On the device it "
+            f"no time estimate: XLA prints no cycles for {report.topology.chip}. On the device it "
             "tries several kernels for each product; here it took its first choice"
         )
     parts.append(table(_traffic_rows(accounts), _TRAFFIC_HEADERS))
@@ -98,7 +98,7 @@ def _flops_lines(accounts: ProgramAccounts) -> str:
         lines.append(f"kernels, whose products are not in the program's text: {calls}")
     if accounts.library_calls:
         calls = ", ".join(f"{name} x {n}" for name, n in accounts.library_calls.items())
-        lines.append(f"library routines, whose products are NOT in that sum: {calls}")
+        lines.append(f"library routines, whose products are NOT in these FLOPs: {calls}")
     if accounts.unknown_loops:
         lines.append(
             "loops whose trips the text does not show. They are counted once, so every figure is a "

@@ -97,8 +97,8 @@ def search(
     timed = [name for name, row in CHIPS.items() if row.clock is not None]
     if topology.chip is None or chip(topology.chip).clock is None:
         raise UsageError(
-            f"Topology.chip = {topology.chip!r}: layouts are ranked by estimated seconds, which "
-            f"there are for {', '.join(timed)}"
+            f"Topology.chip = {topology.chip!r}: a search ranks layouts by estimated seconds, "
+            f"and only {', '.join(timed)} have estimates"
         )
     begun = time.monotonic()
     trials: list[Trial] = []
@@ -140,7 +140,8 @@ def fastest(trials: Sequence[Trial]) -> Trial:
     """
     best = min(trials, key=lambda trial: trial.seconds)
     if best.report is None:
-        raise UsageError(f"none of {len(trials)} layouts fits; the last: {trials[-1].refusal}")
+        refusal = trials[-1].refusal
+        raise UsageError(f"none of {len(trials)} layouts fits. Refusal of the last: {refusal}")
     return best
 
 

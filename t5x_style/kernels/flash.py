@@ -51,8 +51,8 @@ def flash_attention(
     if slopes is not None:
         if softcap is not None:
             raise UsageError(
-                "Topology.kernel = 'flash' adds ALiBi inside of the scores that attention_softcap "
-                f"= {softcap} caps: 'blockwise' caps first, as the formula does"
+                "Topology.kernel = 'flash' adds ALiBi before the cap of Architecture."
+                f"attention_softcap = {softcap}, and the formula caps first: use 'blockwise'"
             )
         if keys > ALIBI_POSITIONS:
             raise UsageError(

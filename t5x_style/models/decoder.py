@@ -130,7 +130,7 @@ class Decoder(nnx.Module):
           ValueError: segments and a cache.
         """
         if segments is not None and cache is not None:
-            raise ValueError("segments with a cache: its keys have none")
+            raise ValueError("segments with a cache: the keys of a cache have no segments")
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         # The fsdp shards of the table are gathered first: looking words up in a table split along D

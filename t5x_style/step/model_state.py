@@ -22,8 +22,8 @@ from t5x_style.partitioning.sharding import check_heads, replicated
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Kernels that run on one platform alone: whose they are, and the platform as JAX names it.
-_MADE_FOR = {"flash": ("the TPU's", "tpu"), "cudnn": ("NVIDIA's GPUs", "gpu")}
+# Kernels that run on one platform alone: its devices for messages, and its name in JAX.
+_KERNEL_PLATFORMS = {"flash": ("TPUs", "tpu"), "cudnn": ("NVIDIA GPUs", "gpu")}
 
 # {'step': int32 [], 'parameters': nested dict of float32 arrays, 'optimizer': optax's state}.
 State = dict[str, Any]
@@ -83,17 +83,17 @@ def bind_model(
     """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`.
 
     Raises:
-      UsageError: a kernel on a mesh of other devices than it is made for; rules that part queries
-        from their keys.
+      UsageError: the kernel does not run on the mesh's devices; the rules put queries and their
+        keys on different devices.
     """
     check_heads(architecture, topology)
     platform = mesh.devices.flat[0].platform
-    maker, needed = _MADE_FOR.get(topology.kernel, ("", platform))
+    devices, needed = _KERNEL_PLATFORMS.get(topology.kernel, ("", platform))
     if platform != needed:
         raise UsageError(
-            f"Topology.kernel = {topology.kernel!r} is a kernel of {maker}, and the mesh is of "
+            f"Topology.kernel = {topology.kernel!r} runs on {devices} alone, but the mesh has "
             f"{platform!r} devices: 'blockwise' computes the same numbers with as little memory on "
-            "any"
+            "any device"
         )
 
     def make(seed: int) -> Decoder:

@@ -101,15 +101,15 @@ def estimate(
     one_of("assumptions", assumptions, ASSUMPTIONS)
     if chip.clock is None:
         raise UsageError(
-            f"no estimate for a {chip.name}: the clock behind its compiler's cycles is not known"
+            f"no estimate for a {chip.name}: the clock of its compiler's cycles is not known"
         )
     assumed = ASSUMPTIONS[assumptions]
     kernel_seconds = executed = 0.0
     if program.kernel_calls:
         if attention is None:
             raise Fault(
-                f"the program runs the kernels {', '.join(program.kernel_calls)}, and "
-                "what they work on was not said"
+                f"the program runs the kernels {', '.join(program.kernel_calls)}, but their "
+                "`attention` (the work of one call) was not given"
             )
         calls = calls_by_pass(program.kernel_calls)
         kernel_seconds = assumed.kernel_seconds(chip, calls, attention)

@@ -120,8 +120,8 @@ def _pass(name: str, count: int) -> str:
     match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
     if match is None:
         raise Fault(
-            f"kernel {name!r} runs {count} times a step, and what it multiplies is not "
-            "in the table of t5x_style/accounting/program/kernels.py"
+            f"kernel {name!r} runs {count} times a step, but its products are not in the table "
+            "PASSES of t5x_style/compiling/hlo/kernel_calls.py"
         )
     return match[1]
 
