@@ -60,7 +60,7 @@ def touched_keys_per_query(length: int, window: int | None, block: int) -> float
     that is (S + block) / 2: the blocks on the diagonal are multiplied whole.
 
     Args:
-      length: S. window: as `Architecture.window`. block: as `flash_block` or `even_block` gives it.
+      length: S. window: as `Architecture.window`. block: of `flash_block` or `even_block`.
     """
     blocks = -(-length // block)
     before = blocks if window is None else blocks_before(window, block)

@@ -1,6 +1,6 @@
-"""The kinds of feed-forward, built in or a user's own, as the plain numbers that the accounts read.
+"""The kinds of feed-forward, built in or a user's own, as plain numbers for the accounts.
 
-A kind is asked for its numbers, never for its name. `models/layers.py` has the functions of the
+The accounts read a kind's numbers, never its name. `models/layers.py` has the functions of the
 built-in kinds; a kind from outside the package brings its own.
 """
 

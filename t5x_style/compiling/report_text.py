@@ -7,12 +7,12 @@ from t5x_style.compiling.report import CompileReport, ProgramAccounts
 from t5x_style.quantities import GIB, SECONDS_PER_DAY, count, duration
 from t5x_style.reporting.text.tables import dtypes_text, table
 
-# A larger share of FLOPs off the formula is a fault of one of the two.
+# A larger difference between program and formula means that one of the two is wrong.
 _TOLERATED_ERROR = 0.005
 
 
 def report_text(report: CompileReport) -> str:
-    """The tables of a report, as far as it goes."""
+    """The tables of a report; without a compiled step only the first."""
     parts = [table(_step_rows(report))]
     if report.memory is None or report.accounts is None:
         return parts[0]

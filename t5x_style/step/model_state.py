@@ -59,7 +59,7 @@ class BoundModel:
     @functools.cached_property
     def axes(self) -> dict:
         """Each parameter's logical axes."""
-        return _axes(self.template)
+        return _logical_axes(self.template)
 
     def __call__(self, parameters: dict) -> Decoder:
         """The Decoder with these parameters; for use while tracing."""
@@ -111,12 +111,12 @@ def bind_model(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, update_axes(*names))
         ),
         nnx.to_pure_dict(template),
-        _axes(template),
+        _logical_axes(template),
     )
     return BoundModel(architecture, definition, template, updates, make)
 
 
-def _axes(template: nnx.State) -> dict:
+def _logical_axes(template: nnx.State) -> dict:
     leaves = jax.tree.map(
         lambda parameter: tuple(parameter.get_metadata("out_sharding")),
         template,
@@ -126,7 +126,7 @@ def _axes(template: nnx.State) -> dict:
 
 
 def abstract_state(model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of the whole state: what a restore aims at."""
+    """Shapes, dtypes and shardings of the whole state: the target of a restore."""
     optimizer_state = jax.eval_shape(optimizer.init, model.abstract)
     shardings = shardings_of(optimizer_state, model.updates, mesh)
     return {

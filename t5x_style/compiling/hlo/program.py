@@ -17,20 +17,20 @@ _BUFFERS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What ONE device does in one run of a compiled program, loops multiplied out.
+    """The work of ONE device in one run of a compiled program, loops multiplied out.
 
     Attributes:
       matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
       kernel_calls: calls of attention kernels by name. What they multiply is not in the text: see
         `kernel_flops`.
-      library_calls: of a library's routines by name, in which products may hide that the text does
-        not show: cuBLAS on a GPU, oneDNN on a CPU. What the TPU compiler calls so is its own and
-        multiplies nothing.
+      library_calls: calls of a library's routines by name: cuBLAS on a GPU, oneDNN on a CPU. Their
+        products are not in the text. The TPU compiler's own calls multiply nothing and are left
+        out.
       collectives: the most bytes on the wire first.
-      operations: what the compiler has estimated, the costliest first.
+      operations: those that the compiler has estimated, the costliest first.
       largest_buffers: of the arrays in main memory.
-      unknown_loops: loops whose trips the text does not tell. Each is counted as run once, so that
-        every figure here is then a lower bound: whoever prints one says so.
+      unknown_loops: loops whose trips the text does not show. Each is counted as run once, so that
+        every figure here is then a lower bound: a report must print that.
     """
 
     matmul_flops: int
