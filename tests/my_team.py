@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_style.accounting import FeedForwardKind
+from t5x_style.accounting import Chip, FeedForwardKind
 from t5x_style.errors import UsageError
 
 # GELU with a gate (Shazeer 2020).
@@ -16,6 +16,22 @@ GEGLU = FeedForwardKind(
     gated=True,
     factor_arrays=6,
     activation=lambda up, gate: jax.nn.gelu(gate, approximate=True) * up,
+)
+
+# A chip of 1 PFLOP/s.
+MY_CHIP = Chip(
+    name="my_chip",
+    peak_bf16_flops=1e15,
+    hbm_bytes=64 * 10**9,
+    hbm_bandwidth=2e12,
+    devices_per_chip=1,
+    device_kinds=("My chip",),
+    source="its datasheet",
+    interconnect="torus_2d",
+    links=4,
+    link_bandwidth=50e9,
+    link_domain=256,
+    network_bandwidth=3e9,
 )
 
 

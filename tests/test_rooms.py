@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t5x_style"
 
 # What each room may import, itself aside. A room that is not named here does not exist.
-GROUND = ("errors", "quantities", "files")
+GROUND = ("errors", "quantities", "files", "plugins")
 MAY_IMPORT = {
     "errors": (),
     "quantities": (),
     "files": ("errors",),
+    "plugins": ("errors",),
     "accounting": GROUND,
     "hosts": GROUND,
     "reporting": (*GROUND, "accounting"),

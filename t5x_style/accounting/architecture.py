@@ -1,7 +1,7 @@
-"""The shape of a decoder as plain numbers: what the model is built from and the account counts.
+"""The shape of a decoder as plain numbers, for the model and for the accounts.
 
 It is in the lowest room because both the model (which has jax) and the accounts (which must not)
-read it. So a count can never be about another model than the one that trains.
+read it. So the accounts always count the model that trains.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.accounting.feed_forward import FeedForwardKind, feed_forward_kind
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.errors import UsageError, did_you_mean, one_of
 
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
 MATMUL_DTYPES = ("int8",)
 
-# A width that may be given as None: __post_init__ then derives it, so whoever reads it has an int.
+# A width that may be given as None: __post_init__ then derives it, so that readers have an int.
 if TYPE_CHECKING:
     DerivedInt = int
 else:
@@ -111,16 +111,8 @@ class Architecture:
                     f"{self.heads}: set head_dim, or a width that {self.heads} divides"
                 )
             object.__setattr__(self, "head_dim", self.d_model // self.heads)
-        for name, allowed in (
-            ("positions", POSITIONS),
-            ("norm", NORMS),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise UsageError(
-                    f"Architecture.{name} = {value!r} is not one of {', '.join(allowed)}"
-                    f"{did_you_mean(str(value), allowed)}"
-                )
+        one_of("Architecture.positions", self.positions, POSITIONS)
+        one_of("Architecture.norm", self.norm, NORMS)
         feed_forward_kind(self.feed_forward)
         if self.matmul_dtype is not None and self.matmul_dtype not in MATMUL_DTYPES:
             raise UsageError(

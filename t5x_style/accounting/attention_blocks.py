@@ -31,8 +31,8 @@ def flash_block(length: int, at_most: int, shards: int = 1) -> int:
     if length % (pieces * LANES):
         unit = pieces * LANES
         raise UsageError(
-            f"Topology.kernel = 'flash' works on tiles of {LANES} tokens, and {length:,} tokens in "
-            f"{pieces} pieces are no multiple of them: the next sequence length that is: "
+            f"Topology.kernel = 'flash' needs a sequence length that is a multiple of {unit:,} "
+            f"(pieces: {pieces}, tokens of a tile: {LANES}), not {length:,}: the next multiple is "
             f"{-(-length // unit) * unit:,}"
         )
     tiles = length // pieces // LANES
@@ -60,7 +60,7 @@ def touched_keys_per_query(length: int, window: int | None, block: int) -> float
     that is (S + block) / 2: the blocks on the diagonal are multiplied whole.
 
     Args:
-      length: S. window: as `Architecture.window`. block: as `flash_block` or `even_block` gives it.
+      length: S. window: as `Architecture.window`. block: of `flash_block` or `even_block`.
     """
     blocks = -(-length // block)
     before = blocks if window is None else blocks_before(window, block)

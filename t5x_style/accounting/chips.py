@@ -1,4 +1,4 @@
-"""The peaks of chips, and the chip behind a JAX device.
+"""The peaks of chips, and the chip of a JAX device.
 
 Peaks are dense bfloat16 per CHIP. NVIDIA's headline figures are twice that (2:4 sparsity), and a
 TPU v2, v3 or 7x chip is two devices to JAX: both have made published MFUs wrong by a factor of two.
@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.plugins import load
 from t5x_style.quantities import GIB
 
 _GB = 10**9
@@ -42,15 +43,15 @@ class Chip:
         the cycles that XLA's TPU compiler expects of a bfloat16 product of 8192 x 8192 x 8192. For
         all others 0.75 is assumed, about what cuBLAS reaches on an A100 or H100.
       usable_bytes: memory that a program is granted on each JAX DEVICE. It is less than the device
-        has: the runtime keeps some. Of a TPU as the compiler's refusals print it (libtpu 0.0.42);
-        of a GPU three quarters, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set. None: a step cannot
-        be compiled for it by description.
+        has: the runtime keeps some. For a TPU, as the compiler's refusals print it (libtpu 0.0.42);
+        for a GPU three quarters, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set. None: a step cannot
+        be compiled for a described slice.
       slices: some shapes that Cloud TPU rents, for messages. The compiler takes others too.
-      compiler_options: of the TPU compiler's description.
+      compiler_options: for the TPU compiler's description of a slice.
       clock: cycles a second at which the published peak is reached, 2 FLOPs x the multipliers of a
         chip. v5e: 4 arrays of 128 x 128, 197e12 FLOP/s; v5p: 8 in two cores, 459e12; v4: 8 in two
         cores, 275e12; v6e: 4 times as many as a v5e, 918e12. None: no seconds are estimated.
-      cores: that share a kernel's rows. (XLA's own estimates are of the chip.)
+      cores: cores that share a kernel's rows. (XLA's own estimates are for the whole chip.)
       overlap_in_text: whether a program's text shows that a collective overlaps other work.
       reported_memory: bytes and bytes/s that an SXM card reports, for XLA's GPU compiler.
     """
@@ -176,21 +177,30 @@ CHIPS: dict[str, Chip] = {
     )
 }  # fmt: skip
 
-_BY_DEVICE_KIND = {kind: chip for chip in CHIPS.values() for kind in chip.device_kinds}
-
 
 def chip(name: str) -> Chip:
-    """The chip of that name. Raises UsageError, with the nearest name, if there is none."""
-    if name not in CHIPS:
+    """A chip by `Topology.chip` or --chip.
+
+    Args:
+      name: in CHIPS; or the dotted path of a Chip, 'my_team.MY_CHIP', whose module is imported from
+        the Python path.
+
+    Raises:
+      UsageError: there is no such chip, or the object is of another type.
+    """
+    if name in CHIPS:
+        return CHIPS[name]
+    if "." not in str(name):
         raise UsageError(
-            f"no chip {name!r}: one of {', '.join(CHIPS)}{did_you_mean(str(name), CHIPS)}"
+            f"no chip {name!r}: one of {', '.join(CHIPS)}, or the dotted path of your own Chip, "
+            f"such as 'my_team.MY_CHIP'{did_you_mean(str(name), CHIPS)}"
         )
-    return CHIPS[name]
+    return load(f"chip {name!r}", str(name), Chip)
 
 
 def chip_of_device_kind(kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`; None for a CPU and for chips not in the table.
+    """The chip of a `jax.Device.device_kind`; None for a CPU and for chips not in the table.
 
     The whole name must match, never a part: 'TPU v5' is a v5p and 'TPU v5 lite' a v5e.
     """
-    return _BY_DEVICE_KIND.get(kind)
+    return next((row for row in CHIPS.values() if kind in row.device_kinds), None)

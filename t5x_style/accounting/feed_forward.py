@@ -1,16 +1,16 @@
-"""The kinds of feed-forward, built in or a user's own, as the plain numbers that the accounts read.
+"""The kinds of feed-forward, built in or a user's own, as plain numbers for the accounts.
 
-A kind is asked for its numbers, never for its name. `models/layers.py` has the functions of the
+The accounts read a kind's numbers, never its name. `models/layers.py` has the functions of the
 built-in kinds; a kind from outside the package brings its own.
 """
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.plugins import load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,31 +75,17 @@ def feed_forward_kind(name: str) -> FeedForwardKind:
         module is imported from the Python path.
 
     Raises:
-      UsageError: there is no such kind; or it is none, or has no activation.
+      UsageError: there is no such kind; or the object is of another type, or has no activation.
     """
     if name in FEED_FORWARDS:
         return FEED_FORWARDS[name]
     where = f"Architecture.feed_forward = {name!r}"
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name:
+    if "." not in name:
         raise UsageError(
             f"{where} is not one of {', '.join(FEED_FORWARDS)}, nor the dotted path of your own, "
             f"such as 'my_team.GEGLU'{did_you_mean(name, FEED_FORWARDS)}"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UsageError(
-            f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    kind = getattr(module, attribute, None)
-    if kind is None:
-        raise UsageError(
-            f"{where}: {module_name} has no {attribute!r}{did_you_mean(attribute, dir(module))}"
-        )
-    if not isinstance(kind, FeedForwardKind) or kind.activation is None:
-        raise UsageError(
-            f"{where} must be a t5x_style.accounting.FeedForwardKind with an activation, not "
-            f"{kind!r}"
-        )
+    kind = load(where, name, FeedForwardKind)
+    if kind.activation is None:
+        raise UsageError(f"{where} must have an activation, not {kind!r}")
     return kind

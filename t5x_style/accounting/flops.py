@@ -3,7 +3,7 @@
 A multiply-add counts as two FLOPs, and the backward pass of a product is two products of its size.
 Norms, biases, positions and the optimizer multiply nothing that a paper counts; where a convention
 counts every parameter, they are in the table with two FLOPs each. Every figure names its
-convention, because the conventions in use lie up to 38 % apart for one and the same run
+convention, because the conventions in use differ by up to 38 % for one and the same run
 (BloombergGPT: 1.73e23 by 6ND, 2.39e23 by Megatron's formula with recomputation, 2.36e23 in its
 paper).
 """
@@ -34,15 +34,15 @@ from t5x_style.errors import one_of
 MATRICES = ("qkv", "output", "feed_forward_in", "feed_forward_out")
 LAYERS = ("qkv", *ATTENTION_TERMS, "output", "feed_forward_in", "feed_forward_out")
 PRODUCTS = (*LAYERS, "head")
-# Twice the parameters: what 2 N stands for.
+# Twice the parameters: the 2 N of the conventions.
 NON_EMBEDDING = (*MATRICES, "vectors", "untied_head")
 PARAMETERS = ("embedding", "positions", *NON_EMBEDDING)
 
 
 class Convention(NamedTuple):
-    """What a convention counts: for each term of `forward_terms`, how many times that term.
+    """The terms of `forward_terms` that a convention counts, and how many times.
 
-    Three passes are a forward and a backward pass, a fourth one recomputes the forward pass.
+    Three passes are a forward and a backward pass; a fourth recomputes the forward pass.
     """
 
     meaning: str
@@ -112,7 +112,7 @@ def forward_terms(arch: Architecture, sequence_length: int) -> dict[str, float]:
 
     After Chinchilla's appendix F (Hoffmann et al. 2022). Letters as in Architecture; with K < N
     heads the keys and values have K H columns. No convention counts all of the terms: attention is
-    in it twice (all keys, and those that the mask admits), and so is a head of its own (as a
+    in the table twice (all keys, and those that the mask admits), and so is an untied head (as a
     product, and as parameters).
 
     Args:
@@ -166,7 +166,7 @@ def keys_per_query(sequence_length: int, window: int | None) -> float:
 
 
 def forward_flops_per_token(arch: Architecture, sequence_length: int) -> dict[str, float]:
-    """Forward FLOPs per token of every matrix product, attention full S x S: what `full` counts.
+    """Forward FLOPs per token of every matrix product, attention full S x S, as in `full`.
 
     Returns:
       The terms PRODUCTS of `forward_terms`, in the order in which a token meets them.
@@ -186,7 +186,7 @@ def training_flops_per_token(
     Args:
       sequence_length: S, tokens.
       convention: one of CONVENTIONS.
-      topology: changes 'hardware' alone, which counts what the compiled step executes.
+      topology: changes 'hardware' alone, the FLOPs that the compiled step executes.
 
     Raises:
       UsageError: no such convention.

@@ -5,8 +5,8 @@ ATTENTION_TERMS = ("attention_logits", "attention_values")
 # The forward products of a layer that the backward pass computes again under each remat policy.
 # The last feed-forward matrix is never among them: its gradient needs its input, not its output,
 # so the compiler drops it (and in a parallel block the attention's output matrix likewise). The
-# head is outside the layers, and its gradient is made while its logits are at hand; but a loss by
-# words (models/loss.py) makes them twice.
+# head is outside the layers, and its gradient is computed with its logits; but a loss by vocabulary
+# chunks (models/loss.py) computes them twice.
 _AGAIN_BUT_ATTENTION = ("qkv", "feed_forward_in")
 REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -18,11 +18,11 @@ REMAT_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "offload": _AGAIN_BUT_ATTENTION,
 }
 
-# What an attention kernel computes again in its own backward pass, under every remat policy. Plain
-# holds all of its weights; blockwise makes the logits again. Flash goes back in two passes, one for
-# the queries' gradient and one for the keys' and values': each makes the logits again, and the
-# second the gradient of the weights, a product of the size of attention_values, once more. cuDNN
-# makes the logits again, in one pass.
+# Products that an attention kernel computes again in its backward pass, under every remat policy.
+# Plain holds all of its weights; blockwise computes the logits again. Flash has two such passes,
+# one for the queries' gradient and one for the keys' and values'. Each computes the logits again,
+# and the second also the gradient of the weights, a product of the size of attention_values. cuDNN
+# computes the logits again, in one pass.
 KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "plain": (),
     "blockwise": ("attention_logits",),
@@ -30,9 +30,9 @@ KERNEL_RECOMPUTES: dict[str, tuple[str, ...]] = {
     "cudnn": ("attention_logits",),
 }
 
-# The policies that keep the kernel's result, and what it must compute again all the same because
-# it needs more than that: the plain one its weights; cuDNN a statistic of each query, which has no
-# name by which to keep it, so that it goes forward once more.
+# The policies that keep the kernel's result, and the products that it must still compute again. The
+# plain kernel needs its weights too. cuDNN needs a statistic of each query, which has no name by
+# which to keep it, so its forward pass runs again.
 KEEP_ATTENTION = ("save_dots", "save_attention", "save_qkv", "save_qkv_out", "offload")
 RESULT_IS_NOT_ENOUGH: dict[str, tuple[str, ...]] = {
     "plain": ("attention_logits",),

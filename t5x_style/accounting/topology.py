@@ -15,7 +15,7 @@ from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.accounting.recompute import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
 from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
 
-# The names of what an axis of an array IS, which the rules place on a mesh.
+# Names of the axes of arrays. The rules place them on a mesh.
 # Axes of activations.
 BATCH = "batch"
 SEQUENCE = "sequence"
@@ -32,15 +32,15 @@ MLP_ROWS = "mlp_rows"
 NORM = "norm"
 LAYERS = "layers"
 
-# No axis of an array: the mesh axes over which matrices are whole, but their gradients and
-# optimizer state split.
+# Not an axis of an array: the mesh axes over which matrices are whole, but their gradients and
+# optimizer state are split.
 UPDATES = "updates"
 
 LOGICAL_AXES = (
     BATCH, SEQUENCE, HEADS, KV_HEADS, MLP, VOCAB, EMBED, HEADS_ROWS, MLP_ROWS, NORM, LAYERS,
 )  # fmt: skip
 
-# Axes that meet in one activation (the logits among them) or one matrix: no two of them may lie on
+# Axes that meet in one activation (the logits among them) or one matrix: no two of them may be on
 # the same mesh axis.
 MEETING_AXES = tuple(
     (*others, wide)
@@ -53,7 +53,7 @@ Rule = str | tuple[str, ...] | None
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
-# One table from what an axis is to where it is placed. The rows of residual matrices take both
+# One table from logical axes to mesh axes. The rows of residual matrices take both
 # axes, so that every fsdp gather runs along the leading dimension. (The TPU compiler copies the
 # result of a gather along the minor one again.)
 DEFAULT_RULES: Mapping[str, Rule] = {
@@ -93,29 +93,30 @@ class Topology:
       fsdp: size of the axis over which the batch AND the parameters are split (ZeRO-3).
       tensor: size of the axis over which heads, feed-forward and vocabulary are split.
       sequence: size of the axis over which a sequence's tokens are split.
-      chip: name of the chip in the table of peaks, or None: no MFU is printed.
+      chip: name of a chip (see `chips.chip`), or the dotted path of your own, 'my_team.MY_CHIP';
+        None: no MFU is printed.
       slice: shape of the slice of that chip for which `compile` makes the step, as '8x8x8' of a
-        v5p, or nodes x GPUs as '1x8'; None: the devices of this process. A run always takes the
-        devices that it finds.
+        v5p, or nodes x GPUs as '1x8'; None: the devices of this process. A run always uses the
+        devices of its processes.
       slices: slices of that shape, joined by the data-centre network. The data axis is split over
         them first, so that only sums of gradients leave a slice.
-      microbatches: passes per step. A pass takes sequences / microbatches rows, and the gradients
-        of all passes are added in float32.
+      microbatches: parts of a batch. Each has sequences / microbatches rows, and their gradients
+        are added in float32.
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
       kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
         same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
       attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
       remat: one of flops.REMAT_RECOMPUTES.
       loss_chunk_tokens: tokens per device whose logits live at once.
-      loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens meet one
-        piece of the head after the other, and never is more of it gathered, at the cost of making
-        the logits twice; loss_chunk_tokens is then not read.
+      loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens are
+        multiplied with one piece of the head after the other, and only that piece is gathered. The
+        logits are then computed twice, and loss_chunk_tokens is not read.
       shard_optimizer_over_data: whether the matrices' optimizer state and gradients are split over
         `data` too (ZeRO-1 across the replicas): 1 / data of the bytes, for an all-gather of the
         float32 parameters over `data` once a step.
       rules: entries that replace those of DEFAULT_RULES.
-      unsharded_tolerance: share of the parameters' bytes that may lie unsharded on axes that
-        could split them; a run fails past it.
+      unsharded_tolerance: share of the parameters' bytes that may be unsharded on axes that
+        could split them; a run fails above it.
     """
 
     data: int = 1
@@ -146,7 +147,7 @@ class Topology:
             )
         if self.slice is not None and self.chip is None:
             raise UsageError(
-                f"Topology.slice = {self.slice!r} says no chip: set Topology.chip, as in 'v5p'"
+                f"Topology.slice = {self.slice!r} needs a chip: set Topology.chip, as in 'v5p'"
             )
         if self.attention_block < 1 or (self.kernel == "flash" and self.attention_block % LANES):
             raise UsageError(
@@ -184,20 +185,20 @@ class Topology:
         return flat(self.rules_in_force[logical_axis])
 
     def pieces(self, axes: Iterable[str]) -> int:
-        """Devices over which an array is split that these mesh axes split."""
+        """Devices over which these mesh axes split an array."""
         return math.prod(getattr(self, axis) for axis in axes)
 
     def _check_rules(self) -> None:
         for logical, entry in self.rules.items():
             if logical not in LOGICAL_AXES:
                 raise UsageError(
-                    f"Topology.rules names {logical!r}, which is no logical axis"
+                    f"Topology.rules: {logical!r} is not a logical axis"
                     f"{did_you_mean(logical, LOGICAL_AXES)}"
                 )
             for axis in flat(entry):
                 if axis not in MESH_AXES:
                     raise UsageError(
-                        f"Topology.rules[{logical!r}] names {axis!r}, which is no mesh axis"
+                        f"Topology.rules[{logical!r}]: {axis!r} is not a mesh axis"
                         f"{did_you_mean(axis, MESH_AXES)}"
                     )
         for logical_axes in MEETING_AXES:
@@ -207,10 +208,10 @@ class Topology:
                     if axis in taken:
                         raise UsageError(
                             f"Topology.rules puts both {taken[axis]!r} and {logical!r} on the mesh "
-                            f"axis {axis!r}, and there are arrays that have both"
+                            f"axis {axis!r}, but some arrays have both"
                         )
                     taken[axis] = logical
 
 
-# No mesh, nothing computed twice: what accounts assume where no topology is given.
+# No mesh, nothing computed twice: the default of the accounts.
 ONE_DEVICE = Topology()

@@ -1,4 +1,4 @@
-"""GPUs that are not there: a description of each, which is all that XLA's GPU compiler asks for."""
+"""Described GPUs: XLA's GPU compiler needs a description of a GPU, not the GPU."""
 
 from collections.abc import Sequence
 
@@ -43,10 +43,10 @@ device_description_str: "{kind}"
 
 
 def described_gpus(row: Chip, shape: str) -> Sequence[jax.Device]:
-    """The GPUs of so many nodes. Call before anything else of this process has used a device.
+    """The GPUs of some nodes. Call before anything else in this process uses a device.
 
     Args:
-      row: of a chip with reported memory. shape: nodes x GPUs of each, as '1x8'.
+      row: a chip with reported memory. shape: nodes x GPUs of a node, as '1x8'.
 
     Raises:
       UsageError: no such shape, or XLA's GPU compiler is not installed.
@@ -58,8 +58,8 @@ def described_gpus(row: Chip, shape: str) -> Sequence[jax.Device]:
         or int(sides[1]) > _MOST_OF_A_NODE
     ):
         raise UsageError(
-            f"Topology.slice = {shape!r} of {row.name} GPUs: nodes x GPUs of a node, at most "
-            f"{_MOST_OF_A_NODE}, as in '1x8' or '4x8'"
+            f"Topology.slice = {shape!r} of {row.name} GPUs must be nodes x GPUs of a node, at "
+            f"most {_MOST_OF_A_NODE}, as in '1x8' or '4x8'"
         )
     jax.config.update("jax_platforms", "cpu")
     assert row.reported_memory is not None
@@ -75,6 +75,6 @@ def described_gpus(row: Chip, shape: str) -> Sequence[jax.Device]:
     except NotImplementedError as error:
         raise UsageError(
             f"Topology.slice = {shape!r} of {row.name} GPUs needs XLA's GPU compiler, which is not "
-            "installed here: run tools/setup gpu. It needs no GPU to say what a step holds, "
-            "multiplies and sends; how long it takes only a GPU can tell"
+            "installed here: run tools/setup gpu. The bytes, FLOPs and traffic of a step need no "
+            "GPU; its seconds do"
         ) from error

@@ -1,4 +1,4 @@
-"""Devices of a slice that is not there: enough for XLA's compilers, which run anywhere."""
+"""Described devices of a slice. XLA's compilers need no real ones, and run on any machine."""
 
 import importlib.util
 import math
@@ -12,18 +12,18 @@ from t5x_style.accounting import CHIPS, Chip, Topology, chip
 from t5x_style.compiling.described_gpus import described_gpus
 from t5x_style.errors import UsageError, did_you_mean
 
-# A slice smaller than a host needs its host bounds.
+# A slice smaller than a host must name its host bounds.
 _HOSTS = {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}
 
-# libtpu looks for chips, for other processes that use them and for the cloud's metadata, and tells
-# standard error at length; a program that only compiles needs none of it.
+# libtpu looks for chips, for other processes that use them and for the cloud's metadata, and logs
+# much to standard error. A program that only compiles needs none of it.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    # Of the machine, not of the slice that is described: any that exists keeps it quiet.
+    # The type of the machine, not of the described slice. Any existing type avoids a warning.
     "TPU_ACCELERATOR_TYPE": "v4-8",
 }
 
@@ -31,35 +31,35 @@ _ENVIRONMENT = {
 def described_devices(topology: Topology) -> Sequence[jax.Device]:
     """The devices of `topology.slices` slices of shape `topology.slice` of chip `topology.chip`.
 
-    Nothing runs on them; programs can be compiled for them. Call before anything else of this
-    process has used a device: the CPU becomes its backend, so that no chip is looked for.
+    Nothing runs on them; programs can be compiled for them. Call before anything else in this
+    process uses a device: the CPU becomes the backend, so that JAX looks for no chip.
 
     Raises:
-      UsageError: no such slice, or the compiler for it is not installed.
+      UsageError: there is no such slice, or its compiler is not installed.
     """
     shape = topology.slice or ""
     describable = [name for name, row in CHIPS.items() if row.usable_bytes is not None]
     if topology.chip is None or (row := chip(topology.chip)).usable_bytes is None:
         raise UsageError(
-            f"Topology.slice = {topology.slice!r}: slices can be described of "
-            f"{', '.join(describable)}, and Topology.chip is {topology.chip!r}"
+            f"Topology.slice = {topology.slice!r}: a step can be compiled for slices of "
+            f"{', '.join(describable)}, but Topology.chip = {topology.chip!r}"
             f"{did_you_mean(str(topology.chip), describable)}"
         )
     if row.reported_memory is not None:
         if topology.slices > 1:
             raise UsageError(
-                f"Topology.slices = {topology.slices}: nodes of {row.name} GPUs are counted in "
+                f"Topology.slices = {topology.slices}: set the nodes of {row.name} GPUs in "
                 f"Topology.slice, as in '{topology.slices}x8'"
             )
         return described_gpus(row, shape)
     sides = shape.split("x")
     if (
         not all(side.isdecimal() and int(side) > 0 for side in sides)
-        or len(sides) != len(row.slices[0].split("x"))
+        or len(sides) != (3 if row.interconnect == "torus_3d" else 2)
         # The compiler would take a v5e of 32 x 32, which nobody has built.
         or math.prod(map(int, sides)) > row.link_domain
     ):
-        raise UsageError(_no_slice(row, topology.slice))
+        raise UsageError(_slice_refusal(row, topology.slice))
     # JAX's own message for a missing libtpu has changed with its versions: ask for the package.
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
@@ -79,11 +79,11 @@ def described_devices(topology: Topology) -> Sequence[jax.Device]:
         ).devices
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{_no_slice(row, topology.slice)} ({reason})") from error
+        raise UsageError(f"{_slice_refusal(row, topology.slice)} ({reason})") from error
 
 
-def _no_slice(row: Chip, shape: str | None) -> str:
+def _slice_refusal(row: Chip, shape: str | None) -> str:
     return (
-        f"Topology.slice = {shape!r}: no such slice of a {row.name}; some that there are: "
+        f"Topology.slice = {shape!r}: a {row.name} has no such slice; some that it has: "
         f"{', '.join(row.slices)}{did_you_mean(str(shape), row.slices)}"
     )

@@ -1,4 +1,4 @@
-"""What a compiled step takes of each chip's memory, and that it writes its state in place."""
+"""The memory of a compiled step on each chip, and the check that it writes its state in place."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from t5x_style.step.program import StepProgram
 
 @dataclasses.dataclass(frozen=True)
 class ChipMemory:
-    """Bytes of a chip that a step takes, by the compiler's own account.
+    """Bytes of a chip that a step needs, by the compiler's own account.
 
     Attributes:
       parameters, optimizer, batch: held between two steps, from shapes alone.
-      padding: what the compiler's layouts add to them.
+      padding: added to them by the compiler's layouts.
       gradients: float32, from shapes.
-      activations: everything else that is temporary.
+      activations: all other temporary memory.
       temporary: gradients and activations.
       peak: at the fullest moment.
-      usable: what a program is granted; None where it is not known (see `Chip.usable_bytes`).
+      usable: granted to a program; None where it is not known (see `Chip.usable_bytes`).
     """
 
     parameters: int
@@ -39,11 +39,11 @@ class ChipMemory:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak is within what a program is granted; None where that is not known."""
+        """Whether the peak is at most `usable`; None where that is not known."""
         return None if self.usable is None else self.peak <= self.usable
 
     def to_json(self) -> dict[str, int]:
-        """The parts by name, without those that are not known."""
+        """The parts by name, unknown ones left out."""
         return {name: n for name, n in dataclasses.asdict(self).items() if n is not None}
 
 
@@ -53,10 +53,11 @@ def chip_memory(
     """The compiler's account of a step.
 
     Args:
-      batch: for which it was compiled.
-      chip: whose devices they are; None: a device is a chip.
+      batch: the one for which it was compiled.
+      chip: the kind of the devices; None: a device is a chip.
     """
     analysis, state = compiled.memory_analysis(), program.state
+    assert analysis is not None
     parameters = _bytes_on_device(state["parameters"])
     optimizer = _bytes_on_device((state["optimizer"], state["step"]))
     rows = _bytes_on_device(batch)
@@ -77,7 +78,7 @@ def chip_memory(
 
 
 def check_state_is_donated(program: StepProgram, compiled: Compiled) -> None:
-    """Make sure that a step can be fed its own result, and that it writes the result in place.
+    """Check that a step can read its own result, and that it writes the result in place.
 
     Raises:
       Fault: a part of the state is returned in another sharding, or not written over the old one.
@@ -90,17 +91,19 @@ def check_state_is_donated(program: StepProgram, compiled: Compiled) -> None:
     ):
         if not taken.is_equivalent_to(returned, leaf.ndim):
             raise Fault(f"the step takes {leaf_name(path)} as {taken} and returns it as {returned}")
-    in_place = compiled.memory_analysis().alias_size_in_bytes
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    in_place = analysis.alias_size_in_bytes
     state = _bytes_on_device(program.state)
     if in_place < state:
         raise Fault(
-            f"the step writes {in_place:,} bytes of its state in place, and the state has "
-            f"{state:,}: the rest is held twice"
+            f"the step writes {in_place:,} bytes of its state in place, but the state has "
+            f"{state:,}: the rest is in memory twice"
         )
 
 
 def _bytes_on_device(tree: Any) -> int:
-    """Bytes of each device's shards, from shapes alone."""
+    """Bytes of one device's shards, from shapes alone."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

@@ -65,14 +65,14 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramAccounts:
-    """What the text of a compiled program shows.
+    """The contents of a compiled program's text.
 
     Attributes:
-      hlo_flops: of the matrix products of all devices, counted in the text, and of the kernels that
-        it calls.
-      hlo_flops_error: how far from the formula, as a share.
+      hlo_flops: of all devices: the matrix products in the text, and those of the kernels that it
+        calls.
+      hlo_flops_error: relative difference from the formula.
       kernel_calls: calls of attention kernels by name.
-      library_calls: whose products hlo_flops lacks (on GPUs and CPUs alone).
+      library_calls: calls of library routines, whose products hlo_flops lacks (GPUs, CPUs).
       unknown_loops: loops whose trips the text does not show; all figures are then lower bounds.
       estimated_cycles: by kind of operation.
       collectives: by place.
@@ -95,7 +95,7 @@ class ProgramAccounts:
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """What is known of a step: before it is compiled, and, from `unsharded` on, after.
+    """The report on a step. The fields from `unsharded` on are known once it is compiled.
 
     Attributes:
       shape, topology: of the step.
@@ -104,9 +104,9 @@ class CompileReport:
       run_tokens: of the whole run.
       model_flops: of a step, by the conventions '6nd', 'full' and 'causal'.
       hardware_flops: of a step, by the formula.
-      planned_bytes_per_chip: what the planner expects.
+      planned_bytes_per_chip: the planner's estimate.
       dollars_per_chip_hour: for the cost of the run; None without a price.
-      unsharded: share of the parameters' bytes that lies whole where the mesh could split it.
+      unsharded: share of the parameters' bytes that is unsplit where the mesh could split it.
       compile_seconds, memory, accounts: of the compiled step; None before.
       estimates: seconds by the name of their assumptions; empty for chips without a clock.
     """
@@ -128,7 +128,7 @@ class CompileReport:
     estimates: Mapping[str, StepEstimate] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """What `t5x-style compile --json` prints, flat."""
+        """The flat JSON object of `t5x-style compile --json`."""
         topology, architecture = self.topology, self.shape.architecture
         found: dict[str, Any] = {
             "parameters": self.parameters,
@@ -161,8 +161,8 @@ class CompileReport:
                 "bytes_per_chip": self.memory.to_json(),
                 "fits": self.memory.fits,
                 "estimates": {
-                    name: _estimate_json(each, self.run_tokens, self.dollars_per_chip_hour)
-                    for name, each in self.estimates.items()
+                    name: _estimate_json(step, self.run_tokens, self.dollars_per_chip_hour)
+                    for name, step in self.estimates.items()
                 },
             }
             | dataclasses.asdict(self.accounts)
@@ -181,7 +181,7 @@ def planned_report(
     mesh: Mesh,
     dollars_per_chip_hour: float | None = None,
 ) -> CompileReport:
-    """What is known of a step before it is compiled.
+    """The report on a step before it is compiled.
 
     Raises:
       UsageError: the mesh does not divide the batch or the model.
@@ -193,7 +193,7 @@ def planned_report(
             shape.architecture, shape.sequence_length, convention, topology
         )
 
-    chip = _chip_of(mesh)
+    chip = _mesh_chip(mesh)
     devices_per_chip = 1 if chip is None else chip.devices_per_chip
     return CompileReport(
         shape=shape,
@@ -243,9 +243,10 @@ def compiled_report(
         compiled = program.compile(shape.sequences, shape.sequence_length)
         compile_seconds = time.perf_counter() - started
     check_state_is_donated(program, compiled)
-    chip = _chip_of(mesh)
+    chip = _mesh_chip(mesh)
     batch = program.batch(shape.sequences, shape.sequence_length)
     text = compiled.as_text()
+    assert text is not None
     read = read_program(text, topology.mesh_shape, topology.chip)
     attention = attention_work(shape, topology)
     report = dataclasses.replace(
@@ -274,11 +275,11 @@ def compiled_report(
 
 
 def refusal_of(report: CompileReport) -> str | None:
-    """Why a compiled step would not run: its peak is above what a chip grants.
+    """Why a compiled step would not run: its peak is above the memory that a chip grants.
 
     Returns:
-      How much is missing and what would make it fit; None if the step fits, or if the chip's limit
-      is not known.
+      The missing bytes and changes that would make it fit; None if the step fits, or if the chip's
+      limit is not known.
     """
     memory = report.memory
     if memory is None or memory.usable is None or memory.fits:
@@ -290,7 +291,7 @@ def refusal_of(report: CompileReport) -> str | None:
 
 
 def attention_work(shape: StepShape, topology: Topology) -> AttentionWork | None:
-    """What one call of 'flash' or 'cudnn' works on, on one device; None with another kernel."""
+    """The work of one call of 'flash' or 'cudnn' on one device; None with another kernel."""
     if topology.kernel not in ("flash", "cudnn"):
         return None
     architecture, length = shape.architecture, shape.sequence_length
@@ -313,11 +314,11 @@ def attention_work(shape: StepShape, topology: Topology) -> AttentionWork | None
 def program_accounts(
     read: Program, attention: AttentionWork | None, hardware_flops: float, devices: int
 ) -> ProgramAccounts:
-    """What the compiled text shows of a step.
+    """The accounts of a step from its compiled text.
 
     Args:
       read: the program of one device.
-      attention: what one call of its kernels works on.
+      attention: the work of one call of its kernels.
       hardware_flops: of the whole step, by the formula.
     """
     counted: float = read.matmul_flops * devices
@@ -354,15 +355,15 @@ def _traffic(collectives: list[Collective]) -> list[Traffic]:
     return sorted(rows, key=lambda row: -row.wire_bytes)
 
 
-def _chip_of(mesh: Mesh) -> Chip | None:
-    """The chip whose devices the mesh is made of; None for a CPU and what is not in the table."""
+def _mesh_chip(mesh: Mesh) -> Chip | None:
+    """The chip whose devices the mesh is made of; None for a CPU and for chips not in the table."""
     return chip_of_device_kind(mesh.devices.flat[0].device_kind)
 
 
 def _estimate_json(
     step: StepEstimate, run_tokens: int, dollars_per_chip_hour: float | None
 ) -> dict[str, Any]:
-    """An estimate with all collectives hidden behind work (`_hidden`), and with none (`_exposed`):
+    """An estimate with all collectives overlapped (`_hidden`), and with none (`_exposed`):
     seconds of a step, mfu (causal), hfu, tokens_per_second, days and dollars of the run."""
     found: dict[str, Any] = {
         "assumes": ASSUMPTIONS[step.assumptions].meaning,

@@ -7,12 +7,12 @@ from t5x_style.compiling.report import CompileReport, ProgramAccounts
 from t5x_style.quantities import GIB, SECONDS_PER_DAY, count, duration
 from t5x_style.reporting.text.tables import dtypes_text, table
 
-# A larger share of FLOPs off the formula is a fault of one of the two.
+# A larger difference between program and formula means that one of the two is wrong.
 _TOLERATED_ERROR = 0.005
 
 
 def report_text(report: CompileReport) -> str:
-    """The tables of a report, as far as it goes."""
+    """The tables of a report; without a compiled step only the first."""
     parts = [table(_step_rows(report))]
     if report.memory is None or report.accounts is None:
         return parts[0]
@@ -25,7 +25,7 @@ def report_text(report: CompileReport) -> str:
         parts += [f"{name}: {ASSUMPTIONS[name].meaning}" for name in report.estimates]
     elif report.topology.slice is not None:
         parts.append(
-            f"no time estimate: XLA gives no cycles for {report.topology.chip}. On the device it "
+            f"no time estimate: XLA prints no cycles for {report.topology.chip}. On the device it "
             "tries several kernels for each product; here it took its first choice"
         )
     parts.append(table(_traffic_rows(accounts), _TRAFFIC_HEADERS))
@@ -98,7 +98,7 @@ def _flops_lines(accounts: ProgramAccounts) -> str:
         lines.append(f"kernels, whose products are not in the program's text: {calls}")
     if accounts.library_calls:
         calls = ", ".join(f"{name} x {n}" for name, n in accounts.library_calls.items())
-        lines.append(f"library routines, whose products are NOT in that sum: {calls}")
+        lines.append(f"library routines, whose products are NOT in these FLOPs: {calls}")
     if accounts.unknown_loops:
         lines.append(
             "loops whose trips the text does not show. They are counted once, so every figure is a "

@@ -26,7 +26,7 @@ class Trial:
     Attributes:
       change: how it differs from the layout before, for people.
       report: None where the compiler refused the layout, or its program does not fit.
-      refusal: why, in that case.
+      refusal: the reason, in that case.
     """
 
     topology: Topology
@@ -36,7 +36,8 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of the step, with half of what can be hidden hidden; infinite without a report."""
+        """Of the step, with EXPOSED_SHARE of the hideable seconds exposed; infinite without a
+        report."""
         if self.report is None:
             return float("inf")
         estimate = self.report.estimates[ASSUMPTIONS]
@@ -45,14 +46,14 @@ class Trial:
 
     @property
     def mfu(self) -> tuple[float, float]:
-        """Causal, with all collectives hidden and with none. Only of a trial with a report."""
+        """Causal, with all collectives hidden and with none. The trial must have a report."""
         assert self.report is not None
         estimate = self.report.estimates[ASSUMPTIONS]
         return estimate.mfu(estimate.hidden_seconds), estimate.mfu(estimate.exposed_seconds)
 
     @property
     def peak(self) -> int:
-        """Bytes of a chip at the fullest moment. Only of a trial with a report."""
+        """Bytes of a chip at the fullest moment. The trial must have a report."""
         assert self.report is not None
         assert self.report.memory is not None
         return self.report.memory.peak
@@ -88,23 +89,23 @@ def search(
     without each of its compiler flags, and without all.
 
     Args:
-      topology: whatever a layout does not change is taken from it.
-      when_compiled: called after each.
+      topology: the fields that no layout changes.
+      when_compiled: called after each trial.
 
     Raises:
-      UsageError: no slice is described, no layout fits it, or its chip has no estimate.
+      UsageError: the topology has no slice, no layout fits it, or its chip has no estimate.
     """
     timed = [name for name, row in CHIPS.items() if row.clock is not None]
     if topology.chip is None or chip(topology.chip).clock is None:
         raise UsageError(
-            f"Topology.chip = {topology.chip!r}: layouts are ranked by estimated seconds, which "
-            f"there are for {', '.join(timed)}"
+            f"Topology.chip = {topology.chip!r}: a search ranks layouts by estimated seconds, "
+            f"and only {', '.join(timed)} have estimates"
         )
     begun = time.monotonic()
     trials: list[Trial] = []
     refused: dict[str, int] = {}
 
-    def over(share: float) -> bool:
+    def time_is_over(share: float) -> bool:
         return bool(trials) and time.monotonic() - begun > 60 * minutes * share
 
     def attempt(layout: Topology, change: str) -> Trial:
@@ -113,9 +114,9 @@ def search(
         return trials[-1]
 
     for layout, planned in candidates(shape, topology):
-        if over(_LAYOUTS_SHARE):
+        if time_is_over(_LAYOUTS_SHARE):
             break
-        # The compiler refused a layout of this mesh that was planned to be leaner.
+        # The compiler refused a layout of this mesh with fewer planned bytes.
         if planned >= refused.get(layout.mesh_text, planned + 1):
             continue
         if attempt(layout, "").refusal is not None:
@@ -125,7 +126,7 @@ def search(
     fewer: dict[str, Set[str]] = {f"without {name}": flags.keys() - {name} for name in flags}
     fewer["without flags"] = set()
     for change, kept in fewer.items() if flags else ():
-        if over(1.0):
+        if time_is_over(1.0):
             break
         rest = {name: flags[name] for name in flags if name in kept}
         attempt(dataclasses.replace(best, compiler_flags=rest), change)
@@ -133,14 +134,15 @@ def search(
 
 
 def fastest(trials: Sequence[Trial]) -> Trial:
-    """The one whose step takes the fewest seconds.
+    """The trial whose step takes the fewest seconds.
 
     Raises:
-      UsageError: the compiler refused them all; with its last message.
+      UsageError: the compiler refused them all. The message has the last refusal.
     """
     best = min(trials, key=lambda trial: trial.seconds)
     if best.report is None:
-        raise UsageError(f"none of {len(trials)} layouts fits; the last: {trials[-1].refusal}")
+        refusal = trials[-1].refusal
+        raise UsageError(f"none of {len(trials)} layouts fits. Refusal of the last: {refusal}")
     return best
 
 
@@ -161,10 +163,10 @@ def unbeaten(trials: Sequence[Trial]) -> list[Trial]:
 
 def candidates(shape: StepShape, topology: Topology) -> Iterator[tuple[Topology, int]]:
     """Meshes of the topology's slice under each remat policy, with the fewest microbatches that
-    fit, in the planner's order: the one that it expects to be fastest first.
+    fit, in the planner's order, the fastest by its estimate first.
 
     Returns:
-      The layout, and the bytes of a device that the planner expects.
+      The layout, and the planner's estimate of a device's bytes.
 
     Raises:
       UsageError: none fits.

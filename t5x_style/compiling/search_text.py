@@ -20,7 +20,7 @@ _HEADERS = (
 
 
 def trial_line(trial: Trial) -> str:
-    """One layout and its result, in a line."""
+    """One layout and its result on one line."""
     topology = trial.topology
     name = f"{topology.mesh_text}, remat {topology.remat}, microbatches {topology.microbatches}"
     if trial.change:

@@ -45,18 +45,20 @@ def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> ja
     keys, kv_heads = k.shape[1], k.shape[2]
     query_block, key_block = even_block(length, block_size), even_block(keys, block_size)
     where = {
-        "query_positions": _in_blocks(inputs.query_positions, query_block, 0, _NEVER),
-        "key_positions": _in_blocks(inputs.key_positions, key_block, 0, _NEVER),
+        "query_positions": _split_into_blocks(inputs.query_positions, query_block, 0, _NEVER),
+        "key_positions": _split_into_blocks(inputs.key_positions, key_block, 0, _NEVER),
     }
     if slopes is not None:
         where["slopes"] = jnp.asarray(slopes)
     if inputs.segments is not None:
         queries, others = inputs.segments
-        where["query_segments"] = _in_blocks(queries, query_block, 1).swapaxes(0, 1)
-        where["key_segments"] = _in_blocks(others, key_block, 1).swapaxes(0, 1)
+        where["query_segments"] = _split_into_blocks(queries, query_block, 1).swapaxes(0, 1)
+        where["key_segments"] = _split_into_blocks(others, key_block, 1).swapaxes(0, 1)
     # Heads before tokens, so that a block's products are of contiguous matrices.
-    k_blocks, v_blocks = (_in_blocks(x, key_block, 1).transpose(1, 0, 3, 2, 4) for x in (k, v))
-    q_blocks = _in_blocks(q, query_block, 1)
+    k_blocks, v_blocks = (
+        _split_into_blocks(x, key_block, 1).transpose(1, 0, 3, 2, 4) for x in (k, v)
+    )
+    q_blocks = _split_into_blocks(q, query_block, 1)
     grouped = (*q_blocks.shape[:3], kv_heads, heads // kv_heads, head_dim)
     q_blocks = q_blocks.reshape(grouped).transpose(1, 0, 3, 4, 2, 5)
     touched = np.ones((len(q_blocks), len(k_blocks)), bool)
@@ -70,7 +72,7 @@ def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> ja
     return out.reshape(batch, -1, heads, head_dim)[:, :length]
 
 
-def _in_blocks(x: jax.Array, block: int, axis: int, value: int = 0) -> jax.Array:
+def _split_into_blocks(x: jax.Array, block: int, axis: int, value: int = 0) -> jax.Array:
     """x with its tokens on `axis` as [blocks, block], the last one filled with `value`."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)

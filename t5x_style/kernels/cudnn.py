@@ -7,16 +7,16 @@ from jax.ad_checkpoint import checkpoint_name
 from t5x_style.errors import UsageError
 from t5x_style.kernels.plain import RESIDUALS, AttentionInputs
 
-# The widest head for which JAX does not ask what device will run it.
+# JAX accepts heads up to this width without knowing the device.
 WIDEST_HEAD = 128
 
 
 def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
-    """The numbers of `plain_attention` by cuDNN: memory linear in S.
+    """The same numbers as `plain_attention`, by cuDNN: memory linear in S.
 
     Args:
       inputs: bfloat16. Keys and values are not repeated for the queries that share them. The mask
-        is by places in the arrays, so the positions of queries and keys must be those of the same
+        goes by index in the arrays, so the positions of queries and keys must be those of the same
         consecutive tokens. slopes, segments and softcap are None: cuDNN would take the first two as
         a bias [N, S, S] or [B, S, S] in memory, and has no soft-cap.
 
@@ -24,10 +24,10 @@ def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
       [B, S, N, H] in q's dtype.
 
     Raises:
-      UsageError: cuDNN cannot do it, or its library is not installed.
+      UsageError: cuDNN does not support an input, or its library is not installed.
     """
     q, k, v, window = inputs.q, inputs.k, inputs.v, inputs.window
-    for asked, feature in (
+    for is_set, feature in (
         (inputs.slopes is not None, "Architecture.positions = 'alibi'"),
         (inputs.segments is not None, "Packing.attend_across_documents = False"),
         (inputs.softcap is not None, f"Architecture.attention_softcap = {inputs.softcap}"),
@@ -38,11 +38,11 @@ def cudnn_attention(inputs: AttentionInputs) -> jax.Array:
             f"Architecture.head_dim = {q.shape[-1]}",
         ),
     ):
-        if asked:
+        if is_set:
             raise UsageError(
-                f"Topology.kernel = 'cudnn' has no {feature} (it takes causal attention in "
+                f"Topology.kernel = 'cudnn' does not support {feature} (only causal attention in "
                 f"bfloat16, heads of up to {WIDEST_HEAD} in steps of 8, windows and shared keys): "
-                "'blockwise' and 'plain' have"
+                "use 'blockwise' or 'plain'"
             )
     try:
         out = jax.nn.dot_product_attention(

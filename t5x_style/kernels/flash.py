@@ -26,7 +26,7 @@ ALIBI_POSITIONS = 2**16
 def flash_attention(
     inputs: AttentionInputs, *, block_size: int = 512, interpret: bool = False
 ) -> jax.Array:
-    """The numbers of `plain_attention` by JAX's splash kernel: memory linear in S.
+    """The same numbers as `plain_attention`, by JAX's splash kernel: memory linear in S.
 
     Blocks of keys that no query of a block sees are neither fetched nor multiplied. The backward
     pass is the kernel's unfused one (the fused one writes a gradient of q per block of keys).
@@ -51,8 +51,8 @@ def flash_attention(
     if slopes is not None:
         if softcap is not None:
             raise UsageError(
-                "Topology.kernel = 'flash' adds ALiBi inside of the scores that attention_softcap "
-                f"= {softcap} caps: 'blockwise' caps first, as the formula does"
+                "Topology.kernel = 'flash' adds ALiBi before the cap of Architecture."
+                f"attention_softcap = {softcap}, and the formula caps first: use 'blockwise'"
             )
         if keys > ALIBI_POSITIONS:
             raise UsageError(
@@ -110,7 +110,7 @@ def with_alibi_features(
     return jnp.concatenate([q, query_features], -1), jnp.concatenate([k, key_features], -1)
 
 
-class _Seen(splash_mask.Mask):
+class _CausalMask(splash_mask.Mask):
     """Which keys a query sees, for whole blocks, from their first and last tokens.
 
     Splash asks only whether all, some or none of a block of S x T is seen, and computes the mask of
@@ -122,7 +122,7 @@ class _Seen(splash_mask.Mask):
         pieces = np.arange(length, dtype=np.int32).reshape(2 * shards, -1)
         order = [piece for shard in range(shards) for piece in device_pieces(shard, shards)]
         self.q_sequence = pieces[order].reshape(-1)
-        self.mask_function = functools.partial(_seen, window=window)
+        self.mask_function = functools.partial(_is_seen, window=window)
         self.window = length if window is None else window
 
     @property
@@ -138,7 +138,7 @@ class _Seen(splash_mask.Mask):
         return np.array([some, some and nearest >= 0 and farthest < self.window])
 
 
-def _seen(queries, keys, *, window: int | None):
+def _is_seen(queries, keys, *, window: int | None):
     seen = queries >= keys
     return seen if window is None else seen & (queries - keys < window)
 
@@ -157,7 +157,7 @@ def _causal_kernel(
 
     The schedules of all shards are concatenated.
     """
-    mask = splash_mask.MultiHeadMask([_Seen(length, shards, window)] * heads)
+    mask = splash_mask.MultiHeadMask([_CausalMask(length, shards, window)] * heads)
     tile = (block, block)
     by_rows, mask_function = splash_mask_info.process_mask(mask, tile, q_seq_shards=shards)
     by_columns, _ = splash_mask_info.process_mask_dkv(mask, tile, q_seq_shards=shards)

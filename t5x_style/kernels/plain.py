@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# A name for the remat policies: what a kernel keeps for its backward pass besides its inputs.
+# A name for the remat policies: arrays that a kernel keeps for its backward pass, inputs apart.
 RESIDUALS = "attention_residuals"
 
 # Finite, so that a row without any allowed key gives numbers instead of NaN.
@@ -16,7 +16,7 @@ MASKED = -1e30
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionInputs:
-    """What every kernel reads, on one device. A pytree of its arrays.
+    """The inputs of every kernel on one device, as a pytree.
 
     Attributes:
       q: [B, S, N, H], already scaled. k, v: [B, T, K, H]; K divides N, and query head n reads

@@ -32,7 +32,7 @@ from t5x_style.models.logical import (
     per_shard,
 )
 
-# Names for the remat policies: what the kernel reads, and the product of the output matrix.
+# Names for the remat policies: the kernel's inputs, and the product of the output matrix.
 QKV = "qkv"
 OUTPUT = "attention_output"
 
@@ -87,7 +87,7 @@ class Attention(nnx.Module):
         v = self._split(self.value(x), a.kv_heads, KV_HEADS)
         v = checkpoint_name(v, QKV)
         if self.query_norm is not None and self.key_norm is not None:
-            # The backward pass of a norm needs what it read; that of positions needs nothing.
+            # The backward pass of a norm needs its input; that of positions needs nothing.
             q, k = checkpoint_name(q, QKV), checkpoint_name(k, QKV)
             q, k = self.query_norm(q), self.key_norm(k)
         if a.positions == "rope":
@@ -157,7 +157,7 @@ class Attention(nnx.Module):
 
 
 def balanced(x: jax.Array, axes: tuple[str, ...], axis: int = 1) -> jax.Array:
-    """From the tokens that are on this device to those that it attends for; inside a shard_map.
+    """Trades the tokens on this device for those that it attends for; inside a shard_map.
 
     Args:
       x: the device's consecutive tokens on `axis`, an even number of them.

@@ -130,7 +130,7 @@ class Decoder(nnx.Module):
           ValueError: segments and a cache.
         """
         if segments is not None and cache is not None:
-            raise ValueError("segments with a cache: its keys have none")
+            raise ValueError("segments with a cache: the keys of a cache have no segments")
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         # The fsdp shards of the table are gathered first: looking words up in a table split along D
@@ -147,10 +147,10 @@ class Decoder(nnx.Module):
         # The body returns no parameters: scan would copy every one of them.
         def body(x, layer):
             layer_parameters, layer_cache = layer
-            block = nnx.merge(definition, _gradients_scattered(layer_parameters))
+            block = nnx.merge(definition, _scatter_gradients(layer_parameters))
             return block(x, positions, layer_cache, segments)
 
-        x, cache = jax.lax.scan(_rematerialised(body, self.remat), x, (parameters, cache))
+        x, cache = jax.lax.scan(_apply_remat(body, self.remat), x, (parameters, cache))
         return self.final_norm(x), cache
 
     def output_matrix(self) -> jax.Array:
@@ -174,7 +174,7 @@ class Decoder(nnx.Module):
         return jnp.zeros(shape, self.compute_dtype), jnp.zeros(shape, self.compute_dtype)
 
 
-def _rematerialised(body: Callable, policy: str) -> Callable:
+def _apply_remat(body: Callable, policy: str) -> Callable:
     """The body of a layer scan under a policy.
 
     'none' computes no product again. Under every policy, norms and activations keep only what they
@@ -191,7 +191,7 @@ def _rematerialised(body: Callable, policy: str) -> Callable:
     return jax.checkpoint(body, policy=_POLICIES[policy], prevent_cse=False)
 
 
-def _gradients_scattered(layer_parameters: nnx.State) -> nnx.State:
+def _scatter_gradients(layer_parameters: nnx.State) -> nnx.State:
     def scatter(parameter: nnx.Variable) -> nnx.Variable:
         # The names are those of the stack.
         _, *names = parameter.get_metadata("out_sharding")

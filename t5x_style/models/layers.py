@@ -51,7 +51,7 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, inputs, outputs, *, axes, std, bias, matmul_dtype, rngs):
-        self.product = _product_in(matmul_dtype)
+        self.product = _product_function(matmul_dtype)
         self.weight = normal(rngs, (inputs, outputs), axes, std)
         # The rows of a residual matrix carry two mesh axes, which leaves none for its columns.
         self.bias = constant(0.0, outputs, axes[1] or NORM) if bias else None
@@ -61,7 +61,7 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-def _product_in(matmul_dtype: str | None) -> Callable:
+def _product_function(matmul_dtype: str | None) -> Callable:
     return product if matmul_dtype is None else available_int8_product()
 
 
@@ -119,9 +119,9 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gain, bias = self.gain[...], None if self.bias is None else self.bias[...]
-        return _recomputed_in_backward(self._normed)(x, gain, bias)
+        return _recomputed_in_backward(self._normalise)(x, gain, bias)
 
-    def _normed(self, x: jax.Array, gain: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def _normalise(self, x: jax.Array, gain: jax.Array, bias: jax.Array | None) -> jax.Array:
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - y.mean(-1, keepdims=True)

@@ -32,7 +32,7 @@ def mesh_axes(*names: str | None) -> PartitionSpec:
 
     Raises:
       KeyError: a name has no rule.
-      ValueError: two axes of one array would lie on the same mesh axis.
+      ValueError: two axes of one array would be on the same mesh axis.
     """
     rules = dict(spmd.get_logical_axis_rules())
     entries = [None if name is None else rules[name] for name in names]

@@ -94,7 +94,7 @@ def _token_chunks(hidden, head, targets, weights, *, chunk_tokens, softcap, z_lo
     """One device's part: rows and tokens over batch axes, V over `vocab`, D over `embed`."""
     batch, length, width = hidden.shape
     vocab_axes = axis_names(VOCAB)
-    head = _gathered(head.astype(hidden.dtype))
+    head = _gather_width(head.astype(hidden.dtype))
     first_word = _first_word(head)
     chunks = _chunks(batch * length, chunk_tokens)
 
@@ -123,7 +123,7 @@ def _token_chunks(hidden, head, targets, weights, *, chunk_tokens, softcap, z_lo
     nll, z = (_row_sums(losses, batch, length) for losses in (nll, z))
     if not gradients:
         return nll, z
-    head_gradient = _sum_of_devices(_scattered(head_gradient))
+    head_gradient = _sum_over_token_axes(_scatter_width(head_gradient))
     return nll, z, x_gradient.reshape(hidden.shape), head_gradient
 
 
@@ -138,7 +138,7 @@ def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap,
 
     def logits_of(chunk):
         piece, first_word = chunk
-        piece = _gathered(piece.astype(x.dtype))
+        piece = _gather_width(piece.astype(x.dtype))
         return (piece, *_logits(x, piece, target, first_word, softcap))
 
     def add(carry, chunk):
@@ -163,11 +163,11 @@ def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap,
         probability = jnp.exp(logits - log_z[:, None])
         slope = _slope(logits, probability, hit, log_z, weight, softcap, z_loss).astype(x.dtype)
         more = jnp.einsum("tv,vd->td", slope, piece, preferred_element_type=jnp.float32)
-        return x_gradient + more, _scattered(_head_gradient(slope, x))
+        return x_gradient + more, _scatter_width(_head_gradient(slope, x))
 
     x_gradient, head_gradient = jax.lax.scan(differentiate, jnp.zeros(x.shape, jnp.float32), chunks)
     x_gradient = _sum_over(x_gradient, vocab_axes).astype(x.dtype).reshape(hidden.shape)
-    return nll, z, x_gradient, _sum_of_devices(head_gradient.reshape(head.shape))
+    return nll, z, x_gradient, _sum_over_token_axes(head_gradient.reshape(head.shape))
 
 
 def _first_word(head):
@@ -195,13 +195,13 @@ def _head_gradient(slope, x):
     return jnp.einsum("tv,td->vd", slope, x, preferred_element_type=jnp.float32)
 
 
-def _gathered(head):
+def _gather_width(head):
     """[V, D] of the shards of D."""
     embed_axes = axis_names(EMBED)
     return jax.lax.all_gather(head, embed_axes, axis=1, tiled=True) if embed_axes else head
 
 
-def _scattered(head_gradient):
+def _scatter_width(head_gradient):
     """A device's shard of D, summed over the axes that split D."""
     embed_axes = axis_names(EMBED)
     if not embed_axes:
@@ -211,7 +211,7 @@ def _scattered(head_gradient):
     return scattered / _sum_over(1, _difference(embed_axes, _token_axes()))
 
 
-def _sum_of_devices(head_gradient):
+def _sum_over_token_axes(head_gradient):
     """Over those axes of tokens over which the scatter has not summed already."""
     return _sum_over(head_gradient, _difference(_token_axes(), axis_names(EMBED)))
 

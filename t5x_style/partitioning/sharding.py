@@ -68,7 +68,7 @@ def check_heads(architecture: Architecture, topology: Topology) -> None:
     if queries != keys and not (architecture.kv_heads == 1 and not keys):
         raise UsageError(
             f"Topology.rules puts {HEADS!r} on {_axes_text(queries)} and "
-            f"{KV_HEADS!r} on {_axes_text(keys)}: with Architecture.kv_heads = "
+            f"{KV_HEADS!r} on {_axes_text(keys)}, but with Architecture.kv_heads = "
             f"{architecture.kv_heads} a device would not hold the keys of its queries. Give both "
             f"the same axes, of a size that divides {architecture.kv_heads}"
         )
@@ -101,7 +101,7 @@ def check_sharded(parameters: Any, topology: Topology) -> float:
     if share > topology.unsharded_tolerance:
         worst = sorted(unsharded, key=lambda name: unsharded[name], reverse=True)[:3]
         raise UsageError(
-            f"{share:.1%} of the parameters' bytes lie unsharded on a mesh of fsdp="
+            f"{share:.1%} of the parameters' bytes are unsharded on a mesh of fsdp="
             f"{topology.fsdp}, tensor={topology.tensor} (Topology.unsharded_tolerance = "
             f"{topology.unsharded_tolerance:.1%}); the largest: {', '.join(worst)}"
         )

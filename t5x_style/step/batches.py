@@ -1,4 +1,4 @@
-"""The global batch of a step, of which every process reads what its own devices hold."""
+"""The global batch of a step. Every process reads the rows of its own devices."""
 
 from collections.abc import Callable
 
@@ -23,8 +23,8 @@ def global_batch(
 ) -> jax.Array:
     """The rows of one step over the whole mesh: the same array for any number of processes.
 
-    Which rows come is arithmetic on their numbers, so no process tells another anything. A process
-    whose devices hold a part of the batch reads that part alone.
+    Row numbers follow from the step by arithmetic, so processes do not communicate. A process whose
+    devices hold a part of the batch reads that part alone.
 
     Args:
       read: from row numbers int64 [n] to an array [n, W].
@@ -46,5 +46,5 @@ def global_batch(
     return jax.make_array_from_single_device_arrays(
         like.shape,
         sharding,
-        [jax.device_put(pieces[of_device], device) for device, of_device in devices.items()],
+        [jax.device_put(pieces[row_range], device) for device, row_range in devices.items()],
     )

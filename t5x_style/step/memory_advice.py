@@ -10,7 +10,7 @@ from t5x_style.accounting.recompute import REMAT_RECOMPUTES
 from t5x_style.quantities import GIB
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# The two ways in which the TPU compiler says it: after and before it has placed every buffer.
+# The TPU compiler's two messages: after and before it has placed every buffer.
 _REFUSALS = (
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
@@ -22,20 +22,23 @@ _ALLOCATION = re.compile(
 
 
 def refused_bytes(message: str) -> tuple[int, int] | None:
-    """(bytes that the step takes, bytes that there are) of a refusal of the TPU compiler for want
-    of memory, on one device; None for any other error."""
+    """Bytes from a message of the TPU compiler that a step does not fit the memory.
+
+    Returns:
+      (bytes that the step needs, bytes that there are) on one device; None for any other message.
+    """
     for refusal in _REFUSALS:
-        if (said := refusal.search(message)) is not None:
-            used, used_unit, room, room_unit = said.groups()
+        if (match := refusal.search(message)) is not None:
+            used, used_unit, room, room_unit = match.groups()
             return int(float(used) * _UNITS[used_unit]), int(float(room) * _UNITS[room_unit])
     return None
 
 
 def memory_refusal(message: str, shape: StepShape, topology: Topology) -> str | None:
-    """A refusal of the TPU compiler for want of memory, in a form that a person can act on.
+    """The TPU compiler's message that a step does not fit, in a form that a person can act on.
 
     Returns:
-      How many bytes are missing, what takes most, and what would make the step fit. None if the
+      The missing bytes, the largest arrays, and changes that would make the step fit. None if the
       compiler's message is about something else.
     """
     if (found := refused_bytes(message)) is None:
@@ -49,12 +52,12 @@ def memory_refusal(message: str, shape: StepShape, topology: Topology) -> str | 
 
 
 def too_much(used: int, room: int) -> str:
-    """How much is wanting, of bytes on one device."""
-    return f"the step takes {used / GIB:.2f} GiB of each device, and {room / GIB:.2f} GiB are there"
+    """The refusal of a step that needs more bytes than one device has."""
+    return f"the step needs {used / GIB:.2f} GiB of each device, which has {room / GIB:.2f} GiB"
 
 
 def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[str]:
-    """Single changes that save memory, those that the planner expects to be enough first.
+    """Single changes that save memory. If some are enough by the planner's estimate, only those.
 
     Args:
       excess: bytes that are missing on a device.
@@ -72,7 +75,7 @@ def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[st
         if remat != topology.remat
     ]
     others: dict[str, Any] = {"shard_optimizer_over_data": True}
-    # A chunk is never longer than what a device has, so half of a longer one would be the same.
+    # A chunk is never longer than a device's tokens, so half of a longer one would be the same.
     devices = topology.devices // topology.tensor
     tokens = shape.tokens // devices // topology.microbatches
     if (chunk := min(topology.loss_chunk_tokens, tokens) // 2) > 0:
@@ -86,7 +89,7 @@ def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[st
     more = (number for number in range(topology.microbatches + 1, rows + 1) if rows % number == 0)
     if (microbatches := next(more, None)) is not None:
         changes.append((f"MICROBATCHES = {microbatches}", total(microbatches=microbatches)))
-    # What is on the data axis is repeated; on fsdp it is split. A slice stays whole.
+    # The data axis repeats the state; the fsdp axis splits it. A slice stays whole.
     if topology.data % (2 * topology.slices) == 0:
         sizes = {"data": topology.data // 2, "fsdp": topology.fsdp * 2}
         name = ", ".join(f"Topology.{axis} = {size}" for axis, size in sizes.items())
@@ -97,19 +100,19 @@ def what_would_fit(shape: StepShape, topology: Topology, excess: int) -> list[st
     )
     enough = [(saved, name) for saved, name in saving if saved >= excess]
     lines = [
-        f"would fit, as the planner expects: {name} (saves {saved / GIB:.1f} GiB)"
+        f"would fit, by the planner's estimate: {name} (saves {saved / GIB:.1f} GiB)"
         for saved, name in enough
     ]
     if not enough:
         lines = [
-            f"would save {saved / GIB:.1f} GiB, as the planner expects: {name}"
+            f"would save {saved / GIB:.1f} GiB, by the planner's estimate: {name}"
             for saved, name in saving
         ]
-    return lines or ["take more chips, or a smaller batch: nothing else would save memory"]
+    return lines or ["nothing else would save memory: take more chips or a smaller batch"]
 
 
 def unknown_flag(message: str) -> str | None:
-    """XLA's refusal of an option that it does not know, in our words; None for other messages."""
-    if (said := re.search(r"No such compile option: '?\"?([\w]+)", message)) is None:
+    """The refusal of an option that XLA does not know; None for XLA's other messages."""
+    if (match := re.search(r"No such compile option: '?\"?([\w]+)", message)) is None:
         return None
-    return f"Topology.compiler_flags names {said[1]!r}, an option that XLA does not have here"
+    return f"Topology.compiler_flags: this XLA has no option {match[1]!r}"

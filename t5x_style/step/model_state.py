@@ -22,8 +22,8 @@ from t5x_style.partitioning.sharding import check_heads, replicated
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Kernels that run on one platform alone: whose they are, and the platform as JAX names it.
-_MADE_FOR = {"flash": ("the TPU's", "tpu"), "cudnn": ("NVIDIA's GPUs", "gpu")}
+# Kernels that run on one platform alone: its devices for messages, and its name in JAX.
+_KERNEL_PLATFORMS = {"flash": ("TPUs", "tpu"), "cudnn": ("NVIDIA GPUs", "gpu")}
 
 # {'step': int32 [], 'parameters': nested dict of float32 arrays, 'optimizer': optax's state}.
 State = dict[str, Any]
@@ -59,7 +59,7 @@ class BoundModel:
     @functools.cached_property
     def axes(self) -> dict:
         """Each parameter's logical axes."""
-        return _axes(self.template)
+        return _logical_axes(self.template)
 
     def __call__(self, parameters: dict) -> Decoder:
         """The Decoder with these parameters; for use while tracing."""
@@ -83,17 +83,17 @@ def bind_model(
     """The model of a run, abstractly: nothing is allocated. Call inside `topology.in_force`.
 
     Raises:
-      UsageError: a kernel on a mesh of other devices than it is made for; rules that part queries
-        from their keys.
+      UsageError: the kernel does not run on the mesh's devices; the rules put queries and their
+        keys on different devices.
     """
     check_heads(architecture, topology)
     platform = mesh.devices.flat[0].platform
-    maker, needed = _MADE_FOR.get(topology.kernel, ("", platform))
+    devices, needed = _KERNEL_PLATFORMS.get(topology.kernel, ("", platform))
     if platform != needed:
         raise UsageError(
-            f"Topology.kernel = {topology.kernel!r} is a kernel of {maker}, and the mesh is of "
+            f"Topology.kernel = {topology.kernel!r} runs on {devices} alone, but the mesh has "
             f"{platform!r} devices: 'blockwise' computes the same numbers with as little memory on "
-            "any"
+            "any device"
         )
 
     def make(seed: int) -> Decoder:
@@ -111,12 +111,12 @@ def bind_model(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, update_axes(*names))
         ),
         nnx.to_pure_dict(template),
-        _axes(template),
+        _logical_axes(template),
     )
     return BoundModel(architecture, definition, template, updates, make)
 
 
-def _axes(template: nnx.State) -> dict:
+def _logical_axes(template: nnx.State) -> dict:
     leaves = jax.tree.map(
         lambda parameter: tuple(parameter.get_metadata("out_sharding")),
         template,
@@ -126,7 +126,7 @@ def _axes(template: nnx.State) -> dict:
 
 
 def abstract_state(model: BoundModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of the whole state: what a restore aims at."""
+    """Shapes, dtypes and shardings of the whole state: the target of a restore."""
     optimizer_state = jax.eval_shape(optimizer.init, model.abstract)
     shardings = shardings_of(optimizer_state, model.updates, mesh)
     return {

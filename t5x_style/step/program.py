@@ -1,4 +1,4 @@
-"""The train step as a program: what a run compiles, and what `compile` does for absent chips."""
+"""The train step as a program, which a run compiles, and `compile` for described chips."""
 
 import dataclasses
 
@@ -19,11 +19,11 @@ from t5x_style.step.step import make_train_step
 
 
 def keep_programs_in(folder: str) -> None:
-    """Keep what this process compiles from now on in JAX's persistent cache, every program of it.
+    """Keep every program that this process compiles from now on in JAX's persistent cache.
 
-    Its key is made of the program, the options, the versions of JAX and of the compiler, and the
-    shape of the slice: a program that was compiled for a described slice has the key that a real
-    one asks for. (JAX's other way to keep a program, `serialize_executable`, pickles.)
+    Its key consists of the program, the options, the versions of JAX and of the compiler, and the
+    shape of the slice: a program compiled for a described slice has the key of a real one.
+    (JAX's other way to keep a program, `serialize_executable`, pickles.)
     """
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -40,7 +40,7 @@ class StepProgram:
       optimizer: its transformation.
       state: the train state as ShapeDtypeStructs that carry their shardings.
       batch_sharding: how a batch is placed.
-      step: the jitted step; the state is donated and comes back in the same shardings.
+      step: the jitted step; the state is donated and returned in the same shardings.
     """
 
     spec: StepSpec
@@ -59,7 +59,7 @@ class StepProgram:
         """The step for batches of one shape, ready to run. Call inside `partitioning.in_force`.
 
         Raises:
-          UsageError: it does not fit the memory, and what would; or XLA does not know a flag.
+          UsageError: it does not fit the memory (with advice), or XLA does not know a flag.
         """
         lowered = self.step.lower(self.state, self.batch(sequences, sequence_length))
         try:
@@ -96,7 +96,7 @@ def step_program(spec: StepSpec, topology: Topology, mesh: Mesh) -> StepProgram:
             packing=spec.packing,
         ),
         donate_argnums=0,
-        # Of several processes, each reads the metrics.
+        # Every process reads the metrics.
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
     )
     return StepProgram(spec, topology, model, transformation, state, batch_sharding(mesh), step)

@@ -13,7 +13,7 @@ from t5x_style.models import next_token_loss
 from t5x_style.models.logical import BATCH, constrain
 from t5x_style.step.model_state import BoundModel, State
 
-# int32 [B, W]: a row's source, its join if it has one, its tokens (see `packed_batch`).
+# int32 [B, W]: a row's source, its split position if it has one, its tokens (see `packed_batch`).
 Batch = jax.Array
 Metrics = dict[str, jax.Array]
 
@@ -21,12 +21,13 @@ AS_STORED = Packing()
 
 
 def packed_batch(rows: Rows) -> np.ndarray:
-    """Rows and what belongs to them as one array, so that a batch is one transfer: of a step of
-    half a millisecond, a second transfer takes a fifth.
+    """Rows, their sources and split positions as one array, so that a batch is one transfer.
+
+    A second transfer takes a fifth of a step of half a millisecond.
 
     Returns:
-      int32 [B, 1 + S + 1], the source and the tokens; of rows with a join int32 [B, 2 + S + 2],
-      the source, the join and the tokens.
+      int32 [B, 1 + S + 1], the source and the tokens; of rows with a split int32 [B, 2 + S + 2],
+      the source, the split position and the tokens.
     """
     columns = (rows.source,) if rows.split_position is None else (rows.source, rows.split_position)
     batch = np.empty((len(rows.tokens), len(columns) + rows.tokens.shape[1]), np.int32)
@@ -44,37 +45,37 @@ def batch_width(sequence_length: int, packing: Packing) -> int:
 def row_predictions(
     rows: jax.Array, packing: Packing
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """What packed rows predict from what.
+    """The inputs and the targets of packed rows.
 
     Args:
       rows: a packed batch without its sources: int32 [B, S + 1], or [B, 1 + S + 2] of windows that
-        respect document starts, whose two parts `Rows.split_position` tells apart.
+        respect document starts, whose second part begins at `Rows.split_position`.
 
     Returns:
-      Inputs int32 [B, S]; the token that follows each, int32 [B, S], never one across a join; and
-      bool [B, S], which positions stand behind the join, or None where there are no joins.
+      Inputs int32 [B, S]; the token that follows each, int32 [B, S], never one across the split;
+      and bool [B, S], which positions are after the split, or None for rows without a split.
     """
     if not packing.document_starts:
         return rows[:, :-1], rows[:, 1:], None
-    join, ids = rows[:, :1], rows[:, 1:]
-    behind = jnp.arange(ids.shape[1] - 2) >= join
-    inputs = jnp.where(behind, ids[:, 1:-1], ids[:, :-2])
-    return inputs, jnp.where(behind, ids[:, 2:], ids[:, 1:-1]), behind
+    split_position, ids = rows[:, :1], rows[:, 1:]
+    after_split = jnp.arange(ids.shape[1] - 2) >= split_position
+    inputs = jnp.where(after_split, ids[:, 1:-1], ids[:, :-2])
+    return inputs, jnp.where(after_split, ids[:, 2:], ids[:, 1:-1]), after_split
 
 
-def row_segments(inputs: jax.Array, behind_join: jax.Array | None, eos_id: int) -> jax.Array:
+def row_segments(inputs: jax.Array, after_split: jax.Array | None, eos_id: int) -> jax.Array:
     """Which document of its row each token belongs to.
 
-    An EOS begins the document that follows it: it is what the first token is predicted from.
+    An EOS begins the document that follows it: the first token is predicted from it.
 
     Args:
-      inputs: int32 [B, S]. behind_join: as `row_predictions` gives it.
+      inputs: int32 [B, S]. after_split: as `row_predictions` returns it.
 
     Returns:
       int32 [B, S], equal within a document, rising along the row.
     """
     segments = jnp.cumsum(inputs == eos_id, axis=1, dtype=jnp.int32)
-    return segments if behind_join is None else segments + behind_join
+    return segments if after_split is None else segments + after_split
 
 
 def context_tokens(segments: jax.Array) -> jax.Array:
@@ -105,11 +106,11 @@ def make_train_step(
 
     Args:
       sources: number of sources in the blend.
-      microbatches: passes per step over B / microbatches rows each, gradients added in float32.
+      microbatches: parts of a batch, of B / microbatches rows each; gradients added in float32.
       z_loss: coefficient of log(Z)^2.
       loss_chunk_tokens, loss_vocab_chunks: as in `partitioning.Topology`.
       eos_id: the token that ends a document.
-      packing: how the rows of a batch were made, and what their documents see of each other.
+      packing: how the rows of a batch were made, and whether their documents see each other.
 
     Returns:
       step(state, batch) -> (state, metrics). Metrics, float32: loss (nats per token), z_loss,
@@ -123,10 +124,10 @@ def make_train_step(
 
     def loss_of(parameters: dict, rows: jax.Array, weights: jax.Array | None, mean: float):
         decoder = model(parameters)
-        inputs, targets, behind_join = row_predictions(rows, packing)
+        inputs, targets, after_split = row_predictions(rows, packing)
         segments = None
         if not packing.attend_across_documents:
-            segments = row_segments(inputs, behind_join, eos_id)
+            segments = row_segments(inputs, after_split, eos_id)
         hidden, _ = decoder(inputs, segments=segments)
         return next_token_loss(
             hidden,
@@ -140,13 +141,13 @@ def make_train_step(
         )
 
     def weights_of(rows: jax.Array) -> jax.Array:
-        inputs, _, behind_join = row_predictions(rows, packing)
+        inputs, _, after_split = row_predictions(rows, packing)
         if packing.loss_from_context > inputs.shape[1]:
             raise UsageError(
                 f"Packing.loss_from_context = {packing.loss_from_context} leaves nothing to learn "
                 f"from in rows of this sequence length: {inputs.shape[1]} or fewer"
             )
-        context = context_tokens(row_segments(inputs, behind_join, eos_id))
+        context = context_tokens(row_segments(inputs, after_split, eos_id))
         learnt = context >= packing.loss_from_context
         return learnt / jnp.maximum(learnt.sum(), 1).astype(jnp.float32)
 
@@ -159,8 +160,8 @@ def make_train_step(
             return losses, gradients
 
         # Row b goes to microbatch b % k: every device then keeps rows of its own shard.
-        def cut(each: jax.Array) -> jax.Array:
-            pieces = each.reshape(-1, microbatches, each.shape[1]).swapaxes(0, 1)
+        def cut(array: jax.Array) -> jax.Array:
+            pieces = array.reshape(-1, microbatches, array.shape[1]).swapaxes(0, 1)
             return constrain(pieces, None, BATCH, None)
 
         def add(total, piece):
@@ -169,7 +170,7 @@ def make_train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, parameters)
         gradients, losses = jax.lax.scan(add, zeros, jax.tree.map(cut, (rows, weights)))
-        return jax.tree.map(lambda each: each.swapaxes(0, 1).reshape(-1), losses), gradients
+        return jax.tree.map(lambda loss: loss.swapaxes(0, 1).reshape(-1), losses), gradients
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         parameters, source, rows = state["parameters"], batch[:, 0], batch[:, 1:]
@@ -217,8 +218,8 @@ def make_evaluation_step(
 ) -> Callable:
     """The summed loss of a batch.
 
-    Rows are windows of the store in its order, whatever those of training are. Documents attend to
-    each other as in training.
+    Rows are windows of the store in its order, also where those of training are not. Documents
+    attend to each other as in training.
 
     Returns:
       evaluate(parameters, tokens int32 [B, S + 1], weights float32 [B, S]) -> (float32 [], float32

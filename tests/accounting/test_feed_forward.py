@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from t5x_style.accounting import Architecture, FeedForwardKind, parameters
-from t5x_style.accounting.layouts.memory import Mesh, step_memory
+from t5x_style.accounting import Architecture, FeedForwardKind, StepShape, Topology, parameters
+from t5x_style.accounting.layouts.memory import step_memory
 from t5x_style.errors import UsageError
 
 SWIGLU = Architecture(40, 2, 24, 48, 4, feed_forward="swiglu", biases=True)
@@ -30,8 +30,9 @@ def test_the_accounts_ask_a_users_kind_for_its_numbers(team):
     reglu = replace(SWIGLU, feed_forward=f"{team}.REGLU")
     assert isinstance(reglu.feed_forward_kind, FeedForwardKind)
     assert parameters(reglu) == parameters(SWIGLU)
-    shape = {"batch_sequences": 2, "sequence_length": 8, "remat": "none"}
-    ours, theirs = (step_memory(each, Mesh(), **shape) for each in (reglu, SWIGLU))
+    ours, theirs = (
+        step_memory(StepShape(architecture, 2, 8), Topology()) for architecture in (reglu, SWIGLU)
+    )
     # One array of F bfloat16 numbers fewer for each of the 16 tokens.
     assert ours == replace(theirs, layer=theirs.layer - 2 * 16 * 48)
 
@@ -50,9 +51,9 @@ def test_it_goes_into_json_and_comes_back(team):
         ("light_tean.REGLU", "light_tean cannot be imported: ModuleNotFoundError"),
         ("broken_team.REGLU", "broken_team cannot be imported: ZeroDivisionError"),
         ("light_team.REGLUE", "light_team has no 'REGLUE'; did you mean 'REGLU'"),
-        ("light_team.BARE", "must be a t5x_style.accounting.FeedForwardKind with an activation"),
-        ("light_team.FeedForwardKind", "must be a t5x_style.accounting.FeedForwardKind"),
-        ("math.pi", "FeedForwardKind with an activation, not 3.14"),
+        ("light_team.BARE", "must have an activation, not FeedForwardKind"),
+        ("light_team.FeedForwardKind", "must be a t5x_style.accounting.feed_forward.Feed"),
+        ("math.pi", "FeedForwardKind, not 3.14"),
     ],
 )
 def test_a_kind_that_is_none_is_refused(team, name, message):

@@ -24,7 +24,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
         raise NotImplementedError("topology not implemented for cuda")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
-    with pytest.raises(UsageError, match=r"tools/setup gpu\. It needs no GPU to say what"):
+    with pytest.raises(UsageError, match=r"tools/setup gpu\. The bytes, FLOPs and traffic"):
         described_devices(Topology(chip="h200", slice="1x8"))
 
 
@@ -90,5 +90,5 @@ def test_a_step_with_attention_by_cudnn(remat, compiler):
 
 def test_cudnn_is_for_gpus():
     topology = Topology(kernel="cudnn")
-    with pytest.raises(UsageError, match="kernel of NVIDIA's GPUs, and the mesh is of 'cpu'"):
+    with pytest.raises(UsageError, match="runs on NVIDIA GPUs alone, but the mesh has 'cpu'"):
         report_of(topology)

@@ -67,8 +67,8 @@ def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
         ({"chip": "v5p", "slice": "8x8"}, "did you mean '8x8x8'"),
         pytest.param({"chip": "v5p", "slice": "7x8x8"}, "did you mean '8x8x8'", marks=NEEDS_LIBTPU),
         ({"chip": "v5e", "slice": "32x32"}, "8x16, 16x16"),
-        ({"chip": "v5e", "slice": "big"}, "some that there are: 1x1, 2x2"),
-        ({"chip": "a100_80gb", "slice": "1x8"}, "slices can be described of v4, v5e"),
+        ({"chip": "v5e", "slice": "big"}, "some that it has: 1x1, 2x2"),
+        ({"chip": "a100_80gb", "slice": "1x8"}, "compiled for slices of v4, v5e"),
         ({"chip": "h100", "slice": "8"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
         ({"chip": "h100", "slice": "1x16"}, "nodes x GPUs of a node, at most 8, as in '1x8'"),
         ({"chip": "h100"}, "nodes x GPUs of a node"),
@@ -93,7 +93,7 @@ def test_a_missing_libtpu_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"slice": "2x2"}, "says no chip"),
+        ({"slice": "2x2"}, "needs a chip"),
         ({"slices": 2}, r"Topology.slices = 2: .*Topology.data = 1"),
         ({"slices": 3, "data": 4}, "a divisor"),
     ],
@@ -107,11 +107,11 @@ def test_topologies_that_are_none(fields, told):
 def test_several_slices_are_not_taken_for_one():
     two = described_devices(Topology(chip="v5e", slice="2x2", slices=2, data=2))
     with pytest.raises(
-        UsageError, match=r"of kind 'TPU v5 lite' are of 2: set Topology.slices = 2"
+        UsageError, match=r"of kind 'TPU v5 lite' belong to 2: set Topology.slices = 2"
     ):
         make_mesh(Topology(data=2, fsdp=4), two)
 
 
 def test_slices_are_not_made_up_of_one():
-    with pytest.raises(UsageError, match="slices = 2, and the 8 devices of kind 'cpu' are of 1"):
+    with pytest.raises(UsageError, match="slices = 2, but the 8 devices of kind 'cpu' belong to 1"):
         make_mesh(Topology(data=8, slices=2))

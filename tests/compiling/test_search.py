@@ -54,7 +54,7 @@ def compiler(monkeypatch, slices):
             self.seen.append(topology)
             judged = self.judge(topology)
             if judged is None:
-                raise UsageError("the step takes 20 GiB of each device, and 15.75 GiB are there")
+                raise UsageError("the step needs 20 GiB of each device, which has 15.75 GiB")
             seconds, peak = judged
             report = planned_report(spec, shape, topology, types.SimpleNamespace(**MESH))
             memory = ChipMemory(0, 0, 0, 0, 0, 0, 0, peak=peak, usable=15 * 2**30)
@@ -108,7 +108,7 @@ def test_what_takes_more_than_a_refused_layout_of_the_mesh_is_not_tried(compiler
 
 def test_none_that_fits_is_an_error(compiler):
     compiler.judge = lambda topology: None
-    with pytest.raises(UsageError, match=r"none of \d+ layouts fits; the last: the step takes 20"):
+    with pytest.raises(UsageError, match=r"none of \d+ layouts fits. .* the step needs 20"):
         search(SPEC, SHAPE, TOPOLOGY, 1e6, lambda trial: None)
 
 
@@ -119,7 +119,7 @@ def test_what_is_compiled_and_does_not_fit_is_never_the_fastest(compiler):
     assert all(trial.topology.fsdp != 4 for trial in unbeaten(trials))
     compiler.judge = lambda topology: (1.0, 16 * 2**30)
     with pytest.raises(
-        UsageError, match=r"fits; the last: the step takes 16.00 GiB of each device"
+        UsageError, match=r"fits. Refusal of the last: the step needs 16.00 GiB of each device"
     ):
         search(SPEC, SHAPE, TOPOLOGY, 1e6, lambda trial: None)
 
@@ -161,8 +161,11 @@ def test_a_step_longer_than_the_position_table_is_refused():
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"chip": "tpu7x", "slice": "2x2x1", "fsdp": 8}, "there are for v4, v5e, v5p, v6e"),
-        ({"slice": None}, "Topology.slice = None: no such slice of a v5e"),
+        (
+            {"chip": "tpu7x", "slice": "2x2x1", "fsdp": 8},
+            "only v4, v5e, v5p, v6e have estimates",
+        ),
+        ({"slice": None}, "Topology.slice = None: a v5e has no such slice"),
     ],
 )
 def test_what_cannot_be_searched(fields, told, slices):

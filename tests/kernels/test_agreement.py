@@ -128,9 +128,9 @@ def test_features_of_alibi_are_its_bias_to_the_last_bit():
 @pytest.mark.parametrize(
     ("keys", "options", "message"),
     [
-        (200, {}, "the next sequence length that is: 256"),
+        (200, {}, "the next multiple is 256"),
         (2**16 + 128, {"slopes": SLOPES}, "exact up to 65,536 positions"),
-        (128, {"slopes": SLOPES, "softcap": 2.0}, "'blockwise' caps first"),
+        (128, {"slopes": SLOPES, "softcap": 2.0}, "the formula caps first: use 'blockwise'"),
     ],
 )
 def test_what_flash_cannot_do_is_refused(keys, options, message):

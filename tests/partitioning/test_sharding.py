@@ -159,7 +159,7 @@ def deepest(name: str, ending: str) -> bool:
 
 
 def test_a_batch_lies_on_the_axes_that_split_it():
-    mesh = Topology(data=2, fsdp=2, tensor=2).mesh()
+    mesh = make_mesh(Topology(data=2, fsdp=2, tensor=2))
     placed = jax.device_put(np.zeros((8, 5)), batch_sharding(mesh))
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 5)}
 
@@ -175,7 +175,7 @@ def test_a_batch_lies_on_the_axes_that_split_it():
             {"heads": 4, "kv_heads": 4},
             {"tensor": 8},
             8,
-            "Architecture.heads = 4 .* tensor = 8.*: 8",
+            "Architecture.heads = 4 .* tensor = 8.* is 8",
         ),
         ({"kv_heads": 2}, {"tensor": 4}, 8, "Architecture.kv_heads = 2"),
         ({"d_ff": 60}, {"tensor": 4, "fsdp": 2}, 8, "Architecture.d_ff = 60 .* = 8"),

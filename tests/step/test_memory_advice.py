@@ -12,7 +12,7 @@ from t5x_style.step.memory_advice import what_would_fit
 # Its logits are what a step holds most of.
 ARCHITECTURE = Architecture(vocab_size=65536, layers=2, d_model=64, d_ff=128, heads=4)
 SHAPE = StepShape(ARCHITECTURE, 16, 512)
-ADVICE = re.compile(r"would (?:fit|save).* as the planner expects: (.*?)(?: \(saves .*\))?$")
+ADVICE = re.compile(r"would (?:fit|save).* by the planner's estimate: (.*?)(?: \(saves .*\))?$")
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 100, 1_000_000])

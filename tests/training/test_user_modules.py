@@ -1,4 +1,4 @@
-"""A team's own feed-forward, optimizer, schedule and metric, by gin alone (tests/my_team.py)."""
+"""A team's own feed-forward, optimizer, schedule, metric and chip, by gin alone (tests/my_team.py)."""
 
 import gzip
 import itertools
@@ -38,6 +38,7 @@ Architecture.layers = 1
 Architecture.d_model = 32
 Architecture.d_ff = 64
 Architecture.feed_forward = 'tests.my_team.GEGLU'
+Topology.chip = 'tests.my_team.MY_CHIP'
 legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}
 general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}
 """
@@ -116,6 +117,11 @@ def test_a_run_of_a_teams_own_parts_learns(name, more, fields, home, call):
     architecture = Architecture(**plan["architecture"])
     assert architecture.feed_forward == GEGLU
     assert plan["parameters"]["total"] == total_parameters(architecture)
+    measured = [line for line in lines if line.get("mfu_full")]
+    assert measured
+    for line in measured:
+        flops = line["tokens_per_second"] * line["model_flops_full"] / line["tokens"]
+        assert line["mfu_full"] == pytest.approx(flops / 1e15)
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     # Steps 5, 10 and 15 begin the second, third and fourth quarter.
     halvings = [1] * 4 + [0.5] * 5 + [0.25] * 5 + [0.125] * 6

@@ -1,4 +1,4 @@
-"""The audit of a run: what it cost by each convention, and how well that was spent."""
+"""The audit of a run: its FLOPs by each convention, and how well they were spent."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ _CUMULATIVE = {key: convention for convention, key in FLOPS_KEYS.items()}
 
 
 def laws_of_audit(own_law: ParametricLaw | None) -> dict[str, Law]:
-    """The laws that a run is held against by name, a user's own fit before the published ones.
+    """The laws of an audit by name, a user's own fit before the published ones.
 
     Raises:
-      UsageError: the fit has the name of a law that ships.
+      UsageError: the fit has the name of a published law.
     """
     if own_law is None:
         return LAWS
@@ -29,7 +29,7 @@ def laws_of_audit(own_law: ParametricLaw | None) -> dict[str, Law]:
 
 
 class Auditor:
-    """The audit of one model, with all that does not depend on the tokens worked out beforehand."""
+    """The audit of one model. Everything that does not depend on the tokens is computed once."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Auditor:
           sequence_length: S, tokens; or (first token, S) of each phase in which S is another,
             from token 0 on.
           topology: where it runs: remat policy, kernel and chunks change 'hardware_flops'.
-          planned_tokens: where the run will end, for what the rest of its budget buys.
-          own_law: a fit to the user's own runs, to stand beside the published laws.
-          effective_tokens: what a run of so many tokens is worth in fresh ones
+          planned_tokens: the tokens at the end of the run, for the gain of the remaining budget.
+          own_law: a fit to the user's own runs, next to the published laws.
+          effective_tokens: from tokens of the run to the fresh tokens of the same effect
             (`SourceLimits.effective_tokens`); None where nothing repeats.
         """
         self.laws = laws_of_audit(own_law)
@@ -66,7 +66,7 @@ class Auditor:
         self._planned_tokens = planned_tokens
         self._final_losses: dict[str, float | None] = {}
         if planned_tokens is not None:
-            self._final_losses = self._expected_losses(self._worth(planned_tokens))
+            self._final_losses = self._expected_losses(self._count_effective(planned_tokens))
 
     def at(self, tokens: int) -> dict[str, float | None]:
         """The audit after `tokens` tokens, under the keys of a training line (see Audit.line)."""
@@ -75,7 +75,7 @@ class Auditor:
     def audit_at(self, tokens: int) -> Audit:
         """The audit after `tokens` tokens."""
         flops_per_token = self.flops_per_token(0, tokens)
-        effective_tokens = self._worth(tokens)
+        effective_tokens = self._count_effective(tokens)
         expected = self._expected_losses(effective_tokens) if tokens else {}
         return Audit(
             tokens=tokens,
@@ -118,7 +118,7 @@ class Auditor:
             for key, per_token in self._flops_per_token.items()
         }
 
-    def _worth(self, tokens: float) -> float:
+    def _count_effective(self, tokens: float) -> float:
         return tokens if self._effective_tokens is None else self._effective_tokens(tokens)
 
     def _expected_losses(self, effective_tokens: float) -> dict[str, float | None]:

@@ -20,10 +20,10 @@ _ROWS = (VOCAB, EMBED, MLP_ROWS, HEADS_ROWS)
 
 
 def check_divisible(shape: StepShape, topology: Topology) -> None:
-    """Refuse a mesh that does not divide what it splits, and chunks that divide nothing.
+    """Refuse a mesh that does not divide the sizes that it splits, and chunks that divide nothing.
 
     Raises:
-      UsageError: the message names the size, the axes and the next size that would do.
+      UsageError: the message has the size, the axes and the next size that they divide.
     """
     if (reason := indivisible(shape, topology)) is not None:
         raise UsageError(reason)
@@ -37,7 +37,7 @@ def indivisible(shape: StepShape, topology: Topology) -> str | None:
             f"BATCH_SIZE = {shape.sequences} is not a multiple of Topology.microbatches = "
             f"{topology.microbatches}"
         )
-    for what, size, axis in (
+    for name, size, axis in (
         ("the batch", shape.sequences // topology.microbatches, BATCH),
         ("the sequence length", shape.sequence_length, SEQUENCE),
         ("Architecture.heads", a.heads, HEADS),
@@ -50,31 +50,31 @@ def indivisible(shape: StepShape, topology: Topology) -> str | None:
     ):
         axes = topology.axes_of(axis)
         if axis in _ROWS:
-            axes += tuple(name for name in topology.axes_of(UPDATES) if name not in axes)
+            axes += tuple(extra for extra in topology.axes_of(UPDATES) if extra not in axes)
         pieces = topology.pieces(axes)
-        named = f"the mesh's {' x '.join(axes)}"
+        axes_text = f"the mesh's {' x '.join(axes)}"
         if axis == SEQUENCE and pieces > 1:
             # The devices exchange halves of their pieces (see `models.attention`).
-            pieces, named = 2 * pieces, f"twice {named}"
+            pieces, axes_text = 2 * pieces, f"twice {axes_text}"
         if size % pieces:
             return (
-                f"{what} = {size} is not a multiple of {named} = {pieces}: the next multiple is "
-                f"{-(-size // pieces) * pieces}"
+                f"{name} = {size} is not a multiple of {axes_text} = {pieces}: the next multiple "
+                f"is {-(-size // pieces) * pieces}"
             )
     replicas = topology.pieces(topology.axes_of(UPDATES))
-    if a.positions == "learned" and a.max_length % replicas:
+    if a.position_rows % replicas:
         return (
-            f"Architecture.max_length = {a.max_length} is not a multiple of the mesh's data = "
+            f"Architecture.max_length = {a.position_rows} is not a multiple of the mesh's data = "
             f"{replicas}, over which Topology.shard_optimizer_over_data splits the positions' "
-            f"state: the next multiple is {-(-a.max_length // replicas) * replicas}"
+            f"state: the next multiple is {-(-a.position_rows // replicas) * replicas}"
         )
-    own_words = a.vocab_size // topology.pieces(topology.axes_of(VOCAB))
-    if own_words % topology.loss_vocab_chunks:
-        divisors = [n for n in range(1, own_words + 1) if own_words % n == 0]
+    device_words = a.vocab_size // topology.pieces(topology.axes_of(VOCAB))
+    if device_words % topology.loss_vocab_chunks:
+        divisors = [n for n in range(1, device_words + 1) if device_words % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - topology.loss_vocab_chunks))
         return (
             f"Topology.loss_vocab_chunks = {topology.loss_vocab_chunks} does not divide the "
-            f"{own_words} words of the vocabulary that a device holds: the nearest divisor is "
+            f"{device_words} words of the vocabulary that a device holds: the nearest divisor is "
             f"{nearest}"
         )
     return None

@@ -1,8 +1,8 @@
 """Bytes that a training step holds on each device, from shapes alone.
 
-What is there for the whole step (parameters, optimizer) is exact. What comes and goes is counted by
-the arrays that the backward pass needs; the compiler fuses some of them away and copies others, so
-it is an estimate. The tests hold it against compiled steps, within 20 %; nothing here is fitted.
+The bytes held for the whole step (parameters, optimizer) are exact. Temporary bytes are estimated:
+they count the arrays that the backward pass needs, and the compiler fuses some of them away and
+copies others. The tests compare it with compiled steps, within 20 %; nothing here is fitted.
 """
 
 import dataclasses
@@ -22,22 +22,22 @@ PARAMETER_BYTES = 4
 class Memory:
     """Bytes on one device, by part.
 
-    A step passes through phases, and not every part is there in each: `total` is the largest.
+    A step has phases, and not every part is in memory in all of them: `total` is the largest.
 
     Attributes:
       parameters, optimizer: the state, for the whole step.
       gradients: float32, sharded as the optimizer's state.
-      summed_gradients: with microbatches, the sum so far beside a microbatch's own.
-      activations: what the forward pass keeps for the backward pass, all layers together.
+      summed_gradients: with microbatches, the sum so far next to a microbatch's own.
+      activations: arrays that the forward pass keeps for the backward pass, all layers together.
       weights: one layer's weights gathered over fsdp in the compute dtype, and their gradients
         before they are scattered.
-      layer: what is computed of one layer at a time, scores apart.
+      layer: arrays that are computed for one layer at a time, without scores.
       scores: one layer's attention scores and weights; with the blockwise kernel a pair of blocks',
         and the gradients of queries, keys and values; with the flash kernel a sum for each query
         and head.
       logits: the head gathered, its float32 gradient, and a chunk's logits.
       lookup: the embedding gathered over fsdp, and its gradient before it is scattered.
-      update: what the optimizer writes beside the gradients.
+      update: arrays that the optimizer writes next to the gradients.
     """
 
     parameters: int
@@ -54,8 +54,8 @@ class Memory:
 
     @property
     def temporary(self) -> int:
-        """Bytes beside the state: of the loss, the backward pass through a layer or through the
-        embedding, or the update, whichever holds most."""
+        """Bytes without the state: of the loss, the backward pass through a layer or through the
+        embedding, or the update, whichever is largest."""
         backward = self.gradients + self.weights + self.layer + self.scores
         passing = self.activations + max(self.logits, backward) + self.summed_gradients
         return max(passing, self.gradients + max(self.lookup, self.update))
@@ -72,10 +72,10 @@ def checkpoint_bytes(arch: Architecture, optimizer_bytes: int = ADAMW_BYTES) -> 
 
 
 def parameters_per_device(arch: Architecture, topology: Topology, replicas: int = 1) -> int:
-    """Parameters that lie on each device under the default rules.
+    """Parameters on one device under the default rules.
 
     Matrices are split over fsdp x tensor; the biases of columns that tensor splits, over tensor;
-    learned positions over fsdp; norms and the biases of residual matrices lie whole.
+    learned positions over fsdp; norms and the biases of residual matrices are whole.
 
     Args:
       replicas: pieces into which the matrices and the positions are cut once more, as the
@@ -96,10 +96,10 @@ def parameters_per_device(arch: Architecture, topology: Topology, replicas: int 
 
 
 def kept_bytes_per_layer(shape: StepShape, topology: Topology, tokens: int) -> int:
-    """What the forward pass keeps of each layer for the backward pass, without weights.
+    """Bytes that the forward pass keeps of one layer for the backward pass, without weights.
 
     These are the arrays that the scan over the layers stacks:
-      full: the layer's input; offload: the same, the rest lies in the host's memory.
+      full: the layer's input; offload: the same, the rest is in the host's memory.
       save_attention: that, the attended values (and float32 log-sum-exps where the kernel is not
         'plain'), and the result of attention's last matrix (in a parallel block no gradient reads
         it).
@@ -107,10 +107,10 @@ def kept_bytes_per_layer(shape: StepShape, topology: Topology, tokens: int) -> i
       save_dots: that, the attended values (and log-sum-exps), and the result of every weight matrix
         but the feed-forward's last, which no gradient reads (nor attention's last, in a parallel
         block).
-      none: what each norm reads and its result; queries, keys, values and the attended values;
+      none: the input and the result of each norm; queries, keys, values and the attended values;
         float32 exponentials and weights of the scores [T, N, S] (plain kernel), or the attended
         values once more, by blocks, and float32 log-sum-exps (blockwise); the result of the
-        feed-forward's first matrices and what its last one reads.
+        feed-forward's first matrices and the input of its last one.
 
     Args:
       tokens: T, on one device. `Topology.tensor` splits heads and F; the residual stream is whole.
@@ -138,22 +138,25 @@ def kept_bytes_per_layer(shape: StepShape, topology: Topology, tokens: int) -> i
 
 
 def _attention_bytes(arch: Architecture, sequence_length: int, kernel: str, c: int) -> int:
-    """Of a token: queries, keys, values and what the kernel keeps to go back; c bytes a number."""
+    """Bytes of a token's queries, keys, values and the kernel's residuals; c bytes a number."""
     columns, keys = attention_widths(arch)
     if kernel == "plain":
-        own = arch.heads * (sequence_length * (4 + c) + 8)
+        residuals = arch.heads * (sequence_length * (4 + c) + 8)
     else:
-        own = c * columns + 4 * arch.heads if kernel == "blockwise" else 0
-    return c * (2 * columns + 2 * keys) + own
+        residuals = c * columns + 4 * arch.heads if kernel == "blockwise" else 0
+    return c * (2 * columns + 2 * keys) + residuals
 
 
-def _made_bytes_per_layer(
+def _backward_bytes_per_layer(
     arch: Architecture, tokens: int, sequence_length: int, kernel: str, tensor: int, c: int
 ) -> int:
-    """What a layer holds at once while the backward pass is in it: what it keeps under 'none', and
-    the factors of the derivatives of its norms (three float32 arrays [T, D] and two [T, 1] each)
-    and of its activation (six arrays [T, F] of gelu, two and a mask of relu2; of swiglu four, its
-    two products and their gradients: the rest is made of them where it is read)."""
+    """Bytes that a layer holds at once while the backward pass is in it.
+
+    They are the arrays that it keeps under 'none', and the factors of the derivatives of its norms
+    (three float32 arrays [T, D] and two [T, 1] each) and of its activation: six arrays [T, F] for
+    gelu, two and a mask for relu2. For swiglu they are four, its two products and their gradients;
+    the rest is computed from them where it is read.
+    """
     columns, keys = attention_widths(arch)
     norms = 1 if arch.parallel_block else 2
     split = _attention_bytes(arch, sequence_length, kernel, c)
@@ -180,17 +183,17 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
     kept = kept_bytes_per_layer(shape, topology, tokens)
     activations = arch.layers * kept
     if kernel == "flash" and remat not in ("full", "offload"):
-        # Its output lies with a head's features along the lanes of a TPU, which are filled up.
-        filling = -arch.head_dim % LANES
-        activations += arch.layers * tokens * c * arch.heads * filling // tensor
+        # A head's features of its output are along the lanes of a TPU, padded to 128.
+        padding = -arch.head_dim % LANES
+        activations += arch.layers * tokens * c * arch.heads * padding // tensor
     if remat == "none" and c < PARAMETER_BYTES:
         # Without remat the scan also keeps each layer's weights as they were multiplied.
         activations += arch.layers * matrices * c // (topology.fsdp * tensor)
-    # One layer with nothing recomputed, and its scores by themselves: flash keeps none.
+    # One layer with nothing recomputed. Its scores are counted apart: flash keeps none.
     scoreless = "flash" if kernel == "plain" else kernel
-    layer = _made_bytes_per_layer(arch, tokens, sequence_length, scoreless, tensor, c)
+    layer = _backward_bytes_per_layer(arch, tokens, sequence_length, scoreless, tensor, c)
     if remat in KEEP_ATTENTION:
-        # What is kept of the layer is there already.
+        # The arrays that are kept of the layer are counted already.
         layer = max(0, layer - kept)
     if topology.sequence > 1:
         # Keys and values of the whole sequence.
@@ -199,7 +202,7 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
     # float32 scores and exponentials, and the weights in the compute dtype.
     scores = tokens * sequence_length * (arch.heads // tensor) * (4 + 4 + c)
     if kernel == "blockwise":
-        # float32 weights and their gradient, in whose place that of the scores is made.
+        # float32 weights and their gradient, which the gradient of the scores replaces.
         block = topology.attention_block
         pairs = min(tokens, rows * block) * min(sequence_length, block)
         scores = pairs * (arch.heads // tensor) * (4 + 4)
@@ -207,13 +210,13 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
         columns, keys = attention_widths(arch)
         scores += (4 + c) * tokens * (columns + 2 * keys) // tensor
     if kernel == "cudnn":
-        # Those stay on the chip; each query's log-sum-exp comes out.
+        # Those stay on the chip; the output is each query's log-sum-exp.
         scores = tokens * (arch.heads // tensor) * 4
     if kernel == "flash":
-        # Those stay on the chip; each query's log-sum-exp comes out as a row of float32 lanes.
+        # Those stay on the chip; the output is each query's log-sum-exp, as a row of float32 lanes.
         scores = tokens * (arch.heads // tensor) * LANES * 4
 
-    # Weights are used where they lie if nothing has to be gathered or cast.
+    # Weights are used in place if nothing has to be gathered or cast.
     copied = topology.fsdp > 1 or c < PARAMETER_BYTES
     vocabulary = arch.vocab_size // tensor
     head = vocabulary * arch.d_model
@@ -221,8 +224,8 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
     chunk = min(tokens, topology.loss_chunk_tokens) * vocabulary * (4 + 4)
     logits = head * (4 + c if copied else 4) + chunk + c * tokens * arch.d_model
     if topology.loss_vocab_chunks > 1:
-        # A chunk of the head and of its gradient; the gradient as it lies, and that of the hidden
-        # states, which is summed in float32.
+        # A chunk of the head and of its gradient; the gradient's shard, and the gradient of the
+        # hidden states, which is summed in float32.
         pieces = (
             head * (4 + c if copied else 4) + tokens * vocabulary * (4 + 4)
         ) // topology.loss_vocab_chunks

@@ -17,11 +17,11 @@ from t5x_style.accounting.topology import Topology
 from t5x_style.errors import UsageError, at_least
 
 # Share of a chip's memory that a plan may fill: the rest is for the runtime's own buffers, for
-# fragments, and for what the estimate misses (the tests find it within 20 % of compiled steps).
+# fragments, and for the error of the estimate (in the tests, within 20 % of compiled steps).
 MEMORY_SHARE = 0.85
 # Sequences from this length on may be split over the sequence axis; below, rows are plenty.
 LONG_SEQUENCE = 16_384
-# Steps that differ by less are the same to a model of costs.
+# A model of costs does not distinguish steps that differ by less than this share.
 _INDISTINCT = 0.02
 # With more microbatches than this, a step is mostly gathers.
 _MOST_MICROBATCHES = 64
@@ -59,18 +59,18 @@ def fitting_meshes(shape: StepShape, topology: Topology, chip: Chip, chips: int)
     """Every mesh under every remat policy that fits MEMORY_SHARE of the chip, fastest first.
 
     Args:
-      topology: all but its mesh, remat policy and microbatches is kept.
+      topology: its mesh, remat policy and microbatches are chosen; the other fields are kept.
       chips: whole chips; a chip may be several JAX devices.
 
     Raises:
-      UsageError: no mesh divides the decoder and the batch, or none fits: says what would.
+      UsageError: no mesh divides the decoder and the batch, or none fits. The message has advice.
     """
     at_least("chips", chips, 1)
     at_least("batch_sequences", shape.sequences, 1)
     at_least("sequence_length", shape.sequence_length, 1)
     devices = chips * chip.devices_per_chip
     room = MEMORY_SHARE * chip.hbm_bytes / chip.devices_per_chip
-    # One slice here: `Topology.slices` must divide the data axis, and that is for who asked for it.
+    # One slice here. The caller checks that `Topology.slices` divides the data axis.
     plain = dataclasses.replace(topology, slices=1, microbatches=1)
     meshes = [
         mesh
@@ -85,7 +85,7 @@ def fitting_meshes(shape: StepShape, topology: Topology, chip: Chip, chips: int)
     found = []
     least: tuple[int, Topology] | None = None
     for mesh in meshes:
-        # What the way to the host costs is not in the account.
+        # 'offload' is left out: the roofline has no seconds for the way to the host.
         for remat in (policy for policy in REMAT_RECOMPUTES if policy != "offload"):
             for microbatches in _microbatches(mesh, shape.sequences):
                 layout = dataclasses.replace(mesh, remat=remat, microbatches=microbatches)
@@ -106,20 +106,20 @@ def fitting_meshes(shape: StepShape, topology: Topology, chip: Chip, chips: int)
             f"{chip.name}: the leanest mesh ({leanest.mesh_text}) takes "
             f"{size * chip.devices_per_chip / 1e9:.1f} GB of a "
             f"chip, and {MEMORY_SHARE:.0%} of it is {MEMORY_SHARE * chip.hbm_bytes / 1e9:.1f} GB; "
-            f"take more chips{_rounder(chips)}, chips with more memory, a smaller model or a "
-            "shorter sequence"
+            f"take more chips{_power_of_two_hint(chips)}, chips with more memory, a smaller model "
+            "or a shorter sequence"
         )
     return sorted(found, key=_rank)
 
 
-def _rounder(chips: int) -> str:
+def _power_of_two_hint(chips: int) -> str:
     """The next power of two: a width has few other factors."""
     power = 2 ** math.ceil(math.log2(chips))
     return "" if power == chips else f" ({power}, say: a mesh of {chips} divides few widths)"
 
 
 def _rank(candidate: Candidate) -> tuple[int, int, int, float]:
-    """Fastest first; where the estimate cannot tell two apart, the plainer layout."""
+    """Fastest first; between steps of equal estimates, the plainer layout."""
     mesh = candidate.topology
     bucket = round(math.log(candidate.step_seconds) / math.log(1 + _INDISTINCT))
     return bucket, mesh.tensor * mesh.sequence, mesh.microbatches, candidate.step_seconds

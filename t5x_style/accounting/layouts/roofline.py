@@ -1,8 +1,8 @@
 """Expected seconds of a training step from FLOPs, memory traffic and bytes over the links.
 
-A model of costs, not a measurement: what is assumed stands in the constants below. It leaves out
-latency, stragglers, axes that share a link, the input, checkpoints and whatever the compiler does
-badly, so a real step takes longer.
+A model of costs, not a measurement: the constants below are its assumptions. It leaves out latency,
+stragglers, axes that share a link, the input, checkpoints and the compiler's weaknesses, so a real
+step takes longer.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from t5x_style.accounting.parameter_count import attention_widths, parameters
 from t5x_style.accounting.step_shape import StepShape
 from t5x_style.accounting.topology import Topology
 
-# Share of the peak that attention reaches: its products are thin (head size) and the softmax lies
+# Share of the peak that attention reaches: its products are thin (head size) and the softmax is
 # between them. Assumed; flash kernels of head size 128 report 35 to 50 % on TPUs.
 ATTENTION_EFFICIENCY = 0.40
 # A torus of 256 chips is 16 x 16: a group of up to 16 chips is a ring along one axis, of up to 256
 # one along two, and so on; each axis has a link in both directions. Slices that are cut smaller and
 # do not wrap around have half of that.
 TORUS_SIDE = 16
-# XLA's TPU compiler makes a sum and a slice of a scatter over every chip of a slice, which carries
-# twice the bytes: a mesh with data=2 beats one that is all fsdp.
+# XLA's TPU compiler turns a scatter over all chips of a slice into a sum and a slice of it, which
+# sends twice the bytes: a mesh with data=2 is faster than one that is all fsdp.
 WHOLE_TORUS_SCATTER = 2
 # How much of the collectives' time shows. The compiler overlaps them with the products of the
 # neighbouring layer; how well is not known before a profile, so the middle is taken.
@@ -40,7 +40,7 @@ LOGIT_BYTES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step by what takes them, on each device.
+    """Seconds of a step on one device by cause.
 
     Attributes:
       matrix_products, attention: at the assumed shares of the chip's peak.
@@ -78,7 +78,7 @@ class Roofline:
 
     @property
     def hidden_seconds(self) -> float:
-        """The step with collectives wholly behind the products, or the other way round."""
+        """The step with collectives and products fully overlapped."""
         return max(self.on_chip, self.collectives)
 
     @property
@@ -94,7 +94,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What takes longest: 'compute', 'memory' or the axis of a collective."""
+        """The longest term: 'compute', 'memory' or the axis of a collective."""
         terms = {
             "compute": self.matrix_products + self.attention,
             "memory": self.memory,
@@ -217,8 +217,8 @@ def _ring_seconds(chip: Chip, size: float, group: int, *, stride: int) -> float:
     """Seconds to gather (or to scatter) `size` bytes over a group of devices.
 
     Every device sends and receives (g - 1) / g of `size`. A group that spans more chips than the
-    links join has m members on each side of the network, and each of them brings in an m-th of what
-    the others hold.
+    links join has m members on each side of the network, and each of them receives an m-th of the
+    bytes of the other sides.
 
     Args:
       size: bytes of the gathered array on one device.

@@ -24,7 +24,7 @@ class Budget:
     Attributes:
       flops: C = 6 N D, model FLOPs.
       form: the form in which it was given: 'flops', 'days', 'chip_hours', 'money' or 'cpu_minutes'.
-      chip: name in the table of chips, or 'this_cpu'.
+      chip: name in the table of chips, dotted path of a user's own, or 'this_cpu'.
       chips: how many.
       peak_flops: of one chip, FLOP/s; measured for 'this_cpu'.
       mfu: model FLOPs by 6 N D over the peak, expected.

@@ -179,7 +179,7 @@ def make_plan(
     if accelerator is not None:
         meshes = fitting_meshes(
             StepShape(architecture, recipe.batch_sequences, sequence_length),
-            dataclasses.replace(TOPOLOGY, chip=accelerator.name),
+            dataclasses.replace(TOPOLOGY, chip=budget.chip),
             accelerator,
             budget.chips,
         )

@@ -69,7 +69,7 @@ def plan(
 
     Args:
       flops: the budget in model FLOPs by 6ND.
-      chip: name of a chip (v5e, v5p, h100 ...).
+      chip: name of a chip (v5e, v5p, h100 ...), or the dotted path of your own (my_team.MY_CHIP).
       chips: number of chips.
       days: duration of the run.
       chip_hours: chips x hours, as in a grant of GPU hours.

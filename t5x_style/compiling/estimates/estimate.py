@@ -1,9 +1,9 @@
 """Seconds of a training step, from the compiled program and a set of assumptions.
 
-An estimate, not a measurement: it adds up what the compiler expects of each operation. It knows
-nothing of stragglers, of links that two collectives share, of the input or of checkpoints. How much
-of the collectives hides behind work only a chip can tell, so two figures stand for the step, with
-all of them hidden and with none.
+An estimate, not a measurement: it adds up the compiler's estimates of the operations. It leaves out
+stragglers, links that two collectives share, the input and checkpoints. Only a run on chips shows
+how much of the collectives overlaps with work. So a step has two figures: with all of them hidden,
+and with none.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from t5x_style.quantities import SECONDS_PER_DAY
 
 @dataclasses.dataclass(frozen=True)
 class StepEstimate:
-    """A step's seconds by what takes them, on each device, and what follows.
+    """A step's seconds on one device by cause, and the figures that follow from them.
 
     Attributes:
       assumptions: name of the set.
@@ -45,14 +45,14 @@ class StepEstimate:
 
     @property
     def hidden_seconds(self) -> float:
-        """The step if links, network and cores all work at the same time."""
+        """Seconds of the step if links, network and cores all work at the same time."""
         network = self.wire_seconds.get(NETWORK, 0.0)
         links = sum(self.wire_seconds.values()) - network
         return max(self.compute_seconds + self.kernel_seconds, links, network)
 
     @property
     def exposed_seconds(self) -> float:
-        """The step if nothing does."""
+        """Seconds of the step if they work one after the other."""
         return self.compute_seconds + self.kernel_seconds + sum(self.wire_seconds.values())
 
     def mfu(self, seconds: float) -> float:
@@ -68,7 +68,7 @@ class StepEstimate:
         return run_tokens / self.tokens * seconds / SECONDS_PER_DAY
 
     def cost(self, run_tokens: float, seconds: float, price_per_chip_hour: float) -> float:
-        """What that run costs, in the price's currency."""
+        """Cost of that run, in the price's currency."""
         return self.days(run_tokens, seconds) * 24 * self.chips * price_per_chip_hour
 
 
@@ -90,38 +90,38 @@ def estimate(
       places: `jax.Device.coords` of all devices of ONE slice, in the order of the mesh.
       tokens: of the step. model_flops: of the step by the convention 'causal'; both of all devices
         of all slices.
-      attention: what one call of a kernel works on; None for a program without kernels.
+      attention: the work of one call of a kernel; None for a program without kernels.
       slices: that the program runs on.
       assumptions: 'own' or 'flat' (see ASSUMPTIONS).
 
     Raises:
-      UsageError: no such set of assumptions, or one that says nothing of this chip.
-      Fault: the program has kernels that are not in the table of kernels, or no work for them.
+      UsageError: there is no such set of assumptions, or the chip has no clock.
+      Fault: a kernel of the program is not in the table of kernels, or `attention` is None.
     """
     one_of("assumptions", assumptions, ASSUMPTIONS)
     if chip.clock is None:
         raise UsageError(
-            f"no estimate for a {chip.name}: the clock behind its compiler's cycles is not known"
+            f"no estimate for a {chip.name}: the clock of its compiler's cycles is not known"
         )
     assumed = ASSUMPTIONS[assumptions]
     kernel_seconds = executed = 0.0
     if program.kernel_calls:
         if attention is None:
             raise Fault(
-                f"the program runs the kernels {', '.join(program.kernel_calls)}, and "
-                "what they work on was not said"
+                f"the program runs the kernels {', '.join(program.kernel_calls)}, but their "
+                "`attention` (the work of one call) was not given"
             )
         calls = calls_by_pass(program.kernel_calls)
         kernel_seconds = assumed.kernel_seconds(chip, calls, attention)
         executed = kernel_flops(program.kernel_calls, attention)
     wire: dict[str, float] = {}
-    for each in program.collectives:
-        if each.axis == NETWORK:
+    for collective in program.collectives:
+        if collective.axis == NETWORK:
             bandwidth = chip.network_bandwidth
         else:
-            bandwidth = assumed.bandwidth(chip, [places[i] for i in each.group], places)
-        seconds = each.count * each.wire_bytes / bandwidth
-        wire[each.axis] = wire.get(each.axis, 0.0) + seconds
+            bandwidth = assumed.bandwidth(chip, [places[i] for i in collective.group], places)
+        seconds = collective.count * collective.wire_bytes / bandwidth
+        wire[collective.axis] = wire.get(collective.axis, 0.0) + seconds
     devices = len(places) * slices
     chips = devices // chip.devices_per_chip
     return StepEstimate(

@@ -1,9 +1,9 @@
-"""How many of a chip's links work for a group of chips, by where the group lies on the torus."""
+"""How many of a chip's links carry a group's collective, by the group's place on the torus."""
 
 import itertools
 from collections.abc import Sequence
 
-# Each is a place on the torus: (x, y, z).
+# Places on the torus: (x, y, z).
 Places = Sequence[Sequence[int]]
 
 
@@ -13,10 +13,10 @@ def torus_shape(places: Places) -> tuple[int, ...]:
 
 
 def closed_axes(shape: Sequence[int], interconnect: str) -> tuple[bool, ...]:
-    """Which axes come round: where the last chip has a link to the first.
+    """Which axes are rings: their last chip has a link to the first.
 
-    A slice of a 3-D torus is closed where it is made of whole cubes of 4 x 4 x 4, which are joined
-    by optical switches; one of a 2-D torus on the axes that are as long as the whole pod's, 16.
+    All axes of a slice of a 3-D torus are rings if it consists of whole cubes of 4 x 4 x 4, which
+    optical switches join. On a 2-D torus, the axes as long as the whole pod's, 16, are rings.
     (Cloud TPU's pages of v4, v5p, v5e and v6e; scaling book, 'TPU networking'.)
     """
     if interconnect == "torus_3d":
@@ -26,11 +26,11 @@ def closed_axes(shape: Sequence[int], interconnect: str) -> tuple[bool, ...]:
 
 
 def links_of_group(group: Places, shape: Sequence[int], closed: Sequence[bool]) -> float:
-    """Links of each chip that carry a group's collective, each in one direction.
+    """Links of a chip that carry a group's collective, in one direction.
 
-    Along every axis on which the group extends, a closed ring has two and a line one: its ends
-    have no other. Where the group takes each s-th chip alone, s groups share the links between.
-    A group that is no box of the torus counts as a line.
+    Along every axis on which the group extends, a ring has two links and a line one, since the ends
+    of a line have no other. Where the group takes only every s-th chip, s groups share the links in
+    between. A group that is not a box of the torus counts as a line.
     """
     links, volume = 0.0, 1
     for length, round_trip, along in zip(shape, closed, zip(*group, strict=True), strict=True):
@@ -39,7 +39,7 @@ def links_of_group(group: Places, shape: Sequence[int], closed: Sequence[bool]) 
             continue
         volume *= len(places)
         stride = min(after - before for before, after in itertools.pairwise(places))
-        # Two chips are joined by one link, round or not.
+        # Two chips are joined by one link, also on a ring.
         ring = round_trip and len(places) * stride == length and length > 2
         links += (2 if ring else 1) / stride
     return links if volume == len(group) else min(links, 1.0)

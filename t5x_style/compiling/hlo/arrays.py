@@ -40,7 +40,7 @@ class Array:
 
     @property
     def padded_bytes(self) -> int:
-        """Bytes that it takes where it lies: the tiled dimensions rounded up to whole tiles."""
+        """Bytes that it takes in memory: the tiled dimensions rounded up to whole tiles."""
         order = self.minor_to_major or tuple(reversed(range(len(self.dimensions))))
         slowest_first = [self.dimensions[axis] for axis in reversed(order)]
         missing = len(self.tile) - len(slowest_first)
@@ -51,7 +51,7 @@ class Array:
 
 
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a printed shape, those of nested tuples in order; tokens are none."""
+    """The arrays of a printed shape, those of nested tuples in order; tokens are left out."""
     return [
         Array(
             dtype,
@@ -85,10 +85,10 @@ def _element_bytes(dtype: str) -> float:
     return int(bits[1]) / 8 if bits else 1
 
 
-# What makes no array of its own: it names, passes on or rewrites one that another line made. What
-# starts an asynchronous operation carries its operands along; its end has the result alone.
-_PASSES_ON = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
-_PASSES_ON |= {"optimization-barrier", "send", "recv", "send-done"}
+# Operations that make no array: they name, forward or rewrite one that another line made. The start
+# of an asynchronous operation lists its operands too; its end has the result alone.
+_NO_ARRAY = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+_NO_ARRAY |= {"optimization-barrier", "send", "recv", "send-done"}
 _IN_PLACE = "dynamic-update-slice"
 _ALIASED = re.compile(r"\{(\d*)\}: \(\d+")
 
@@ -99,12 +99,12 @@ class Buffer:
 
     Attributes:
       bytes: that it takes in memory: its elements and `padding_bytes`.
-      padding_bytes: what the tiles of the memory layout add. A TPU keeps an array in tiles of
-        8 x 128 (and 16 x 128 of two-byte numbers), so that [.., 60, 128] takes the room of
+      padding_bytes: added by the tiles of the memory layout. A TPU keeps an array in tiles of
+        8 x 128 (and 16 x 128 of two-byte numbers), so [.., 60, 128] takes as many bytes as
         [.., 64, 128].
       shape: 'bf16[20,4096,7680]'.
-      count: lines of the program that make such an array there. They need not live at the same
-        time: this is a list of what is large, not of what adds up to the peak.
+      count: lines of the program that make this array there. They need not live at the same
+        time, so the list does not add up to the peak.
       source: see `Module.source`.
     """
 
@@ -120,7 +120,7 @@ def largest_buffers(module: Module, schedule: Schedule, number: int) -> list[Buf
     found: dict[tuple[str, str], Buffer] = {}
     for name in schedule.ordered:
         for instruction in module.computations[name].instructions.values():
-            for array in _made(module, instruction):
+            for array in _new_arrays(module, instruction):
                 shape = f"{array.dtype}[{','.join(map(str, array.dimensions))}]"
                 source = module.source(instruction)
                 seen = found.get((shape, source))
@@ -134,10 +134,10 @@ def largest_buffers(module: Module, schedule: Schedule, number: int) -> list[Buf
     return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:number]
 
 
-def _made(module: Module, instruction: Instruction) -> list[Array]:
+def _new_arrays(module: Module, instruction: Instruction) -> list[Array]:
     """Arrays in main memory that an instruction makes rather than rewrites."""
     operation = instruction.operation
-    if operation in _PASSES_ON or operation.endswith("-start") or operation == _IN_PLACE:
+    if operation in _NO_ARRAY or operation.endswith("-start") or operation == _IN_PLACE:
         return []
     made = arrays(instruction.shape)
     rewritten = set()

@@ -13,7 +13,7 @@ _NAMED = re.compile(
 _IOTA = re.compile(
     r"replica_groups=\[(?P<shape>[\d,]+)\]<=\[(?P<reshape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?"
 )
-_LISTED = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_GROUP_LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 
 
@@ -21,30 +21,30 @@ def device_groups(instruction: Instruction, partitions: int) -> list[list[int]]:
     """The groups of a collective, as positions on the mesh; all devices where it names none.
 
     HLO has three spellings: lists, a rearranged range (`[4,2]<=[2,4]T(1,0)`), and named axes of a
-    mesh of its own making. The pairs of a permutation are groups of two, but for those that keep
-    what they have and send nothing.
+    mesh that the compiler made. The pairs of a permutation are groups of two; a device that sends
+    to itself is left out.
     """
     attributes = instruction.attributes
     if match := _PAIRS.search(attributes):
-        pairs = _lists(match[1])
+        pairs = _number_lists(match[1])
         return [pair for pair in pairs if pair[0] != pair[1]] or pairs
     if match := _NAMED.search(attributes):
-        return _along_axes(match)
+        return _groups_along_axes(match)
     if match := _IOTA.search(attributes):
         shape, reshape = _numbers(match["shape"]), _numbers(match["reshape"])
-        ids = _rearranged(reshape, _numbers(match["order"] or ""))
+        ids = _transposed_range(reshape, _numbers(match["order"] or ""))
         size = shape[-1]
         return [ids[start : start + size] for start in range(0, len(ids), size)]
-    if (match := _LISTED.search(attributes)) and match[1]:
-        return _lists(match[1])
+    if (match := _GROUP_LISTS.search(attributes)) and match[1]:
+        return _number_lists(match[1])
     return [list(range(partitions))]
 
 
 def axes_of(groups: list[list[int]], mesh: Mapping[str, int]) -> str:
     """The mesh axes along which the groups run, 'fsdp' or 'data+fsdp'.
 
-    'part of fsdp' where a group does not span what it runs along, as in a collective that the
-    compiler split or in a permutation between neighbours of a longer ring.
+    'part of fsdp' where a group does not span the whole axis, as in a collective that the compiler
+    split or in a permutation between neighbours of a longer ring.
 
     Args:
       groups: positions on the mesh, its last axis the fastest.
@@ -70,25 +70,25 @@ def _coordinates(position: int, sizes: list[int]) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def _along_axes(match: re.Match[str]) -> list[list[int]]:
-    """Of `mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}`."""
+def _groups_along_axes(match: re.Match[str]) -> list[list[int]]:
+    """The groups of `mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}`."""
     named = dict(re.findall(r"'([^']+)'=(\d+)", match["sizes"]))
     sizes = [int(size) for size in named.values()]
     chosen = re.findall(r"'([^']+)'", match["axes"])
     ids = list(range(math.prod(sizes)))
     if match["ids"]:
         shape, order = re.findall(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", match["ids"])[0]
-        ids = _rearranged(_numbers(shape), _numbers(order))
+        ids = _transposed_range(_numbers(shape), _numbers(order))
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, device in enumerate(ids):
         coordinates = zip(named, _coordinates(place, sizes), strict=True)
-        key = tuple(each for axis, each in coordinates if axis not in chosen)
+        key = tuple(coordinate for axis, coordinate in coordinates if axis not in chosen)
         groups.setdefault(key, []).append(device)
     return list(groups.values())
 
 
-def _rearranged(shape: list[int], order: list[int]) -> list[int]:
-    """0, 1, 2, ... in that shape, transposed, flat again."""
+def _transposed_range(shape: list[int], order: list[int]) -> list[int]:
+    """0, 1, 2, ... as an array of that shape, transposed and flattened."""
     order = order or list(range(len(shape)))
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     ids = [0]
@@ -97,7 +97,7 @@ def _rearranged(shape: list[int], order: list[int]) -> list[int]:
     return ids
 
 
-def _lists(text: str) -> list[list[int]]:
+def _number_lists(text: str) -> list[list[int]]:
     return [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", text)]
 
 

@@ -1,4 +1,4 @@
-"""Attention kernels, Pallas' and cuDNN's: what a program calls of them, and what they multiply.
+"""Attention kernels of Pallas and cuDNN: their calls in a program, and their FLOPs.
 
 The inside of a kernel is not in the program's text, so its products are counted from its name and
 the attention that it computes.
@@ -14,7 +14,7 @@ from t5x_style.errors import Fault
 
 _TARGET = "tpu_custom_call"
 _CUDNN = "__cudnn$fmha"
-# What the TPU compiler marks in its own programs: memory, views, ends of asynchronous operations.
+# Marks of the TPU compiler in its programs: memory, views, ends of asynchronous operations.
 _NOT_A_LIBRARY = (
     "AllocateBuffer",
     "AssumeGatherIndicesInBound",
@@ -25,15 +25,15 @@ _NOT_A_LIBRARY = (
 
 # The passes of the splash kernel, whose backward pass is the unfused one. For every pair of a query
 # and a key they multiply over all `features` of a head (the logits, and the gradients of q and k:
-# ALiBi rides in features of its own) or over its `head_dim` (p v, do v, the gradient of v).
+# ALiBi has features of its own) or over its `head_dim` (p v, do v, the gradient of v).
 PASSES: dict[str, tuple[str, ...]] = {
     "fwd": ("features", "head_dim"),
     "dq": ("features", "head_dim", "features"),
     "dkv": ("features", "head_dim", "head_dim", "features"),
 }
 
-# The same of cuDNN's, by the whole of their names; backwards it makes logits, and the gradients of
-# v, the weights, q and k.
+# The passes of cuDNN's kernel, by their whole names. The backward pass makes logits, and the
+# gradients of v, the weights, q and k.
 CUDNN_PASSES = {
     f"{_CUDNN}Softmax": ("features", "head_dim"),
     f"{_CUDNN}SoftmaxBackward": ("features", "head_dim", "head_dim", "features", "features"),
@@ -42,14 +42,14 @@ CUDNN_PASSES = {
 
 @dataclasses.dataclass(frozen=True)
 class AttentionWork:
-    """What one call of an attention kernel works on, on one device.
+    """The work of one call of an attention kernel on one device.
 
     Attributes:
       rows: queries x heads, in all sequences of the call.
       keys_touched: mean number of keys that a query is multiplied with: those of whole blocks.
       keys_seen: mean number of keys that the mask admits.
       head_dim: H. features: of a query and a key in the kernel; more than H with ALiBi.
-      block: queries and keys of a tile; 0 where the kernel does not say.
+      block: queries and keys of a tile; 0 where it is not known.
     """
 
     rows: float
@@ -69,7 +69,7 @@ def is_kernel(instruction: Instruction) -> bool:
 
 
 def kernel_calls(module: Module, schedule: Schedule) -> dict[str, int]:
-    """Calls of kernels per run, by the name of a Pallas kernel or cuDNN's of its routine."""
+    """Calls of kernels per run, by the name of a Pallas kernel or of cuDNN's routine."""
 
     def name(call: Instruction) -> str | None:
         if not is_kernel(call):
@@ -108,20 +108,20 @@ def calls_by_pass(calls: Mapping[str, int]) -> dict[str, int]:
     """Calls of each of PASSES, of a program for TPUs.
 
     Raises:
-      Fault: a kernel that is not in the table: what it multiplies is not known.
+      Fault: a kernel is not in the table, so its products are not known.
     """
     by_pass = dict.fromkeys(PASSES, 0)
     for name, count in calls.items():
-        by_pass[_pass(name, count)] += count
+        by_pass[_pass_name(name, count)] += count
     return by_pass
 
 
-def _pass(name: str, count: int) -> str:
+def _pass_name(name: str, count: int) -> str:
     match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
     if match is None:
         raise Fault(
-            f"kernel {name!r} runs {count} times a step, and what it multiplies is not "
-            "in the table of t5x_style/accounting/program/kernels.py"
+            f"kernel {name!r} runs {count} times a step, but its products are not in the table "
+            "PASSES of t5x_style/compiling/hlo/kernel_calls.py"
         )
     return match[1]
 
@@ -138,12 +138,8 @@ def kernel_flops(calls: Mapping[str, int], work: AttentionWork) -> float:
       Fault: see `calls_by_pass`.
     """
     pairs = work.rows * work.keys_touched
-    return sum(
-        count
-        * 2
-        * pairs
-        * sum(
-            getattr(work, width) for width in CUDNN_PASSES.get(name) or PASSES[_pass(name, count)]
-        )
-        for name, count in calls.items()
-    )
+    flops = 0.0
+    for name, count in calls.items():
+        widths = CUDNN_PASSES.get(name) or PASSES[_pass_name(name, count)]
+        flops += count * 2 * pairs * sum(getattr(work, width) for width in widths)
+    return flops

@@ -1,8 +1,8 @@
 """How often each computation of a program runs.
 
 The TPU compiler does not write a loop's trips into the text. They follow from the loop's counter:
-the constant with which the condition compares it, where it starts and by how much the body moves it
-(a loop that was unrolled moves by more than one).
+the constant with which the condition compares it, its start and its change in one run of the body
+(more than one in an unrolled loop).
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ class Schedule:
     """Which computations run, and how often.
 
     Attributes:
-      times: runs per computation, those that only live inside a fusion included.
+      times: runs per computation, those inside fusions included.
       ordered: computations whose lines run one after the other: the entry, the bodies of loops,
-        branches and calls. What a fusion or a core of another kind runs is not among them.
-      trips: per `while` instruction; a loop whose trips could not be told is not here.
-      unknown_loops: names of the `while` instructions whose trips could not be told: each is
+        branches and calls. The computations of fusions and of other kinds of cores are left out.
+      trips: per `while` instruction; loops of unknown trips are left out.
+      unknown_loops: names of the `while` instructions whose trips the text does not show. Each is
         counted as run ONCE, so that every total is a lower bound.
     """
 
@@ -34,7 +34,7 @@ class Schedule:
 
 
 def schedule(module: Module) -> Schedule:
-    """Follows every call from the entry downwards. Of a conditional every branch counts."""
+    """Follows every call from the entry downwards. Every branch of a conditional is counted."""
     times = dict.fromkeys(module.computations, 0)
     times[module.entry] = 1
     ordered = {module.entry}
@@ -48,8 +48,8 @@ def schedule(module: Module) -> Schedule:
         for instruction in computation.instructions.values():
             called, repeats = instruction.called, 1
             if instruction.operation == "while":
-                called = _loop(instruction)
-                known = _trips(module, computation, instruction)
+                called = loop_computations(instruction)
+                known = _loop_trips(module, computation, instruction)
                 if known is None:
                     unknown.append(instruction.name)
                 else:
@@ -62,26 +62,27 @@ def schedule(module: Module) -> Schedule:
     return Schedule(times, in_order, trips, tuple(unknown))
 
 
-def _loop(instruction: Instruction) -> tuple[str, ...]:
-    """(condition, body) of a `while`."""
-    return tuple(
-        re.search(rf"\b{part}=%?([\w.\-]+)", instruction.attributes)[1]
-        for part in ("condition", "body")
-    )
+def loop_computations(loop: Instruction) -> tuple[str, str]:
+    """Names of the (condition, body) of a `while`."""
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", loop.attributes)
+    body = re.search(r"\bbody=%?([\w.\-]+)", loop.attributes)
+    assert condition is not None
+    assert body is not None
+    return condition[1], body[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """An integer of a loop: `offset`, plus the loop's tuple element `element` if that is given."""
+    """An integer of a loop: `offset`, plus the loop's tuple element `element` if there is one."""
 
     element: int | None
     offset: int
 
 
-def _trips(module: Module, outside: Computation, loop: Instruction) -> int | None:
+def _loop_trips(module: Module, outside: Computation, loop: Instruction) -> int | None:
     if known := _KNOWN_TRIPS.search(loop.attributes):
         return int(known[1])
-    condition, body = (module.computations[name] for name in _loop(loop))
+    condition, body = (module.computations[name] for name in loop_computations(loop))
     compare = _comparison(module, condition)
     start = outside.instructions.get(loop.operands[0])
     if compare is None or start is None or start.operation != "tuple":
@@ -94,21 +95,20 @@ def _trips(module: Module, outside: Computation, loop: Instruction) -> int | Non
         first = _evaluate(module, outside, start.operands[value.element], {})
         return None if first is None or first.element is not None else first.offset + value.offset
 
-    def moved_by(value: _Value) -> int | None:
+    def change(value: _Value) -> int | None:
         if value.element is None:
             return 0
         after = _evaluate(module, body, body.root.operands[value.element], {})
         return after.offset if after is not None and after.element == value.element else None
 
-    values = (at_start(left), at_start(right), moved_by(left), moved_by(right))
-    if None in values:
+    first, limit, step, limit_step = at_start(left), at_start(right), change(left), change(right)
+    if first is None or limit is None or step is None or limit_step is None:
         return None
-    first, limit, step, limit_step = values
-    return _counted(direction, first - limit, step - limit_step)
+    return _trips_until_false(direction, first - limit, step - limit_step)
 
 
-def _counted(direction: str, distance: int, step: int) -> int | None:
-    """Times that `distance OP 0` holds while the distance moves by `step`; None if for ever."""
+def _trips_until_false(direction: str, distance: int, step: int) -> int | None:
+    """Times that `distance OP 0` holds while the distance moves by `step`; None if forever."""
     if direction in ("GT", "GE"):
         direction, distance, step = {"GT": "LT", "GE": "LE"}[direction], -distance, -step
     if direction == "LE":
@@ -139,7 +139,7 @@ def _comparison(module: Module, condition: Computation) -> tuple[str, _Value, _V
 def _bindings(
     module: Module, computation: Computation, fusion: Instruction, bound: dict[int, _Value | None]
 ) -> dict[int, _Value | None]:
-    """What the parameters of a fusion's computation are."""
+    """The values of the parameters of a fusion's computation, by their numbers."""
     return {
         number: _evaluate(module, computation, name, bound)
         for number, name in enumerate(fusion.operands)
@@ -149,7 +149,7 @@ def _bindings(
 def _evaluate(
     module: Module, computation: Computation, name: str, bound: dict[int, _Value | None]
 ) -> _Value | None:
-    """A counter's value, as far as it is a constant or an element of the loop's tuple plus one."""
+    """A counter's value if it is a constant, or an element of the loop's tuple plus a constant."""
     instruction = computation.instructions[name]
     operation = instruction.operation
     if operation == "constant":
@@ -165,7 +165,7 @@ def _evaluate(
     if operation in _SAME_VALUE:
         return _evaluate(module, computation, instruction.operands[0], bound)
     if operation in ("add", "subtract"):
-        left, right = (_evaluate(module, computation, each, bound) for each in instruction.operands)
+        left, right = (_evaluate(module, computation, name, bound) for name in instruction.operands)
         if left is None or right is None:
             return None
         if operation == "subtract":

@@ -1,8 +1,8 @@
 """FLOPs of the matrix products that a program runs: 2 x multiply-adds, exact.
 
-A TPU knows no `dot`: its compiler turns each into a `convolution`, and writes what einsums over
-split axes need into windows with padding and dilation. Positions of a window that lie on padding or
-in the gaps of a dilation multiply nothing and are not counted.
+The TPU compiler turns every `dot` into a `convolution`. It writes einsums over split axes as
+windows with padding and dilation. Positions of a window on padding or in the gaps of a dilation
+multiply nothing and are not counted.
 """
 
 import math
@@ -16,7 +16,7 @@ PRODUCTS = ("dot", "convolution")
 
 
 def matmul_flops(module: Module, schedule: Schedule) -> int:
-    """Of every `dot` and `convolution`, those inside fusions too, per device and run."""
+    """FLOPs of every `dot` and `convolution`, also inside fusions, per device and run."""
     total = 0
     for computation in module.computations.values():
         runs = schedule.times[computation.name]
@@ -49,15 +49,15 @@ def _convolution_flops(
     further factor.
     """
     labels = instruction.attribute("dim_labels") or ""
-    of_left, of_right, of_result = re.split(r"_|->", labels)
-    flops = 2 * result[of_result.index("b")] * result[of_result.index("f")]
-    flops *= right[of_right.index("i")]
+    left_axes, right_axes, result_axes = re.split(r"_|->", labels)
+    flops = 2 * result[result_axes.index("b")] * result[result_axes.index("f")]
+    flops *= right[right_axes.index("i")]
     window = _window(instruction)
-    for axis in range(sum(label.isdigit() for label in of_left)):
+    for axis in range(sum(label.isdigit() for label in left_axes)):
         before, _, size, stride, left_dilation, right_dilation = window(axis)
-        flops *= _touching(
-            inputs=left[of_left.index(str(axis))],
-            outputs=result[of_result.index(str(axis))],
+        flops *= _multiplied_pairs(
+            inputs=left[left_axes.index(str(axis))],
+            outputs=result[result_axes.index(str(axis))],
             size=size,
             stride=stride,
             before=before,
@@ -72,7 +72,7 @@ def _window(instruction: Instruction):
     match = re.search(r"\bwindow=\{([^}]*)\}", instruction.attributes)
     fields = dict(field.split("=") for field in match[1].split()) if match else {}
 
-    def of(axis: int) -> tuple[int, int, int, int, int, int]:
+    def axis_window(axis: int) -> tuple[int, int, int, int, int, int]:
         sizes = [
             int(fields[name].split("x")[axis]) if name in fields else 1
             for name in ("size", "stride", "lhs_dilate", "rhs_dilate")
@@ -81,10 +81,10 @@ def _window(instruction: Instruction):
         before, after = (int(number) for number in padding.split("_"))
         return before, after, *sizes  # type: ignore[return-value]
 
-    return of
+    return axis_window
 
 
-def _touching(
+def _multiplied_pairs(
     inputs: int,
     outputs: int,
     size: int,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from t5x_style.accounting import CHIPS
+from t5x_style.accounting import chips
 from t5x_style.compiling.hlo.arrays import Buffer, largest_buffers
 from t5x_style.compiling.hlo.collectives import Collective, collectives
 from t5x_style.compiling.hlo.costs import Operation, operations
@@ -17,20 +17,20 @@ _BUFFERS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What ONE device does in one run of a compiled program, loops multiplied out.
+    """The work of ONE device in one run of a compiled program, loops multiplied out.
 
     Attributes:
       matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
       kernel_calls: calls of attention kernels by name. What they multiply is not in the text: see
         `kernel_flops`.
-      library_calls: of a library's routines by name, in which products may hide that the text does
-        not show: cuBLAS on a GPU, oneDNN on a CPU. What the TPU compiler calls so is its own and
-        multiplies nothing.
+      library_calls: calls of a library's routines by name: cuBLAS on a GPU, oneDNN on a CPU. Their
+        products are not in the text. The TPU compiler's own calls multiply nothing and are left
+        out.
       collectives: the most bytes on the wire first.
-      operations: what the compiler has estimated, the costliest first.
+      operations: those that the compiler has estimated, the costliest first.
       largest_buffers: of the arrays in main memory.
-      unknown_loops: loops whose trips the text does not tell. Each is counted as run once, so that
-        every figure here is then a lower bound: whoever prints one says so.
+      unknown_loops: loops whose trips the text does not show. Each is counted as run once, so that
+        every figure here is then a lower bound: a report must print that.
     """
 
     matmul_flops: int
@@ -58,14 +58,14 @@ def read_program(
     Args:
       hlo_text: of a program for any backend; cycles and kernels are a TPU's.
       mesh: axis names to sizes, outermost first; None: collectives name no axis.
-      chip: name in the table of chips, where it matters for what the text can tell.
+      chip: as `Topology.chip`, for chips whose text does not show overlap; None: it shows.
 
     Raises:
       ValueError: the text is not that of a compiled program.
     """
     # The compilers of some chips overlap collectives that their text shows as synchronous: nothing
     # in the text of a v5p program shows whether a gather waits.
-    silent = chip in CHIPS and not CHIPS[chip].overlap_in_text
+    silent = chip is not None and not chips.chip(chip).overlap_in_text
     module = parse(hlo_text)
     runs = schedule(module)
     return Program(

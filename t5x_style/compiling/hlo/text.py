@@ -1,7 +1,8 @@
 """The text of an optimised HLO program, taken apart: computations, instructions, source lines.
 
-What `jax.stages.Compiled.as_text` returns is what runs, in the order in which it runs. It is a
-print-out for people, so its grammar is read off by what the TPU, GPU and CPU compilers write.
+`jax.stages.Compiled.as_text` returns the instructions that run, in the order in which they run. The
+text is made for people and has no specification: this grammar follows what the TPU, GPU and CPU
+compilers print.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import functools
 import re
 
 _HEAD = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^\s(]+) \(.*\{$")
-# The shape ends where a word stands directly before a parenthesis; tilings such as T(8,128) have
+# The shape ends at a blank and a word directly before a parenthesis; tilings such as T(8,128) have
 # no blank before them.
 _INSTRUCTION = re.compile(
     r"^\s+(?P<root>ROOT )?%?(?P<name>\S+) = (?P<shape>.*?) (?P<operation>[a-z][\w\-]*)\("
@@ -20,11 +21,11 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _ROW = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')
-# Calls whose callee runs as a part of the caller, once per call. Combiners of reductions, which
-# stand behind to_apply too, are not programs of their own.
+# Calls whose callee runs as a part of the caller, once per call. The combiners of reductions, also
+# given as to_apply, are not counted as calls.
 _CALLED = re.compile(r"(?:calls|async_computation)=\{?%?([\w.\-]+)")
 _APPLIED = re.compile(r"to_apply=%?([\w.\-]+)")
-_LISTED = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_CALLEES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _EITHER = re.compile(r"(?:true|false)_computation=%?([\w.\-]+)")
 
 
@@ -33,11 +34,11 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: by which later lines call its result.
-      shape: of the result as printed, `bf16[16,256]{1,0:T(8,128)(2,1)}` or a tuple of such.
+      name: by which later lines name its result.
+      shape: of the result as printed, `bf16[16,256]{1,0:T(8,128)(2,1)}` or a tuple of them.
       operation: 'fusion', 'convolution', 'all-gather' and so on.
-      arguments: what stands in its parentheses: names of operands, or a constant's value.
-      attributes: all that follows the parentheses.
+      arguments: the text in its parentheses: names of operands, or a constant's value.
+      attributes: the text after the parentheses.
       is_root: whether it is the computation's result.
     """
 
@@ -55,17 +56,17 @@ class Instruction:
 
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
-        """Names of the computations that run as a part of it; those of a `while` are not here."""
+        """Names of the computations that run as a part of it; those of a `while` are left out."""
         names = _CALLED.findall(self.attributes)
         if self.operation in ("call", "call-start"):
             names += _APPLIED.findall(self.attributes)
         names += _EITHER.findall(self.attributes)
-        for listed in _LISTED.findall(self.attributes):
-            names += re.findall(r"[\w.\-]+", listed)
+        for callees in _CALLEES.findall(self.attributes):
+            names += re.findall(r"[\w.\-]+", callees)
         return tuple(dict.fromkeys(names))
 
     def attribute(self, name: str) -> str | None:
-        """The value of a plain attribute, as `channel_id=7`; None where it is not given."""
+        """The value of a plain attribute, as in `channel_id=7`; None without one."""
         match = re.search(rf'\b{name}="?([^\s,"}}]+)', self.attributes)
         return match[1] if match else None
 
@@ -101,8 +102,8 @@ class Module:
     def source(self, *instructions: Instruction) -> str:
         """'file:line < file:line', the innermost line and its caller, of the first that has one.
 
-        Lines that the compiler made itself have none; then the end of the operation's name in JAX,
-        or an empty string.
+        Lines that the compiler made have no source. The result is then the end of the operation's
+        name in JAX, or an empty string.
         """
         for instruction in instructions:
             frame = instruction.attribute("stack_frame_id")
@@ -173,4 +174,6 @@ def _sources(tables: dict[str, dict[int, str]]) -> dict[int, tuple[str, ...]]:
 
 
 def _field(row: str, name: str) -> int:
-    return int(re.search(rf"\b{name}=(\d+)", row)[1])
+    match = re.search(rf"\b{name}=(\d+)", row)
+    assert match is not None
+    return int(match[1])

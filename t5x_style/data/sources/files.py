@@ -2,12 +2,10 @@
 
 import concurrent.futures
 import glob
-import importlib
 import importlib.machinery
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import file_digest, local_path, write_whole
@@ -106,25 +104,3 @@ def module_file(name: str, binding: str) -> pathlib.Path:
     if origin is None:
         raise UsageError(f"{binding} = {name!r} is a folder, not a module")
     return pathlib.Path(origin)
-
-
-def load_attribute(module: str, name: str, where: str) -> Any:
-    """An attribute of a module, which is imported.
-
-    Args:
-      module: with its packages.
-      name: of the attribute.
-      where: the binding and its value, for messages.
-
-    Raises:
-      UsageError: the module cannot be imported, or has no such attribute.
-    """
-    try:
-        loaded = importlib.import_module(module)
-    except Exception as error:
-        raise UsageError(
-            f"{where}: {module} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if not hasattr(loaded, name):
-        raise UsageError(f"{where}: {module} has no {name!r}{did_you_mean(name, dir(loaded))}")
-    return getattr(loaded, name)

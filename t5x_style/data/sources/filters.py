@@ -9,8 +9,9 @@ from typing import Any
 
 import gin
 
-from t5x_style.data.sources.files import content_digests, load_attribute, module_file
+from t5x_style.data.sources.files import content_digests, module_file
 from t5x_style.errors import Fault, UsageError
+from t5x_style.plugins import load
 
 LANGUAGE_CHARACTERS = 4000
 
@@ -77,9 +78,8 @@ class Rewrite:
 
     @functools.cached_property
     def _call(self) -> Callable[[str], str | None]:
-        module, name = self.function.split(":")
         where = f"Rewrite.function = {self.function!r}"
-        function = load_attribute(module, name, where)
+        function = load(where, self.function.replace(":", "."), object)
         if not callable(function):
             raise UsageError(f"{where} is a {type(function).__name__}, not a function")
         return function

@@ -12,13 +12,14 @@ import gin
 
 from t5x_style.data.sources import filters
 from t5x_style.data.sources.array_record import ArrayRecord, ArrayRecordExample
-from t5x_style.data.sources.files import content_digests, load_attribute, module_file
+from t5x_style.data.sources.files import content_digests, module_file
 from t5x_style.data.sources.filters import Filter
 from t5x_style.data.sources.formats import Format, Split
 from t5x_style.data.sources.plain_files import Jsonl, Text
 from t5x_style.data.sources.tables import HuggingFace, Parquet
 from t5x_style.data.sources.tfds import Tfds
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.plugins import load
 
 FORMATS: Mapping[str, Format] = {
     "jsonl": Jsonl(),
@@ -152,13 +153,12 @@ class Source:
         if self.format in FORMATS:
             return FORMATS[self.format]
         where = f"Source.format of {self.name!r}"
-        module, _, name = self.format.rpartition(".")
-        if not module:
+        if "." not in self.format:
             raise UsageError(
                 f"{where}: {self.format!r} is not one of {', '.join(FORMATS)}, or the dotted path "
                 f"of a class, 'module.NAME'{did_you_mean(self.format, FORMATS)}"
             )
-        found = load_attribute(module, name, f"{where} = {self.format!r}")
+        found = load(f"{where} = {self.format!r}", self.format, object)
         reader = found() if isinstance(found, type) else found
         if not isinstance(reader, Format):
             raise UsageError(

@@ -49,6 +49,17 @@ def test_chips_and_days_are_a_budget():
     assert again["budget"]["days"] == pytest.approx(7)
 
 
+def test_a_chip_of_ones_own(tmp_path):
+    name, file = "tests.my_team.MY_CHIP", tmp_path / "plan.gin"
+    budget = (f"--chip={name}", "--chips=16", "--days=3", "--mfu=0.5", f"--write={file}")
+    status, result, text = run(*budget, TWO)
+    assert status == 0, text
+    assert result["budget"]["flops"] == pytest.approx(16 * 1e15 * 3 * 86400 * 0.5)
+    assert f"Topology.chip = '{name}'" in file.read_text()
+    status, _, text = run("--chip=tests.my_team.MY_CHIPS", "--chips=16", "--days=3")
+    assert (status, "has no 'MY_CHIPS'; did you mean 'MY_CHIP'?" in text) == (2, True)
+
+
 def test_money_and_gpu_hours_are_budgets():
     _, by_hours, _ = run("--chip=h100", "--chip_hours=20000")
     _, by_money, text = run("--chip=h100", "--money=50000", "--price_per_chip_hour=2.5")
