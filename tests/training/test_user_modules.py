@@ -1,4 +1,4 @@
-"""A team's own feed-forward, optimizer, schedule, metric and chip, by gin alone (tests/my_team.py)."""
+"""A team's own parts of every kind, by gin alone (tests/my_team.py)."""
 
 import gzip
 import itertools

@@ -176,7 +176,7 @@ def make_plan(
     recipe = recipe_of(architecture, tokens, sequence_length, loss, devices, batch_sequences)
     chosen = allocation_at(law, params, recipe.tokens, sources, scarce if tokens >= cap else None)
     meshes = None
-    if accelerator is not None:
+    if accelerator is not None and budget.chips is not None:
         meshes = fitting_meshes(
             StepShape(architecture, recipe.batch_sequences, sequence_length),
             dataclasses.replace(TOPOLOGY, chip=budget.chip),
