@@ -37,6 +37,7 @@ WITHOUT_PROGRAM_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 # What takes ten seconds of processor and more, the longest first: two workers then end together.
 # `tools/test --quick` leaves these files out.
 SLOW_FILES = (
+    "sweeps/test_real_sweep.py",
     "test_end_to_end.py",
     "training/test_resume.py",
     "data/building/test_seqio_tasks.py",

@@ -101,11 +101,11 @@ def test_bench_scale_marks_loops_that_it_could_not_count(bench_scale):
     }
     line = {"row": "toy", "report": report, "seconds": 1.0}
     assert "-25.000%" in bench_scale["cells"](line)
-    assert bench_scale["told_of"](line) == []
+    assert bench_scale["warnings_of"](line) == []
     report["unknown_loops"] = ["while.7"]
     assert "at least -25.000%" in bench_scale["cells"](line)
-    assert len(bench_scale["told_of"](line)) == 1
-    assert bench_scale["told_of"](line)[0].endswith("counted once: while.7")
+    assert len(bench_scale["warnings_of"](line)) == 1
+    assert bench_scale["warnings_of"](line)[0].endswith("counted once: while.7")
 
 
 def test_bench_scale_prints_its_commands(bench_scale, capsys):

@@ -53,7 +53,7 @@ def test_a_run_finds_the_step_that_compile_kept(tmp_path):
             accounts=dataclasses.replace(compiled.accounts, library_calls={"__cublas$gemm": 2}),
         )
     )
-    assert "NOT in that sum: __cublas$gemm x 2" in called
+    assert "NOT in these FLOPs: __cublas$gemm x 2" in called
     assert text.startswith("HloModule jit_step")
     # The numbers that only a kept program needs are in it.
     other = dataclasses.replace(spec, sources=5)
@@ -78,5 +78,5 @@ def test_a_state_that_is_not_donated_is_a_fault():
     check_state_is_donated(program, compiled(split, donate_argnums=0))
     with pytest.raises(Fault, match=r"the step takes w as .* and returns it as "):
         check_state_is_donated(program, compiled(whole))
-    with pytest.raises(Fault, match="writes 0 bytes of its state in place, and the state has 32"):
+    with pytest.raises(Fault, match="writes 0 bytes of its state in place, but the state has 32"):
         check_state_is_donated(program, compiled(split))

@@ -55,7 +55,7 @@ def operands(*, keys=LENGTH, head_dim=8, dtype=jnp.bfloat16):
     ],
 )
 def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, told):
-    with pytest.raises(UsageError, match=f"has no .*{told}.*'blockwise' and 'plain' have"):
+    with pytest.raises(UsageError, match=f"does not support .*{told}.*use 'blockwise' or 'plain'"):
         cudnn_attention(AttentionInputs(*operands(**given), **WHERE, **asked))
 
 

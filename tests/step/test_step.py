@@ -142,7 +142,7 @@ def test_evaluation_gives_the_training_loss():
         weights[3:] = 0
         part, rows = evaluate(after_a_step()[0], tokens(), weights)
     assert rows[3:].tolist() == [0] * (BATCH - 3)
-    assert rows.sum() == pytest.approx(part, rel=1e-6)
+    assert rows.sum() == pytest.approx(float(part), rel=1e-6)
     assert part / (3 * SEQUENCE) == pytest.approx(expected()[0][:3].mean(), rel=1e-6)
 
 

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t5x_style.sweeps import trial_result
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 400
+STEPS = 160
 RUN = f"""
 include 'gin_configs/runs/pretrain.gin'
 include 'gin_configs/optimizers/adamw.gin'
@@ -30,7 +31,7 @@ LEARNING_RATE = %gin.REQUIRED
 WARMUP_TOKENS = 64
 COMPUTE_DTYPE = 'float32'
 LOG_PERIOD = 1
-EVAL_PERIOD = 200
+EVAL_PERIOD = 80
 CHECKPOINT_PERIOD = 20
 train.eval_tokens = 256
 Architecture.vocab_size = 400
@@ -66,11 +67,11 @@ def compare(folder: Path, rates: Sequence[float], widths: Sequence[int]) -> floa
     }
     (folder / "run.gin").write_text(RUN.replace("FOLDER", str(folder)))
 
-    def run(*arguments: str, **how) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "t5x_style", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, check=True, text=True, stdout=subprocess.PIPE, **how
-        )
+    def run(*arguments: str) -> str:
+        """Standard output of a command that must end well."""
+        done = warm.run(["-m", "t5x_style", *arguments], env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     run("tokenizer", f"--gin_file={folder}/run.gin")
     sweep = (
@@ -81,7 +82,7 @@ def compare(folder: Path, rates: Sequence[float], widths: Sequence[int]) -> floa
         f"--grid={{'LEARNING_RATE': {list(rates)}, 'Architecture.d_model': {list(widths)}}}",
     )
     _kill_in_the_first_trial([sys.executable, "-m", "t5x_style", *sweep], folder, environment)
-    trials = json.loads(run(*sweep, stderr=subprocess.DEVNULL).stdout)["trials"]
+    trials = json.loads(run(*sweep))["trials"]
     assert [trial["status"] for trial in trials] == ["finished"] * len(rates) * len(widths)
     worst = 0.0
     for trial in trials:

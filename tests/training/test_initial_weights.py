@@ -208,7 +208,7 @@ def test_vocabularies_that_do_not_fit(base, grown, tmp_path):
         train(text_run(tmp_path / "run", Tokenizer(str(path)), **start))
     beside["model"] = grown.hash
     path.with_suffix(".json").write_text(json.dumps(beside))
-    with pytest.raises(UsageError, match=r"stranger\.json tells of another vocabulary"):
+    with pytest.raises(UsageError, match=r"stranger\.json describes another vocabulary"):
         train(text_run(tmp_path / "run", Tokenizer(str(path)), **start))
     deeper = dataclasses.replace(ARCHITECTURE, vocab_size=GROWN, layers=3)
     with pytest.raises(UsageError, match="another architecture: blocks"):

@@ -141,7 +141,7 @@ def test_what_is_for_train_alone_may_stand_there(compiled):
     ("flags", "told"),
     [
         (["--gin.BATCHSIZE=4"], "did you mean 'BATCH_SIZE'"),
-        (["--phase=2"], "--phase=2: the run has the phases 1 to 1"),
+        (["--phase=2"], "--phase=2: the run has phases 1 to 1"),
         (flags_of("v5e", "4x4"), "whose product is 16"),
         ([*flags_of("v5e", "2x2", fsdp=1, data=4), "--gin.MICROBATCHES=8"], "the batch = 2"),
         (flags_of("v5e", "2x3"), "a v5e has no such slice"),
