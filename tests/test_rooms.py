@@ -26,16 +26,16 @@ MAY_IMPORT = {
     "reporting": (*GROUND, "accounting"),
     "kernels": (*GROUND, "accounting"),
     "models": (*GROUND, "accounting", "kernels"),
-    "partitioning": (*GROUND, "accounting", "kernels", "models"),
+    "partitioning": (*GROUND, "accounting"),
     "data": (*GROUND, "accounting"),
     "optim": (*GROUND, "data"),
 }
 MAY_IMPORT["step"] = (*GROUND, "accounting", "kernels", "models", "partitioning", "data", "optim")
 MAY_IMPORT["training"] = (*MAY_IMPORT["step"], "hosts", "reporting", "step")
-MAY_IMPORT["compiling"] = (*MAY_IMPORT["step"], "reporting", "step")
+MAY_IMPORT["compiling"] = (*GROUND, "accounting", "partitioning", "reporting", "step")
 MAY_IMPORT["inference"] = (*MAY_IMPORT["training"], "training")
 MAY_IMPORT["sweeps"] = (*GROUND, "accounting", "reporting")
-MAY_IMPORT["config"] = (*GROUND, "accounting", "partitioning")
+MAY_IMPORT["config"] = (*GROUND, "accounting")
 MAY_IMPORT["commands"] = tuple(MAY_IMPORT)
 MAY_IMPORT["__main__"] = ("commands",)
 

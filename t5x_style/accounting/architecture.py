@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.accounting.feed_forward import FeedForwardKind, feed_forward_kind
-from t5x_style.errors import UsageError, did_you_mean, one_of
+from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
 
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
@@ -91,8 +91,7 @@ class Architecture:
 
     def __post_init__(self):
         for name in ("vocab_size", "layers", "d_model", "d_ff", "heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"Architecture.{name} = {getattr(self, name)}: must be 1 or more")
+            at_least(f"Architecture.{name}", getattr(self, name), 1)
         if self.window is not None and self.window < 1:
             raise UsageError(
                 f"Architecture.window = {self.window}: a query sees itself at least, so 1 or more "

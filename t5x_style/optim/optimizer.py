@@ -57,7 +57,7 @@ class LearningRateSchedule(Protocol):
 
 
 def check_fulfils(where: str, value: object, seam: type) -> None:
-    """Refuse a value that lacks what a seam asks for: gin lets any object through.
+    """Refuse a value that lacks a member of a seam, in plain Python as under gin.
 
     Args:
       where: the binding, for the message.

@@ -4,7 +4,7 @@ import dataclasses
 
 import gin
 
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.errors import UsageError, one_of
 
 CONCATENATED = "concatenated"
 DOCUMENT_STARTS = "document_starts"
@@ -31,11 +31,7 @@ class Packing:
     loss_from_context: int = 0
 
     def __post_init__(self):
-        if self.windows not in WINDOWS:
-            raise UsageError(
-                f"Packing.windows = {self.windows!r} is not one of "
-                f"{', '.join(map(repr, WINDOWS))}{did_you_mean(str(self.windows), WINDOWS)}"
-            )
+        one_of("Packing.windows", self.windows, WINDOWS)
         if not isinstance(self.attend_across_documents, bool):
             raise UsageError(
                 f"Packing.attend_across_documents = {self.attend_across_documents!r}: "

@@ -18,7 +18,7 @@ from t5x_style.data.sources.formats import Format, Split
 from t5x_style.data.sources.plain_files import Jsonl, Text
 from t5x_style.data.sources.tables import HuggingFace, Parquet
 from t5x_style.data.sources.tfds import Tfds
-from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.plugins import load
 
 FORMATS: Mapping[str, Format] = {
@@ -83,9 +83,9 @@ class Source:
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
-        _check_one_of("on_bad_record", self.name, self.on_bad_record, ON_BAD_RECORD)
+        one_of(f"Source.on_bad_record of {self.name!r}", self.on_bad_record, ON_BAD_RECORD)
         for split in self.splits:
-            _check_one_of("splits", self.name, split, SPLITS)
+            one_of(f"Source.splits of {self.name!r}", split, SPLITS)
         if "train" not in self.splits:
             raise UsageError(f"Source.splits of {self.name!r} has no 'train'")
         for option in FORMAT_OPTIONS:
@@ -215,14 +215,6 @@ class Source:
         if self.filters:
             parts["filters"] = filters.made_from(self.filters, cache_dir, remember=remember)
         return parts
-
-
-def _check_one_of(option: str, source: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UsageError(
-            f"Source.{option} of {source!r}: {value!r} is not one of "
-            f"{', '.join(allowed)}{did_you_mean(str(value), allowed)}"
-        )
 
 
 def _is_date(text: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_style.data.tokenizers.kinds import SPACE_MARK
 from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.errors import Fault, UsageError, one_of
 from t5x_style.files import write_whole
 
 # sentencepiece sums expectations in the order of its threads. A fixed number of threads makes the
@@ -69,11 +69,7 @@ def train_tokenizer(
         type; a symbol that cannot be one.
       Fault: a source without text.
     """
-    if model_type not in MODEL_TYPES:
-        raise UsageError(
-            f"model_type = {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
-            f"{did_you_mean(model_type, MODEL_TYPES)}"
-        )
+    one_of("model_type", model_type, MODEL_TYPES)
     symbols = [*control_symbols, *text_symbols]
     _check_symbols(symbols)
     smallest = SMALLEST_VOCABULARY + len(symbols)

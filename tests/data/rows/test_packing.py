@@ -31,7 +31,7 @@ def test_gin_sets_every_attribute():
     ("wrong", "told"),
     [
         ({"windows": "document_start"}, "did you mean 'document_starts'?"),
-        ({"windows": None}, "Packing.windows = None is not one of 'concatenated'"),
+        ({"windows": None}, "Packing.windows = None is not one of concatenated"),
         ({"attend_across_documents": "no"}, "attend_across_documents = 'no': write True or False"),
         ({"loss_from_context": -1}, "loss_from_context = -1: write a number of tokens"),
         ({"loss_from_context": 0.5}, "loss_from_context = 0.5: write a number of tokens"),
