@@ -106,7 +106,7 @@ class Topology:
       kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
         same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
       attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
-      remat: one of flops.REMAT_RECOMPUTES.
+      remat: one of recompute.REMAT_RECOMPUTES.
       loss_chunk_tokens: tokens per device whose logits live at once.
       loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens are
         multiplied with one piece of the head after the other, and only that piece is gathered. The

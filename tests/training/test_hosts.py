@@ -12,6 +12,7 @@ import pytest
 
 from t5x_style.errors import EXIT_FAULT, EXIT_PREEMPTED
 from tests import warm
+from tests.conftest import xla_flags
 from tests.hosts.test_lifeline import free_port
 
 DEVICES = 4
@@ -23,10 +24,7 @@ def start(processes: int, *runs: dict) -> list[warm.Child]:
     hosts = {"processes": processes}
     if processes > 1:
         hosts["coordinator"] = f"localhost:{free_port()}"
-    flags = (
-        f"--xla_force_host_platform_device_count={DEVICES // processes} "
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    )
+    flags = xla_flags(DEVICES // processes)
     own = [{"index": index} if processes > 1 else {} for index in range(processes)]
     return [
         warm.start(
