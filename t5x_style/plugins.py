@@ -1,5 +1,6 @@
-"""A user's own objects, which a setting names by their dotted path."""
+"""A user's own objects: loaded by their dotted path, checked against their seam."""
 
+import dataclasses
 import importlib
 from typing import TypeVar
 
@@ -32,3 +33,23 @@ def load(where: str, path: str, kind: type[T]) -> T:
     if not isinstance(found, kind):
         raise UsageError(f"{where} must be a {kind.__module__}.{kind.__name__}, not {found!r}")
     return found
+
+
+def check_fulfils(where: str, value: object, seam: type) -> None:
+    """Refuse a value that lacks a member of a seam, in plain Python as under gin.
+
+    Args:
+      where: the binding, for the message.
+      seam: a Protocol, such as Optimizer or Metric.
+
+    Raises:
+      UsageError: a member is missing, or the value is no dataclass and the seam asks for one.
+    """
+    missing = [name for name in vars(seam) if name[0] != "_" and not hasattr(value, name)]
+    if "__dataclass_fields__" in seam.__annotations__ and not dataclasses.is_dataclass(value):
+        missing.append("the fields of a dataclass")
+    if missing:
+        raise UsageError(
+            f"{where} = {value!r} is no {seam.__name__}: it lacks {', '.join(missing)} "
+            f"(see {seam.__module__})"
+        )

@@ -10,8 +10,9 @@ import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim.optimizer import LearningRateSchedule, check_fulfils
+from t5x_style.optim.optimizer import LearningRateSchedule
 from t5x_style.optim.schedule import traced_tokens_before
+from t5x_style.plugins import check_fulfils
 
 
 @gin.configurable

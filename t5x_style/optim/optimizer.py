@@ -1,6 +1,5 @@
 """What a run asks of an optimizer, and AdamW of a schedule, so that a user's own will do."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -8,7 +7,6 @@ import jax
 import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
-from t5x_style.errors import UsageError
 
 
 class Optimizer(Protocol):
@@ -44,6 +42,8 @@ class LearningRateSchedule(Protocol):
     It is a frozen dataclass of plain values, as an optimizer is.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def check(self, horizon_tokens: int) -> None:
         """Raise UsageError if a run of so many tokens is too short."""
 
@@ -54,23 +54,3 @@ class LearningRateSchedule(Protocol):
           tokens: float array of any shape, numpy or traced by jax.
           horizon_tokens: length of the run.
         """
-
-
-def check_fulfils(where: str, value: object, seam: type) -> None:
-    """Refuse a value that lacks a member of a seam, in plain Python as under gin.
-
-    Args:
-      where: the binding, for the message.
-      seam: Optimizer or LearningRateSchedule.
-
-    Raises:
-      UsageError: the value is no dataclass, or a method is missing.
-    """
-    missing = [name for name in vars(seam) if name[0] != "_" and not hasattr(value, name)]
-    if not dataclasses.is_dataclass(value):
-        missing.append("the fields of a dataclass")
-    if missing:
-        raise UsageError(
-            f"{where} = {value!r} is no {seam.__name__}: it lacks {', '.join(missing)} "
-            "(see t5x_style/optim/optimizer.py)"
-        )

@@ -5,7 +5,8 @@ import dataclasses
 from t5x_style.accounting import Architecture, StepShape
 from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import one_of
-from t5x_style.optim import Optimizer, check_fulfils
+from t5x_style.optim import Optimizer
+from t5x_style.plugins import check_fulfils
 from t5x_style.step.model_state import COMPUTE_DTYPES
 from t5x_style.step.step import AS_STORED
 

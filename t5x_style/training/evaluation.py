@@ -15,6 +15,7 @@ from t5x_style.data import EvaluationSet, Packing
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import batch_sharding
 from t5x_style.partitioning.sharding import replicated
+from t5x_style.plugins import check_fulfils
 from t5x_style.quantities import bits_per_byte
 from t5x_style.reporting.run.writer import EVALUATION_MEASURES, EVALUATION_PREFIX
 from t5x_style.step.batches import global_batch
@@ -57,8 +58,11 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
     """Check the names of the metrics.
 
     Raises:
-      UsageError: two metrics have the same name, or one has that of a built-in measure.
+      UsageError: two metrics have the same name, or one has that of a built-in measure; or an
+        object is no metric.
     """
+    for metric in metrics:
+        check_fulfils("train.metrics", metric, Metric)
     names = [*EVALUATION_MEASURES, *(metric.name for metric in metrics)]
     for name in names:
         if names.count(name) > 1:

@@ -12,7 +12,8 @@ import pytest
 
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.optim import AdamW, LearningRateSchedule, Optimizer, Schedule, check_fulfils
+from t5x_style.optim import AdamW, LearningRateSchedule, Optimizer, Schedule
+from t5x_style.plugins import check_fulfils
 from tests.my_team import Lion, Staircase
 
 PLAN = BatchPlan.of(2, 4, train_steps=16)

@@ -69,8 +69,10 @@ def test_row_sums_are_those_of_a_softmax_and_leave_padding_out():
     assert line["eval/a/worst_row"] == pytest.approx(worst, rel=1e-5)
 
 
-def test_a_run_refuses_two_metrics_of_one_name(tmp_path):
+def test_a_run_refuses_two_metrics_of_one_name_and_what_is_no_metric(tmp_path):
     for metrics in ([Recorder(), Recorder()], [Recorder(name="loss")]):
         with pytest.raises(UsageError, match="is the name of two figures; built in are loss, perp"):
             make_run(tmp_path, metrics=metrics)
+    with pytest.raises(UsageError, match=r"train.metrics = 'worst' is no Metric: it lacks name"):
+        make_run(tmp_path, metrics=["worst"])
     assert not list(tmp_path.iterdir())
