@@ -32,8 +32,8 @@ WHOLE_TORUS_SCATTER = 2
 # How much of the collectives' time shows. The compiler overlaps them with the products of the
 # neighbouring layer; how well is not known before a profile, so the middle is taken.
 EXPOSED_SHARE = 0.5
-# The optimizer reads gradient, parameter and two moments, and writes the last three: float32.
-UPDATE_BYTES = 28
+# Of an update, state apart: a gradient is read, a parameter is read and written, in float32.
+UPDATE_BYTES = 12
 # Logits: float32, written and read for the softmax, and the same for their gradient.
 LOGIT_BYTES = 16
 
@@ -191,7 +191,9 @@ def _memory_bytes(shape: StepShape, topology: Topology, tokens: float, gathered:
     total += LOGIT_BYTES * tokens * arch.vocab_size / topology.tensor
     if topology.fsdp > 1:
         total += gathered
-    return total + UPDATE_BYTES * parameters_per_device(arch, topology)
+    # The state is read and written.
+    update = UPDATE_BYTES + 2 * shape.optimizer_bytes
+    return total + update * parameters_per_device(arch, topology)
 
 
 def _tensor_bytes(shape: StepShape, topology: Topology, tokens: float) -> float:

@@ -54,6 +54,17 @@ def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
     assert at_peak == pytest.approx(flops / (64 * 459e12))
 
 
+def test_the_update_moves_the_state_of_the_optimizer():
+    adamw = StepShape(LLAMA_8B, 64, 2048)
+    lion = dataclasses.replace(adamw, optimizer_bytes=4)
+    v5p, mesh = chip("v5p"), Topology(fsdp=32)
+    saved = roofline(adamw, mesh, v5p).memory - roofline(lion, mesh, v5p).memory
+    # One moment fewer is read and written. The norms are whole on every chip.
+    norms = (2 * 32 + 1) * 4096
+    own = (total_parameters(LLAMA_8B) - norms) / 32 + norms
+    assert saved * v5p.hbm_bandwidth == pytest.approx(2 * 4 * own)
+
+
 # XLA's programs for a like decoder and step (flash attention, bfloat16 gathers), compiled ahead of
 # time by libtpu 0.0.52: seconds by the compiler's cycle estimates, and bytes on the wire of a chip
 # at 180 GB/s (v5e: 90) a torus axis, two axes. Rematerialised in full on v6e and v5e; on v5p the
