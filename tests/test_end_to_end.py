@@ -123,10 +123,10 @@ def test_training_never_loads_tensorflow_and_ends_with_the_audit(finished):
         for text in (folder / "run" / "metrics.jsonl").read_text().splitlines()
         if "eval/legal/loss" in text
     ]
-    assert [each["step"] for each in evaluations] == [0, 10, 20]
+    assert [item["step"] for item in evaluations] == [0, 10, 20]
     for source in ("legal", "general"):
         first, last = (
-            each[f"eval/{source}/bits_per_byte"] for each in (evaluations[0], evaluations[-1])
+            item[f"eval/{source}/bits_per_byte"] for item in (evaluations[0], evaluations[-1])
         )
         assert last < first
         assert math.isfinite(last)
@@ -198,7 +198,7 @@ def test_dry_run_writes_nothing(finished, here):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "message"),
     [
         ("--gin.LERNING_RATE=0.1", "LEARNING_RATE"),
         ("--gin.LEARNING_RATE=fast", "fast"),
@@ -214,10 +214,10 @@ def test_dry_run_writes_nothing(finished, here):
         ("--gin.train.max_epochs=0.001", "max_epochs"),
     ],
 )
-def test_mistakes_end_before_any_work(flag, told, finished, here):
+def test_mistakes_end_before_any_work(flag, message, finished, here):
     status, _, errors = here("train", "--gin_file=run.gin", "--gin.MODEL_DIR=bad", flag)
     assert status == 2, errors
-    assert told in errors
+    assert message in errors
     assert not (finished[0] / "bad").exists()
 
 

@@ -56,10 +56,10 @@ class AdamW:
         The first step counts its own tokens, so that the warm-up never wastes a step at zero.
         """
 
-        def at(step):
+        def rate_at(step):
             return self.schedule.learning_rate(traced_tokens_before(plan, step + 1), plan.tokens)
 
-        return at
+        return rate_at
 
     def transformation(self, plan: BatchPlan, parameter_axes: Any) -> optax.GradientTransformation:
         """The optax chain.

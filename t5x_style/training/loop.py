@@ -239,7 +239,7 @@ class _Lines:
             line[f"share/{name}"] = by_source[index] / tokens
             line[f"epochs/{name}"] = epochs[index]
             line[f"loss/{name}"] = source_loss[index] or None
-        line |= run.auditor.at(tokens)
+        line |= run.auditor.line_at(tokens)
         line |= self._session.ledger.line()
         self._session.writer.metrics(line)
         self._progress.show(line)

@@ -236,7 +236,7 @@ def within_caps(run: Run) -> Run:
     rows = source_accounts.rows_within(run.reader, run.caps, run.plan.rows)
     if rows == run.plan.rows:
         return run
-    plan = run.plan.within(rows)
+    plan = run.plan.shortened(rows)
     after = source_accounts.accounts(run.reader, run.stores.train, rows + 1)
     name = next(name for name, cap in run.caps.items() if after[name].epochs > cap)
     reason = (

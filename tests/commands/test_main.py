@@ -17,7 +17,7 @@ def test_a_verb_returns_its_result_as_json_and_speaks_on_standard_error(run_toy)
     assert result["optimizer"]["learning_rate"] == 1e-3
     assert result["steps"] == 20
     assert result["dry_run"] is False
-    assert "said for people" in err
+    assert "printed for people" in err
 
 
 def test_dry_run_reaches_the_verb(run_toy):

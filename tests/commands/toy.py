@@ -126,7 +126,7 @@ def toy(
     }
     if raises is not None:
         raise faults[raises]
-    print("said for people")
+    print("printed for people")
     return {
         "model": dataclasses.asdict(model),
         "optimizer": dict(optimizer),

@@ -43,10 +43,10 @@ def test_the_flops_of_a_step_are_those_of_its_jaxpr_to_the_last_digit(chip, flag
 def test_a_step_gathers_and_scatters_each_weight_once_a_pass(chip):
     program = read_program(chain_text(mesh(SLICES[chip], **AXES), WHOLE_GATHERS), AXES, chip)
     moved: dict[tuple[str, str], int] = {}
-    for each in program.collectives:
-        if each.bytes > 2**16:
-            key = (each.kind, each.axis)
-            moved[key] = moved.get(key, 0) + each.count * each.bytes
+    for collective in program.collectives:
+        if collective.bytes > 2**16:
+            key = (collective.kind, collective.axis)
+            moved[key] = moved.get(key, 0) + collective.count * collective.bytes
     matrix = WIDTH * INNER * BFLOAT16
     # Two gathers forwards; one backwards, for the gradient of the first product needs no weight
     # of its own and the tokens of a row of chips move instead of the second's.
@@ -89,7 +89,7 @@ def test_collectives_written_by_hand_are_all_found(chip):
         ("collective-permute", "data", 2, mine, mine, 5),
     }
     assert len(found) == 6
-    assert all("test_compiled_for_tpu.py:" in each.source for each in found)
+    assert all("test_compiled_for_tpu.py:" in collective.source for collective in found)
 
 
 def test_between_slices_gradients_are_summed_over_the_network():
@@ -97,10 +97,12 @@ def test_between_slices_gradients_are_summed_over_the_network():
     text = chain_text(mesh(SLICES["v5e"], slices=2, **axes), WHOLE_GATHERS)
     program = read_program(text, axes, "v5e")
     weights = LAYERS * 2 * WIDTH * INNER * BFLOAT16 // axes["fsdp"]
-    network = [each for each in program.collectives if each.axis == "dcn"]
-    assert {(each.kind, each.group_size) for each in network} == {("all-reduce", 2)}
-    assert sum(each.count * each.wire_bytes for each in network) == weights
-    assert all(each.axis in ("fsdp", "dcn") for each in program.collectives)
+    network = [collective for collective in program.collectives if collective.axis == "dcn"]
+    assert {(collective.kind, collective.group_size) for collective in network} == {
+        ("all-reduce", 2)
+    }
+    assert sum(collective.count * collective.wire_bytes for collective in network) == weights
+    assert all(collective.axis in ("fsdp", "dcn") for collective in program.collectives)
     # The compiler peels a turn off the loop of the backward pass: what starts at one ends sooner.
     jaxpr = jax.make_jaxpr(chain_step)(*chain_arguments(mesh(SLICES["v5e"], slices=2, **axes)))
     assert 8 * program.matmul_flops == product_flops(jaxpr.jaxpr)

@@ -44,7 +44,7 @@ def test_two_nodes(chip, compiler):
 SPEC = StepSpec(
     architecture=ARCHITECTURE,
     optimizer=AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
-    plan=BatchPlan.of(SEQUENCES, LENGTH, train_steps=10),
+    plan=BatchPlan.from_settings(SEQUENCES, LENGTH, train_steps=10),
 )
 
 
@@ -66,7 +66,7 @@ def test_a_step_for_eight_of_them(compiler):
     assert parameters / 4 < sizes["parameters"] < parameters / 3
     assert sizes["usable"] == CHIPS["h100"].usable_bytes
     assert report["fits"]
-    kinds = {(each["kind"], each["axis"]) for each in report["traffic"]}
+    kinds = {(entry["kind"], entry["axis"]) for entry in report["traffic"]}
     assert ("all-gather", "fsdp") in kinds
     assert report["estimates"] == {}
     text = report_text(compiled)

@@ -62,7 +62,7 @@ def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"chip": "v5p", "slice": "8x8"}, "did you mean '8x8x8'"),
         pytest.param({"chip": "v5p", "slice": "7x8x8"}, "did you mean '8x8x8'", marks=NEEDS_LIBTPU),
@@ -75,8 +75,8 @@ def test_neighbours_on_the_torus_stay_neighbours_on_an_axis():
         ({"chip": "h100", "slice": "1x8", "slices": 4, "data": 4}, "as in '4x8'"),
     ],
 )
-def test_slices_that_are_none(fields, told):
-    with pytest.raises(UsageError, match=told):
+def test_slices_that_are_none(fields, message):
+    with pytest.raises(UsageError, match=message):
         described_devices(Topology(**fields))
 
 
@@ -91,15 +91,15 @@ def test_a_missing_libtpu_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"slice": "2x2"}, "needs a chip"),
         ({"slices": 2}, r"Topology.slices = 2: .*Topology.data = 1"),
         ({"slices": 3, "data": 4}, "a divisor"),
     ],
 )
-def test_topologies_that_are_none(fields, told):
-    with pytest.raises(UsageError, match=told):
+def test_topologies_that_are_none(fields, message):
+    with pytest.raises(UsageError, match=message):
         Topology(**fields)
 
 

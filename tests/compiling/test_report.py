@@ -45,7 +45,7 @@ def test_a_run_finds_the_step_that_compile_kept(tmp_path):
     assert report["hlo_flops"] == report["hardware_flops"]
     assert report["estimates"] == {}
     assert report["fits"] is None
-    # What a library multiplies is in no sum, and that is said.
+    # What a library multiplies is in no sum, and the report has a line about it.
     assert report["library_calls"] == {}
     called = report_text(
         dataclasses.replace(

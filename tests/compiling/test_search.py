@@ -20,7 +20,7 @@ from t5x_style.step.spec import StepSpec
 SPEC = StepSpec(
     architecture=Architecture(vocab_size=1024, layers=2, d_model=256, d_ff=512, heads=4),
     optimizer=AdamW(Schedule(peak_learning_rate=1e-3, warmup_tokens=1000)),
-    plan=BatchPlan.of(16, 128, train_steps=10),
+    plan=BatchPlan.from_settings(16, 128, train_steps=10),
 )
 SHAPE = SPEC.shape(16, 128)
 MESH = {
@@ -69,9 +69,9 @@ def compiler(monkeypatch, slices):
 
 
 def test_every_mesh_and_policy_then_fewer_flags(compiler):
-    told = []
-    trials = search(SPEC, SHAPE, TOPOLOGY, 1e6, told.append)
-    assert told == trials
+    reported = []
+    trials = search(SPEC, SHAPE, TOPOLOGY, 1e6, reported.append)
+    assert reported == trials
     assert [trial.topology for trial in trials] == compiler.seen
     planned = [layout for layout, _ in candidates(SHAPE, TOPOLOGY)]
     assert compiler.seen[: len(planned)] == planned
@@ -159,7 +159,7 @@ def test_a_step_longer_than_the_position_table_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         (
             {"chip": "tpu7x", "slice": "2x2x1", "fsdp": 8},
@@ -168,6 +168,6 @@ def test_a_step_longer_than_the_position_table_is_refused():
         ({"slice": None}, "Topology.slice = None: a v5e has no such slice"),
     ],
 )
-def test_what_cannot_be_searched(fields, told, slices):
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_searched(fields, reported, slices):
+    with pytest.raises(UsageError, match=reported):
         search(SPEC, SHAPE, dataclasses.replace(TOPOLOGY, **fields), 1, lambda trial: None)

@@ -41,7 +41,7 @@ def write_cache(folder, split, documents):
     (folder / "COMPLETED").write_text("")
 
 
-def said(function):
+def refusal(function):
     """The message of what a call refuses, or what it gives."""
     try:
         return function()
@@ -82,7 +82,7 @@ def main():
     cached = dataclasses.replace(corpus, use_cached_tasks=True)
 
     def blend(name, corpus=corpus):
-        return said(lambda: declared_blend(corpus, name))
+        return refusal(lambda: declared_blend(corpus, name))
 
     noisy = [tokens_of(corpus, "noisy", seed=seed) for seed in (1, 1, 2)]
     found = {
@@ -104,14 +104,14 @@ def main():
             name: blend(name, cached) for name in ("not_cached", "validation_not_cached")
         },
         "cached blend": blend("cached", cached),
-        "no folder": said(
+        "no folder": refusal(
             lambda: load_module(dataclasses.replace(corpus, cached_task_dirs=["x/y"]))
         ),
         "unreadable": {
-            name: said(lambda name=name: tokens_of(corpus, name))
+            name: refusal(lambda name=name: tokens_of(corpus, name))
             for name in ("no_file", "cut", "sequence_length", "breaks")
         },
-        "shard gone": said(lambda: tokens_of(corpus, "shard_gone", use_cached=True)),
+        "shard gone": refusal(lambda: tokens_of(corpus, "shard_gone", use_cached=True)),
         "from the cache": tokens_of(corpus, "cached", use_cached=True),
         "from the source": tokens_of(corpus, "cached"),
         "never cached": tokens_of(corpus, "few", use_cached=True),

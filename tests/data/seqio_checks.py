@@ -42,7 +42,7 @@ def prepare_tfds(folder):
 
 
 def refused(corpus, name):
-    """What is said of a blend that cannot be."""
+    """The refusal of a blend that cannot be."""
     try:
         load_module(corpus)
         return declared_blend(corpus, name)

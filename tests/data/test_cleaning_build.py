@@ -234,8 +234,8 @@ def test_a_store_depends_on_what_it_was_cleaned_against(corpus, tmp_path):
     with open(tmp_path / "law held.jsonl", "a") as file:
         file.write(json.dumps({"text": text(903), "id": "new"}) + "\n")
     after, plain_after = fingerprints(corpus), fingerprints(plain)
-    assert [each for each in before if before[each] == after[each]] == []
-    unchanged = [each for each in plain_before if plain_before[each] == plain_after[each]]
+    assert [item for item in before if before[item] == after[item]] == []
+    unchanged = [item for item in plain_before if plain_before[item] == plain_after[item]]
     assert unchanged == [("law", "train"), ("web", "train"), ("web", "validation")]
     # Web's validation split is held against law's only where that may share documents.
     assert before["web", "validation"] != plain_before["web", "validation"]

@@ -27,9 +27,9 @@ def attention_and_gradients(
     A query sees the `window` positions that end in its own, or all up to its own; with segments
     ([B, S], [B, T]) those of its own segment among them.
     """
-    q, k, v, direction = (np.asarray(each, np.float64) for each in (q, k, v, direction))
+    q, k, v, direction = (np.asarray(x, np.float64) for x in (q, k, v, direction))
     batch, length, heads, _ = q.shape
-    out, dq, dk, dv = (np.zeros(each.shape) for each in (q, q, k, v))
+    out, dq, dk, dv = (np.zeros(x.shape) for x in (q, q, k, v))
     for b, s, n in np.ndindex(batch, length, heads):
         kv_head = n // (heads // k.shape[2])
         last = query_positions[s]

@@ -65,7 +65,7 @@ def direction(q):
     return np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
 
 
-def of_kernel(kernel, q, k, v, where):
+def run_kernel(kernel, q, k, v, where):
     """The same by automatic differentiation."""
 
     @jax.jit
@@ -82,7 +82,7 @@ def test_values_and_gradients(name, case):
     if name == "flash" and case == "alibi, soft-cap":
         pytest.skip("refused: see below")
     (q, k, v), where = arguments(**CASES[case])
-    got = of_kernel(KERNELS[name], q, k, v, where)
+    got = run_kernel(KERNELS[name], q, k, v, where)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(reference(case)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -93,13 +93,11 @@ def test_alibi_as_features_costs_flash_nothing_in_bfloat16():
 
     def errors(name, slopes):
         inputs, where = arguments(slopes=slopes)
-        *rounded, weights = (
-            jnp.asarray(each, jnp.bfloat16) for each in (*inputs, direction(inputs[0]))
-        )
+        *rounded, weights = (jnp.asarray(x, jnp.bfloat16) for x in (*inputs, direction(inputs[0])))
         exact, exact_gradients = attention_and_gradients(
-            *(np.asarray(each, np.float64) for each in (*rounded, weights)), **where
+            *(np.asarray(x, np.float64) for x in (*rounded, weights)), **where
         )
-        out, gradients = of_kernel(KERNELS[name], *rounded, where)
+        out, gradients = run_kernel(KERNELS[name], *rounded, where)
         return [
             np.linalg.norm(np.asarray(ours, np.float64) - theirs) / np.linalg.norm(theirs)
             for ours, theirs in zip((out, *gradients), (exact, *exact_gradients), strict=True)

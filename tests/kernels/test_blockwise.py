@@ -101,7 +101,7 @@ def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
     where = {"query_positions": np.arange(12), "key_positions": np.arange(12), "slopes": SLOPES}
     kernel = functools.partial(blockwise_attention, block_size=4)
     with_window, without = (
-        value_and_gradients(kernel, q, k, v, q, where, each) for each in (window, None)
+        value_and_gradients(kernel, q, k, v, q, where, width) for width in (window, None)
     )
     jax.tree.map(np.testing.assert_array_equal, with_window, without)
 
@@ -150,7 +150,7 @@ def test_blocks_that_no_query_sees_are_not_multiplied(length, window, pairs):
 
     one_product = 2 * 2 * 4 * 4 * 4 * 8  # batch, heads, queries, keys, head size
     assert product_flops(jax.make_jaxpr(kernel)(q, k, v).jaxpr) == pairs * 2 * one_product
-    both = jax.make_jaxpr(jax.grad(lambda *each: kernel(*each).sum(), (0, 1, 2)))(q, k, v)
+    both = jax.make_jaxpr(jax.grad(lambda *width: kernel(*width).sum(), (0, 1, 2)))(q, k, v)
     assert product_flops(both.jaxpr) == pairs * (2 + 5) * one_product
 
 

@@ -22,16 +22,14 @@ def test_the_numbers_that_are_asked_for(kv_heads, window, monkeypatch):
     """The same question put to XLA, in cuDNN's place."""
     ask = jax.nn.dot_product_attention
 
-    def of_xla(*operands, implementation, **asked):
+    def attention_by_xla(*operands, implementation, **asked):
         assert implementation == "cudnn"
         return ask(*operands, implementation="xla", **asked)
 
-    monkeypatch.setattr("jax.nn.dot_product_attention", of_xla)
+    monkeypatch.setattr("jax.nn.dot_product_attention", attention_by_xla)
     operands = random_qkv(queries=LENGTH, keys=LENGTH, heads=2, kv_heads=kv_heads)
-    q, k, v = (jnp.asarray(each, jnp.bfloat16) for each in operands)
-    expected = attention(
-        *(np.asarray(each, np.float64) for each in (q, k, v)), **WHERE, window=window
-    )
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in operands)
+    expected = attention(*(np.asarray(x, np.float64) for x in (q, k, v)), **WHERE, window=window)
     got = cudnn_attention(AttentionInputs(q, k, v, **WHERE, window=window))
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=2e-2, atol=2e-2)
@@ -43,7 +41,7 @@ def operands(*, keys=LENGTH, head_dim=8, dtype=jnp.bfloat16):
 
 
 @pytest.mark.parametrize(
-    ("given", "asked", "told"),
+    ("given", "asked", "message"),
     [
         ({}, {"slopes": np.ones(2, np.float32)}, "positions = 'alibi'"),
         ({}, {"segments": (POSITIONS[None], POSITIONS[None])}, "attend_across_documents = False"),
@@ -54,8 +52,10 @@ def operands(*, keys=LENGTH, head_dim=8, dtype=jnp.bfloat16):
         ({"head_dim": 20}, {}, "head_dim = 20"),
     ],
 )
-def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, told):
-    with pytest.raises(UsageError, match=f"does not support .*{told}.*use 'blockwise' or 'plain'"):
+def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, message):
+    with pytest.raises(
+        UsageError, match=f"does not support .*{message}.*use 'blockwise' or 'plain'"
+    ):
         cudnn_attention(AttentionInputs(*operands(**given), **WHERE, **asked))
 
 

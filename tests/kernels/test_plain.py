@@ -88,7 +88,7 @@ def test_a_window_as_long_as_the_sequence_is_none_to_the_bit(window):
 
 def test_scores_and_softmax_are_float32_under_bfloat16():
     """All scores lie near 256, where bfloat16 has steps of 2: rounded, they would be one score."""
-    q, k, v = (jnp.asarray(each, jnp.bfloat16) for each in random_qkv(heads=2, kv_heads=2))
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv(heads=2, kv_heads=2))
     q, k = q.at[..., 0].set(16), k.at[..., 0].set(16)
     positions = np.arange(6)
     where = {"query_positions": positions, "key_positions": positions}

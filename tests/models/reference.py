@@ -88,7 +88,7 @@ def _attention(a: Architecture, p: dict, x: np.ndarray) -> np.ndarray:
             query = _rms_norm(p["query_norm"]["gain"], query, a.norm_epsilon)
             key = _rms_norm(p["key_norm"]["gain"], key, a.norm_epsilon)
         if a.positions == "rope":
-            query, key = (turned(each, np.arange(length), a.rope_theta) for each in (query, key))
+            query, key = (turned(item, np.arange(length), a.rope_theta) for item in (query, key))
         scores = query @ key.T / math.sqrt(size)
         if a.positions == "alibi":
             scores = scores - slopes[head] * (np.arange(length)[:, None] - np.arange(length))

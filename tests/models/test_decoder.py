@@ -152,7 +152,9 @@ def test_the_layer_scan_carries_the_stream_and_returns_nothing_else():
     """Scan would copy each layer's parameters if its body returned them."""
     decoder = case("llama").decoder
     traced = jax.make_jaxpr(lambda tokens: decoder(tokens)[0])(TOKENS)
-    scans = [each for each, _ in equations(traced.jaxpr) if each.primitive.name == "scan"]
+    scans = [
+        equation for equation, _ in equations(traced.jaxpr) if equation.primitive.name == "scan"
+    ]
     (layers,) = scans
     assert layers.params["length"] == LLAMA.layers
     assert [out.aval.shape for out in layers.outvars] == [(*TOKENS.shape, LLAMA.d_model)]
@@ -198,7 +200,7 @@ def test_every_matrix_starts_with_its_standard_deviation():
     for name, vector in vectors.items():
         assert (vector == (1.0 if name.endswith("gain") else 0.0)).all(), name
     # No two matrices and no two layers start alike.
-    all_matrices = [layer for each in matrices.values() for layer in each]
+    all_matrices = [layer for equation in matrices.values() for layer in equation]
     assert len({float(layer[0, 0] / layer.std()) for layer in all_matrices}) == len(all_matrices)
 
 

@@ -102,7 +102,7 @@ def test_a_tpu_makes_a_gradient_of_swiglu_once_and_not_inside_of_each_product():
 
     shapes = [(512, 256), (256, 1024), (256, 1024), (1024, 256), (512, 256)]
     sharding = jax.sharding.SingleDeviceSharding(device)
-    arguments = [jax.ShapeDtypeStruct(each, jnp.bfloat16, sharding=sharding) for each in shapes]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding) for shape in shapes]
     text = jax.jit(gradients).lower(*arguments).compile().as_text()
     # Once forwards, once for the gradients of both; five where the products make it themselves.
     assert text.count(" exponential(") == 2

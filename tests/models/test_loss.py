@@ -81,7 +81,7 @@ def test_loss_and_gradients_against_optax(chunks, softcap, z_loss):
 @pytest.mark.parametrize("scale", [1.0, 40.0])
 def test_loss_and_gradients_against_float64(chunks, scale):
     """By hand, with numpy; of logits that reach hundreds, too, where exp overflows float32."""
-    hidden, head, targets, weights = (np.asarray(each, np.float64) for each in problem())
+    hidden, head, targets, weights = (np.asarray(x, np.float64) for x in problem())
     hidden, cap, z_loss = hidden * scale, 200.0, 1e-3
     logits = cap * np.tanh(hidden @ head.T / cap)
     top = logits.max(-1, keepdims=True)

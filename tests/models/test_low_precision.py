@@ -76,7 +76,7 @@ def test_nothing_is_divided_by_nothing(zero):
     operands = {"x": x, "weight": weight} | {zero: np.zeros_like({"x": x, "weight": weight}[zero])}
     y, backward = jax.vjp(int8_product, operands["x"], operands["weight"])
     np.testing.assert_array_equal(y, 0)
-    assert all(np.isfinite(each).all() for each in backward(jnp.zeros_like(y)))
+    assert all(np.isfinite(item).all() for item in backward(jnp.zeros_like(y)))
 
 
 def test_of_a_bfloat16_product_only_the_result_is_rounded():
@@ -84,7 +84,7 @@ def test_of_a_bfloat16_product_only_the_result_is_rounded():
     x, weight = arrays((64, 256), (256, 64))
     # Half of a row's largest entry is a tie, so it is one that no entry is half of.
     x[:, 0] = weight[1] = 16.125
-    x, weight = (jnp.asarray(each, jnp.bfloat16) for each in (x, weight))
+    x, weight = (jnp.asarray(item, jnp.bfloat16) for item in (x, weight))
     y = int8_product(x, weight)
     expected = in_eight_bits(np.asarray(x), -1) @ in_eight_bits(np.asarray(weight), 0)
     assert y.dtype == jnp.bfloat16
@@ -109,7 +109,7 @@ def test_all_matrices_of_the_blocks_and_no_other(remat, again):
     products = 0
     for equation, times in equations(jaxpr):
         if equation.primitive.name == "dot_general" and equation.outvars[0].aval.dtype == jnp.int32:
-            assert {each.aval.dtype for each in equation.invars} == {jnp.dtype("int8")}
+            assert {item.aval.dtype for item in equation.invars} == {jnp.dtype("int8")}
             products += times
     # The two that write to the residual stream are not needed again.
     assert products == LLAMA.layers * (7 + again + 7)

@@ -67,11 +67,11 @@ def architecture_of(path: Path) -> Architecture:
 
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
-def test_each_gin_file_says_its_size_in_its_head(path):
+def test_each_gin_file_has_its_size_in_its_head(path):
     a = architecture_of(path)
     head = re.match(r"(#.*\n)+", path.read_text())[0].replace("\n# ", " ")
-    said = re.search(r"([\d,]+) parameters \(([\d,]+) without embeddings\)", head)
-    total, rest = (int(number.replace(",", "")) for number in said.groups())
+    named = re.search(r"([\d,]+) parameters \(([\d,]+) without embeddings\)", head)
+    total, rest = (int(number.replace(",", "")) for number in named.groups())
     assert (total, rest) == (total_parameters(a), non_embedding_parameters(a))
     assert sum(counted(a).values()) == total
 

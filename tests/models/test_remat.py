@@ -38,7 +38,7 @@ def loss_and_gradients(policy):
     return value, jax.tree.leaves(gradients), flops
 
 
-@pytest.mark.parametrize("policy", [each for each in REMAT_POLICIES if each != "none"])
+@pytest.mark.parametrize("policy", [other for other in REMAT_POLICIES if other != "none"])
 def test_a_policy_changes_work_and_no_number(policy):
     expected, expected_gradients, flops = loss_and_gradients("none")
     loss, gradients, more_flops = loss_and_gradients(policy)
@@ -53,7 +53,7 @@ def test_a_policy_changes_work_and_no_number(policy):
     [
         # Of 'offload', which is 'save_attention' but for the place, jax leaves to the compiler to
         # drop the kernel's second run.
-        *((each, None) for each in REMAT_POLICIES if each != "offload"),
+        *((other, None) for other in REMAT_POLICIES if other != "offload"),
         ("save_attention", 100),
     ],
 )

@@ -10,7 +10,7 @@ from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
 
-PLAN = BatchPlan.of([(1, 8), (2, None)], 2, train_steps=12)
+PLAN = BatchPlan.from_settings([(1, 8), (2, None)], 2, train_steps=12)
 AXES = {
     "embedding": ("vocab", "embed"),
     "stacked": ("layers", "embed", "mlp"),
@@ -113,7 +113,7 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients(scale):
     _, state = jax.jit(transformation.update)(
         gradient, jax.jit(transformation.init)(gradient), random_tree(0)
     )
-    (adam,) = [each for each in state if isinstance(each, optax.ScaleByAdamState)]
+    (adam,) = [part for part in state if isinstance(part, optax.ScaleByAdamState)]
     factor = min(1.0, 0.5 / norm)
     assert (factor < 1) == (scale == 10.0)
     for name, leaf in gradient.items():

@@ -16,7 +16,7 @@ from t5x_style.optim import AdamW, LearningRateSchedule, Optimizer, Schedule
 from t5x_style.plugins import check_fulfils
 from tests.my_team import Lion, Staircase
 
-PLAN = BatchPlan.of(2, 4, train_steps=16)
+PLAN = BatchPlan.from_settings(2, 4, train_steps=16)
 PARAMETERS = {"matrix": np.ones((3, 2), np.float32), "gain": np.ones(3, np.float32)}
 AXES = {"matrix": ("embed", "mlp"), "gain": ("norm",)}
 OPTIMIZERS = {

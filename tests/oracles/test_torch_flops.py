@@ -67,7 +67,9 @@ def test_full_is_what_torch_counts(name):
     architecture = ARCHITECTURES[name]
     batch, length = 2, 1024
     model = on_the_meta_device(architecture)
-    assert sum(each.numel() for each in model.parameters()) == total_parameters(architecture)
+    assert sum(parameter.numel() for parameter in model.parameters()) == total_parameters(
+        architecture
+    )
     tokens = torch.zeros((batch, length), dtype=torch.long, device="meta")
     counter = flop_counter.FlopCounterMode(display=False)
     with counter:

@@ -55,7 +55,7 @@ def specs(model: str, topology_name: str) -> str:
         parameters = bind_model(architecture, topology, mesh, "bfloat16").abstract
     lines = [heading]
     for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
-        entries = (each if each is None else "+".join(flat(each)) for each in leaf.sharding.spec)
+        entries = (item if item is None else "+".join(flat(item)) for item in leaf.sharding.spec)
         spec = ", ".join(entry or "-" for entry in entries)
         shard = "x".join(map(str, leaf.sharding.shard_shape(leaf.shape)))
         lines.append(f"  {leaf_name(path)} {'x'.join(map(str, leaf.shape))} ({spec}) {shard}")

@@ -147,7 +147,7 @@ def test_the_optimizers_moments_lie_like_their_parameters():
     moments = {name: sharding for name, sharding in found.items() if "count" not in name}
     assert len(moments) == 3 * len(GOLDEN)  # two of Adam, one of the average
     for name, sharding in moments.items():
-        (own,) = [each for each in GOLDEN if name.endswith(f"/{each}") and deepest(name, each)]
+        (own,) = [item for item in GOLDEN if name.endswith(f"/{item}") and deepest(name, item)]
         assert sharding.spec == GOLDEN[own]
     for name in found.keys() - moments.keys():
         assert found[name].is_fully_replicated

@@ -65,7 +65,7 @@ def made_up_run():
                     line[f"loss/{source}"] = loss + (-0.15 if source == "legal" else 0.2)
                 known = None if mfu is None else mfu + noise.gauss(0, 0.005)
                 line |= {"mfu_full": known, "mfu_causal": known, "hfu": known}
-                writer.metrics(line | auditor.at(tokens) | ledger.line())
+                writer.metrics(line | auditor.line_at(tokens) | ledger.line())
             writer.event("saved", step=steps, tokens=tokens)
             writer.event("finished", step=steps, tokens=tokens, seconds=ledger.seconds)
         total = {"total": auditor.parameters}

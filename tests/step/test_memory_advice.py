@@ -24,10 +24,10 @@ def test_each_advice_is_a_layout_that_can_be_asked_for(chunk, words, excess):
     )
     advised = set()
     for line in what_would_fit(SHAPE, topology, excess):
-        (said,) = ADVICE.findall(line)
+        (found,) = ADVICE.findall(line)
         gin.clear_config()
         passes = 1
-        for binding in said.split(", "):
+        for binding in found.split(", "):
             name, _, value = binding.partition(" = ")
             advised.add(name)
             if name == "MICROBATCHES":

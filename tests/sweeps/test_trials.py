@@ -54,8 +54,8 @@ def test_each_trial_is_a_run_directory_with_a_log(tmp_path, capsys):
         "name", "values", "status", "reason", "seconds", "result",
     ]  # fmt: skip
     assert read_sweep(tmp_path).trials == entries
-    said = capsys.readouterr().out
-    assert "[6/6] LEARNING_RATE=4.0,width=2: finished" in said
+    output = capsys.readouterr().out
+    assert "[6/6] LEARNING_RATE=4.0,width=2: finished" in output
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(tmp_path, capsys):

@@ -23,7 +23,7 @@ STEPS = 9
 STARTS = (0, 1, 3, 7)
 # By data, fsdp, tensor and sequence.
 MESHES = {"data=2 x fsdp=2": (2, 2, 1, 1), "fsdp=2 x tensor=2": (1, 2, 2, 1)}
-PLAN = BatchPlan.of([(8, 512), (16, None)], [(8, 256), (16, None)], train_steps=STEPS)
+PLAN = BatchPlan.from_settings([(8, 512), (16, None)], [(8, 256), (16, None)], train_steps=STEPS)
 
 
 def held(devices: list[jax.Device]) -> dict[str, np.ndarray]:

@@ -20,6 +20,6 @@ if __name__ == "__main__":
         return read(reader, indices)
 
     BatchReader.rows = slowly  # type: ignore[method-assign]
-    axes = {axis: int(size) for axis, size in (each.split("=") for each in mesh)}
+    axes = {axis: int(size) for axis, size in (size_of_axis.split("=") for size_of_axis in mesh)}
     topology = Topology(loss_chunk_tokens=64, **axes)
     train(make_run(model_dir, steps=int(steps), topology=topology, eval_period=20))

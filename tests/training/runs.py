@@ -79,7 +79,7 @@ def make_run(model_dir, *, steps: int = 20, batch: int = 8, **changes) -> Run:
     spec = {
         "architecture": ARCHITECTURE,
         "optimizer": AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256)),
-        "plan": BatchPlan.of(batch, SEQUENCE, train_steps=steps),
+        "plan": BatchPlan.from_settings(batch, SEQUENCE, train_steps=steps),
         "compute_dtype": "float32",
     }
     of_the_spec = {field.name for field in dataclasses.fields(StepSpec)}

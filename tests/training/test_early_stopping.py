@@ -126,7 +126,7 @@ def test_the_blended_loss_is_the_mean_over_the_tokens_of_the_blend():
 
 def test_patience_is_in_tokens_whatever_the_batch():
     # Steps of 4 rows of 16, then of 64 rows: the same evaluations stand further apart.
-    plan = BatchPlan.of([(4, 640), (64, None)], 16, train_steps=40)
+    plan = BatchPlan.from_settings([(4, 640), (64, None)], 16, train_steps=40)
     tokens = [plan.tokens_before(step) for step in range(0, 41, 5)]
     assert tokens[:4] == [0, 320, 640, 640 + 5 * 1024]
     rule = EarlyStopping(patience_tokens=1024)
@@ -170,7 +170,7 @@ def test_lines_on_other_text_are_not_compared():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "lines"),
     [
         ({"patience_tokens": 0}, "patience_tokens = 0: must be 1 or more"),
         ({"min_delta": -0.1}, "min_delta = -0.1"),
@@ -180,18 +180,18 @@ def test_lines_on_other_text_are_not_compared():
         ({"sources": ["legal", "legal"]}, "names a source twice"),
     ],
 )
-def test_what_is_no_rule_is_refused(fields, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_is_no_rule_is_refused(fields, lines):
+    with pytest.raises(UsageError, match=lines):
         EarlyStopping(**{"patience_tokens": 1, **fields})
 
 
 @pytest.mark.parametrize(
-    ("sources", "told"),
+    ("sources", "lines"),
     [(["lega"], "did you mean 'legal'"), (["web"], "no validation split"), ([], "name a source")],
 )
-def test_sources_that_cannot_be_watched_are_refused(sources, told):
+def test_sources_that_cannot_be_watched_are_refused(sources, lines):
     shares = {"legal": 0.5, "web": 0.5}
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=lines):
         EarlyStopping(1, sources=sources).weights(shares, ["legal"])
     with pytest.raises(UsageError, match="watches nothing"):
         EarlyStopping(1).weights(shares, [])
@@ -212,7 +212,7 @@ PLATEAU = {
 STOP = EarlyStopping(patience_tokens=8 * 16 * 8, mode="stop")
 
 
-def by_heart() -> FakeStores:
+def memorised_stores() -> FakeStores:
     """Tokens drawn by lot: there is nothing to learn but the few of the training split."""
 
     def drawn(name: str, tokens: int, seed: int):
@@ -228,7 +228,7 @@ def by_heart() -> FakeStores:
 
 
 def plateau(model_dir, **changes):
-    return make_run(model_dir, stores=by_heart(), **{**PLATEAU, **changes})
+    return make_run(model_dir, stores=memorised_stores(), **{**PLATEAU, **changes})
 
 
 def written(model_dir, name: str) -> list[dict]:
@@ -288,9 +288,9 @@ def test_started_again_it_is_finished_and_without_the_rule_it_goes_on(stopped):
         (model_dir / "events.jsonl").read_bytes(),
     )
 
-    # A kill between the last checkpoint and the last word: the word is said now.
-    told = (model_dir / "events.jsonl").read_text().splitlines(keepends=True)
-    (model_dir / "events.jsonl").write_text("".join(told[:-1]))
+    # A kill between the last checkpoint and the last event: the event is written now.
+    lines = (model_dir / "events.jsonl").read_text().splitlines(keepends=True)
+    (model_dir / "events.jsonl").write_text("".join(lines[:-1]))
     assert train(plateau(model_dir, early_stopping=STOP))["reason"] == result["reason"]
     assert written(model_dir, "events")[-1]["reason"] == result["reason"]
 

@@ -29,7 +29,7 @@ def compiled() -> tuple[str, list[tuple[int, ...]]]:
     """The step in two passes as text, and the shapes of the gradients' shards on a device."""
     mesh = make_mesh(TOPOLOGY)
     with in_force(TOPOLOGY, mesh):
-        adamw, plan = AdamW(Schedule(1e-3)), BatchPlan.of(16, LENGTH, train_steps=10)
+        adamw, plan = AdamW(Schedule(1e-3)), BatchPlan.from_settings(16, LENGTH, train_steps=10)
         spec = StepSpec(ARCHITECTURE, adamw, plan, compute_dtype="float32")
         program = step_program(spec, TOPOLOGY, mesh)
         text = program.compile(16, LENGTH).as_text()
@@ -40,9 +40,12 @@ def compiled() -> tuple[str, list[tuple[int, ...]]]:
 def test_a_layers_gradients_are_reduced_over_fsdp_first_and_then_over_data():
     """In one stage they would be reduced over all devices at once, whole matrices of them."""
     sums = collections.defaultdict(int)
-    for each in read_program(compiled()[0], TOPOLOGY.mesh_shape, None).collectives:
-        if each.kind in ("all-reduce", "reduce-scatter") and each.count == LAYERS * PASSES:
-            sums[each.axis] += each.bytes
+    for collective in read_program(compiled()[0], TOPOLOGY.mesh_shape, None).collectives:
+        if (
+            collective.kind in ("all-reduce", "reduce-scatter")
+            and collective.count == LAYERS * PASSES
+        ):
+            sums[collective.axis] += collective.bytes
     # float32; four matrices of attention and two of the feed-forward.
     matrices = 4 * (4 * WIDTH * WIDTH + 2 * WIDTH * INNER)
     assert sums["fsdp"] >= matrices

@@ -58,11 +58,11 @@ def kinds(model_dir: pathlib.Path) -> list[str]:
 def wait_for(condition, processes: list[warm.Child]) -> None:
     deadline = time.monotonic() + 1200
     while not condition():
-        going_on = time.monotonic() < deadline and all(each.poll() is None for each in processes)
+        going_on = time.monotonic() < deadline and all(item.poll() is None for item in processes)
         if not going_on:
-            for each in processes:
-                each.kill()
-        assert going_on, [each.communicate() for each in processes]
+            for item in processes:
+                item.kill()
+        assert going_on, [item.communicate() for item in processes]
         time.sleep(0.02)
 
 
@@ -98,7 +98,7 @@ def ended(folder) -> dict[str, list[Ended]]:
 
     # Long, and slow enough that a test can interfere.
     slow = {"steps": 200, "seconds_per_batch": 0.3, "checkpoint_period": 1000}
-    # Four, of which one is told to leave.
+    # Four, of which one gets SIGTERM.
     four = start(4, run("four", **slow))
     wait_for(lambda: losses(folder / "four"), four)
     four[2].send_signal(signal.SIGTERM)
@@ -134,7 +134,7 @@ def test_evaluations_are_those_of_one_process(ended, folder):
 
 
 def test_every_process_returns_the_same(ended):
-    first, second = (results(each) for each in ended["two"])
+    first, second = (results(item) for item in ended["two"])
     assert len(first) == 2
     for one, other in zip(first, second, strict=True):
         del one["seconds"], other["seconds"]
@@ -151,12 +151,12 @@ def test_one_process_writes(ended, folder):
     assert len(list((folder / "two/train").iterdir())) == 2  # one for each life
     for processes in (ended["two"], ended["four"]):
         assert "step 1 |" in processes[0].output
-        assert not [each.output for each in processes[1:] if "step" in each.output]
+        assert not [item.output for item in processes[1:] if "step" in item.output]
 
 
 def test_sigterm_to_one_ends_all_at_the_same_step(ended, folder):
-    assert [each.status for each in ended["four"]] == [EXIT_PREEMPTED] * 4
-    (last,) = {each.errors[-1] for each in ended["four"]}
+    assert [item.status for item in ended["four"]] == [EXIT_PREEMPTED] * 4
+    (last,) = {item.errors[-1] for item in ended["four"]}
     assert last.startswith("preempted: signal SIGTERM at step ")
     assert kinds(folder / "four")[:3] == ["started", "saved", "preempted"]
 

@@ -43,7 +43,7 @@ def store(tokenizer: Tokenizer, name: str, first: int, last: int) -> TokenStore:
     return TokenStore(
         path=pathlib.Path(name),
         tokens=np.concatenate(ids).astype(np.uint16),
-        document_ends=np.cumsum([len(each) for each in ids]),
+        document_ends=np.cumsum([len(document) for document in ids]),
         meta={"fingerprint": f"{name} {tokenizer.hash}", "documents": len(ids)},
     )
 

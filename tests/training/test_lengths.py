@@ -13,7 +13,9 @@ from t5x_style.training import train
 from tests.training.runs import ARCHITECTURE, make_run
 
 # 4 steps of 8 x 8 tokens, 4 of 4 x 16 and 4 of 8 x 16.
-PLAN = BatchPlan.of([(8, 256), (4, 256), (8, None)], [(8, 256), (16, None)], train_steps=12)
+PLAN = BatchPlan.from_settings(
+    [(8, 256), (4, 256), (8, None)], [(8, 256), (16, None)], train_steps=12
+)
 
 
 def lines(model_dir) -> list[dict]:
@@ -87,6 +89,6 @@ def test_broken_off_in_any_phase_it_goes_on(whole, tmp_path, monkeypatch, rows):
 
 
 def test_every_length_must_fit(tmp_path):
-    plan = BatchPlan.of(8, [(16, 256), (20, None)], train_steps=4)
+    plan = BatchPlan.from_settings(8, [(16, 256), (20, None)], train_steps=4)
     with pytest.raises(UsageError, match="the sequence length = 20 is not a multiple"):
         make_run(tmp_path, plan=plan, topology=Topology(sequence=8))

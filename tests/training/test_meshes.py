@@ -187,9 +187,9 @@ def test_every_gradient_is_pinned_to_its_parameters_sharding():
         traced = jax.make_jaxpr(step)(state, abstract_batch(8, 16, batch_sharding(mesh)))
     # At the top of the step, outside of the pass that makes the gradients.
     pinned = collections.Counter(
-        (each.outvars[0].aval.shape, each.params["sharding"].spec)
-        for each in traced.jaxpr.eqns
-        if each.primitive.name == "sharding_constraint"
+        (equation.outvars[0].aval.shape, equation.params["sharding"].spec)
+        for equation in traced.jaxpr.eqns
+        if equation.primitive.name == "sharding_constraint"
     )
     leaves = jax.tree.leaves(model.abstract)
     assert pinned >= collections.Counter((leaf.shape, leaf.sharding.spec) for leaf in leaves)

@@ -85,9 +85,9 @@ def lessons(packing: Packing) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
             inputs = [piece[:-1] for piece in pieces]
             targets = [piece[1:] for piece in pieces]
         for lesson in zip(inputs, targets, learnt, strict=True):
-            padded = [np.pad(each, (0, SEQUENCE - len(each))) for each in lesson]
+            padded = [np.pad(item, (0, SEQUENCE - len(item))) for item in lesson]
             found.append((*padded, plain.source[row]))
-    return tuple(np.array(each) for each in zip(*found, strict=True))
+    return tuple(np.array(item) for item in zip(*found, strict=True))
 
 
 @functools.cache
@@ -119,7 +119,7 @@ def expected(packing: Packing):
     of_source = [
         np.average(nll[source == k], weights=learnt[source == k].astype(float)) for k in (0, 1)
     ]
-    nll, z = (np.average(each, weights=learnt.astype(float)) for each in (nll, z))
+    nll, z = (np.average(loss, weights=learnt.astype(float)) for loss in (nll, z))
     return nll, z, of_source, gradients
 
 

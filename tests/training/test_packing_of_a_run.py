@@ -11,11 +11,11 @@ from t5x_style.errors import UsageError
 from t5x_style.training import train
 from tests.training.runs import EOS, make_run, stores
 
-PLAN = BatchPlan.of(8, [(8, 256), (16, None)], train_steps=8)
+PLAN = BatchPlan.from_settings(8, [(8, 256), (16, None)], train_steps=8)
 OWN = Packing("document_starts", attend_across_documents=False, loss_from_context=3)
 
 
-def with_documents():
+def stores_of_documents():
     """The made-up stores with an EOS at the end of each document of 8 tokens."""
     held = stores()
     for store in [*held.train.values(), *held.validation.values()]:
@@ -24,7 +24,7 @@ def with_documents():
 
 
 def packed_run(model_dir, packing: Packing, **changes):
-    fields = {"plan": PLAN, "stores": with_documents(), "checkpoint_period": 4} | changes
+    fields = {"plan": PLAN, "stores": stores_of_documents(), "checkpoint_period": 4} | changes
     return make_run(model_dir, packing=packing, **fields)
 
 
@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_packing(packed, tmp_path):
         "context": Packing(loss_from_context=3),
     }.items():
         folder = tmp_path / name
-        train(packed_run(folder, packing, plan=BatchPlan.of(8, 16, train_steps=2)))
+        train(packed_run(folder, packing, plan=BatchPlan.from_settings(8, 16, train_steps=2)))
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         evaluated[name] = lines[0]["eval/domain/loss"]
         trained[name] = lines[1]["loss"]
@@ -69,6 +69,6 @@ def test_other_rows_are_another_run_and_other_attention_is_not(packed):
     concatenated = dataclasses.replace(OWN, windows="concatenated")
     with pytest.raises(UsageError, match="windows: 'document_starts' there, 'concatenated' asked"):
         train(packed_run(model_dir, concatenated))
-    longer = BatchPlan.of(8, [(8, 256), (16, None)], train_steps=9)
+    longer = BatchPlan.from_settings(8, [(8, 256), (16, None)], train_steps=9)
     across = dataclasses.replace(OWN, attend_across_documents=True)
     assert train(packed_run(model_dir, across, plan=longer))["resumed_from"] == 8

@@ -145,7 +145,7 @@ def test_resumed_on_another_mesh(on_one_device, tmp_path, mesh):
 
 def test_batch_size_phases_go_on_where_they_were(tmp_path, no_program_cache):
     def phases(steps: int) -> BatchPlan:
-        return BatchPlan.of([(4, 256), (8, None)], 16, train_steps=steps)
+        return BatchPlan.from_settings([(4, 256), (8, None)], 16, train_steps=steps)
 
     options = {"optimizer": CONSTANT, "eval_period": 100}
     train(make_run(tmp_path / "whole", plan=phases(12), **options))
@@ -208,9 +208,9 @@ def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
     shorter = train(make_run(tmp_path, steps=3))
     run = make_run(tmp_path, steps=5)
     first = train(run)
-    told = (tmp_path / "events.jsonl").read_text().splitlines(keepends=True)
-    assert '"finished"' in told[-1]
-    (tmp_path / "events.jsonl").write_text("".join(told[:-1]))
+    lines = (tmp_path / "events.jsonl").read_text().splitlines(keepends=True)
+    assert '"finished"' in lines[-1]
+    (tmp_path / "events.jsonl").write_text("".join(lines[:-1]))
     again = train(run)
     assert again["line"]["loss"] == first["line"]["loss"]
     assert again["seconds"]["step"] > shorter["seconds"]["step"]
@@ -226,9 +226,9 @@ def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
             "layers: 2 there, 3",
         ),
         ({"seed": 1}, "seed: 0 there, 1"),
-        ({"plan": BatchPlan.of(8, 8, train_steps=10)}, "sequence_length: 16 there, 8"),
-        ({"plan": BatchPlan.of(4, 16, train_steps=10)}, "past phases cannot be changed"),
-        ({"plan": BatchPlan.of(8, 16, train_steps=3)}, "after the last of this run"),
+        ({"plan": BatchPlan.from_settings(8, 8, train_steps=10)}, "sequence_length: 16 there, 8"),
+        ({"plan": BatchPlan.from_settings(4, 16, train_steps=10)}, "past phases cannot be changed"),
+        ({"plan": BatchPlan.from_settings(8, 16, train_steps=3)}, "after the last of this run"),
     ],
 )
 def test_what_would_corrupt_a_run_is_refused(tmp_path, changes, named):

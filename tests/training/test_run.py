@@ -21,7 +21,7 @@ FLOPS = ("model_flops_6nd", "model_flops_full", "model_flops_causal", "hardware_
 def audited(tmp_path_factory):
     """A run with a law of its own, in batch-size phases: its folder, and what train returned."""
     model_dir = tmp_path_factory.mktemp("audited")
-    plan = BatchPlan.of([(4, 256), (8, None)], 16, train_steps=12)
+    plan = BatchPlan.from_settings([(4, 256), (8, None)], 16, train_steps=12)
     return model_dir, train(make_run(model_dir, plan=plan, own_law=OWN))
 
 

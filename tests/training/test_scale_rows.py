@@ -43,14 +43,14 @@ EVERY_ROW = "T5X_STYLE_EVERY_ROW"
 @functools.cache
 def rows() -> dict[str, list[str]]:
     """Row to its flags of `compile`."""
-    said = subprocess.run(
+    output = subprocess.run(
         [ROOT / "tools" / "bench_scale", "--commands"],
         env=os.environ | {"T5X_STYLE_PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    commands = dict(line.split(": t5x-style compile --json ") for line in said.splitlines())
+    commands = dict(line.split(": t5x-style compile --json ") for line in output.splitlines())
     return {row: shlex.split(flags) for row, flags in commands.items()}
 
 
@@ -150,7 +150,7 @@ def lesson(spec, shape, topology) -> dict[str, np.ndarray]:
             rows = jax.device_put(batch.astype(np.int32), program.batch_sharding)
             state, metrics = run(state, rows)
             learnt.append(jax.device_get(metrics))
-    return {name: np.array([each[name] for each in learnt]) for name in learnt[0]}
+    return {name: np.array([item[name] for item in learnt]) for name in learnt[0]}
 
 
 _alone: dict = {}

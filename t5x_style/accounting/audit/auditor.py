@@ -68,7 +68,7 @@ class Auditor:
         if planned_tokens is not None:
             self._final_losses = self._expected_losses(self._count_effective(planned_tokens))
 
-    def at(self, tokens: int) -> dict[str, float | None]:
+    def line_at(self, tokens: int) -> dict[str, float | None]:
         """The audit after `tokens` tokens, under the keys of a training line (see Audit.line)."""
         return self.audit_at(tokens).line()
 
@@ -165,8 +165,8 @@ def audit(
     own_law: ParametricLaw | None = None,
     effective_tokens: Callable[[float], float] | None = None,
 ) -> dict[str, float | None]:
-    """`Auditor.at` for a single question."""
+    """`Auditor.line_at` for a single question."""
     auditor = Auditor(
         arch, sequence_length, topology, own_law=own_law, effective_tokens=effective_tokens
     )
-    return auditor.at(tokens)
+    return auditor.line_at(tokens)

@@ -162,7 +162,7 @@ def accounts() -> dict:
             "gpu_hours": gpu_hours,
             "share_of_budget": gpu_hours / BUDGET_GPU_HOURS,
         },
-        "audit": Auditor(ARCHITECTURE, SEQUENCE_LENGTH, TOPOLOGY).at(tokens),
+        "audit": Auditor(ARCHITECTURE, SEQUENCE_LENGTH, TOPOLOGY).line_at(tokens),
     }
 
 

@@ -89,7 +89,7 @@ def compile(
     from t5x_style.step.program import keep_programs_in
     from t5x_style.step.spec import StepSpec
 
-    plan = BatchPlan.of(
+    plan = BatchPlan.from_settings(
         batch_size,
         feature_length(task_feature_lengths),
         train_tokens=train_tokens,

@@ -130,7 +130,7 @@ def train(
     # The processes of a start are not part of the run.
     config_text = operative_config(without=Hosts)
     # Checked before the stores, which may take hours to build.
-    plan = BatchPlan.of(
+    plan = BatchPlan.from_settings(
         batch_size,
         feature_length(task_feature_lengths),
         train_tokens=train_tokens,
@@ -190,7 +190,7 @@ def train(
         if "reason" in result:
             print(result["reason"])
         # The last line of a finished run may be older than the law.
-        print("\n".join(verdict_of_line(line | run.auditor.at(line["tokens"]) | seconds, law)))
+        print("\n".join(verdict_of_line(line | run.auditor.line_at(line["tokens"]) | seconds, law)))
         print(table(achieved_rows(run.accounts(int(line["step"]))), ACHIEVED_HEADERS))
         if "best_step" in result:
             print(_best(model_dir, result["best_step"]))

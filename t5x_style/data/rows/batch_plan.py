@@ -41,7 +41,7 @@ class BatchPlan:
     phases: tuple[StepPhase, ...]
 
     @classmethod
-    def of(
+    def from_settings(
         cls,
         batch_size: Phased,
         sequence_length: Phased,
@@ -101,7 +101,7 @@ class BatchPlan:
             if length_left <= 0:
                 length, length_left = lengths.pop(0)
 
-    def within(self, rows: int) -> "BatchPlan":
+    def shortened(self, rows: int) -> "BatchPlan":
         """The first whole steps of the plan that take at most `rows` rows; maybe none."""
         phases, left = [], rows
         for phase in self.phases:
@@ -151,9 +151,9 @@ class BatchPlan:
             np.array(column, np.int64) for column in zip(*self.phases, strict=True)
         )
         return Borders(
-            _before(counts),
-            _before(counts * sizes),
-            _before(counts * sizes * lengths),
+            _sums_before(counts),
+            _sums_before(counts * sizes),
+            _sums_before(counts * sizes * lengths),
             sizes,
             lengths,
         )
@@ -218,7 +218,7 @@ class Borders(NamedTuple):
     lengths: np.ndarray
 
 
-def _before(counts: np.ndarray) -> np.ndarray:
+def _sums_before(counts: np.ndarray) -> np.ndarray:
     """The sum of the counts before each phase."""
     return np.concatenate([[0], np.cumsum(counts)[:-1]])
 

@@ -186,13 +186,13 @@ class BatchReader:
         numbers = np.unique(block) if len(block) else np.zeros(1, np.int64)
         if len(numbers) == 1:
             first, places = self._block(number, int(numbers[0]))
-            return places.at(indices - first)
+            return places.take(indices - first)
         parts = [self._block(number, int(block_number)) for block_number in numbers]
         which = np.searchsorted(numbers, block)
         starts = np.cumsum([0] + [len(places.source) for _, places in parts[:-1]])
         firsts = np.array([first for first, _ in parts])
         together = _Places.concatenated([places for _, places in parts])
-        return together.at(indices - firsts[which] + starts[which])
+        return together.take(indices - firsts[which] + starts[which])
 
     def _block(self, number: int, block: int) -> tuple[int, "_Places"]:
         """The first row of a block and the places of its rows, those of the sequence length."""
@@ -294,7 +294,7 @@ class _Places(NamedTuple):
             np.concatenate(rotations) if rotations else None,
         )
 
-    def at(self, index: np.ndarray) -> "_Places":
+    def take(self, index: np.ndarray) -> "_Places":
         rotation = None if self.rotation is None else self.rotation[index]
         return _Places(self.source[index], self.start[index], rotation)
 

@@ -57,7 +57,7 @@ OWN = ParametricLaw(
 
 
 def test_a_law_of_ones_own_and_the_planned_tokens_bring_their_keys():
-    line = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED, own_law=OWN).at(TOKENS)
+    line = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED, own_law=OWN).line_at(TOKENS)
     assert set(line) - set(audit(BLOOMBERG, 2048, TOKENS)) == {
         "remaining_tokens",
         *(
@@ -86,7 +86,7 @@ def test_a_law_of_ones_own_cannot_take_a_published_name():
 def test_what_bloomberggpt_left_of_its_tokens():
     """19.77 % of 708.9 billion (Wu et al. 2023, table 1); only B / D^beta falls on the way."""
     auditor = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED)
-    line = auditor.at(TOKENS)
+    line = auditor.line_at(TOKENS)
     assert line["remaining_tokens"] / PLANNED == pytest.approx(0.1977, abs=1e-4)
     for law, scale, exponent in (
         ("besiroglu", 2085.43, 0.3658),
@@ -99,7 +99,7 @@ def test_what_bloomberggpt_left_of_its_tokens():
 
 def test_at_the_end_nothing_is_left_and_before_the_first_token_no_law_speaks():
     auditor = Auditor(BLOOMBERG, 2048, planned_tokens=PLANNED)
-    end, start = auditor.at(PLANNED), auditor.at(0)
+    end, start = auditor.line_at(PLANNED), auditor.line_at(0)
     assert end["remaining_tokens"] == 0
     assert end["chinchilla/hoffmann/remaining_gain"] == 0
     assert start["remaining_tokens"] == PLANNED
@@ -123,8 +123,8 @@ def test_flops_add_up_over_tokens():
     auditor = Auditor(BLOOMBERG, 2048, REMAT)
     for key, convention in (("model_flops_causal", "causal"), ("hardware_flops", "hardware")):
         per_token = training_flops_per_token(BLOOMBERG, 2048, convention, REMAT)
-        assert auditor.at(1000)[key] == 1000 * per_token
-        assert auditor.at(3000)[key] == 3 * auditor.at(1000)[key]
+        assert auditor.line_at(1000)[key] == 1000 * per_token
+        assert auditor.line_at(3000)[key] == 3 * auditor.line_at(1000)[key]
 
 
 def test_lengths_by_phase_are_accounted_each_at_its_own():
@@ -142,12 +142,14 @@ def test_lengths_by_phase_are_accounted_each_at_its_own():
             (1500, 1000 * short + 500 * middle),
             (4000, 1000 * short + 2000 * middle + 1000 * long),
         ):
-            assert auditor.at(tokens)[key] == pytest.approx(flops, rel=1e-14)
+            assert auditor.line_at(tokens)[key] == pytest.approx(flops, rel=1e-14)
         assert auditor.flops_per_token(0, 1)[key] == short
         assert auditor.flops_per_token(1000, 3000)[key] == middle
         assert auditor.flops_per_token(500, 1500)[key] == pytest.approx((short + middle) / 2)
     # 6 N D knows no sequence length.
-    assert auditor.at(4000)["model_flops_6nd"] == audit(BLOOMBERG, 512, 4000)["model_flops_6nd"]
+    assert (
+        auditor.line_at(4000)["model_flops_6nd"] == audit(BLOOMBERG, 512, 4000)["model_flops_6nd"]
+    )
 
 
 def test_utilisation_is_that_of_the_lengths_that_were_read():
@@ -208,10 +210,10 @@ def test_repeated_tokens_are_audited_at_their_worth():
     """Sixteen epochs are worth 0.661404 of as many fresh tokens (golden dc_epochs)."""
     unique = 1e9
     sources = sources_of({"legal": unique}, None, 40)
-    fresh = Auditor(BLOOMBERG, 2048).at(int(16 * unique))
+    fresh = Auditor(BLOOMBERG, 2048).line_at(int(16 * unique))
     repeated = Auditor(
         BLOOMBERG, 2048, planned_tokens=int(16 * unique), effective_tokens=sources.effective_tokens
-    ).at(int(16 * unique))
+    ).line_at(int(16 * unique))
     assert repeated["effective_tokens"] == pytest.approx(16 * unique * 0.661404, rel=1e-6)
     law = LAWS["besiroglu"]
     params = total_parameters(BLOOMBERG)

@@ -77,7 +77,7 @@ def test_the_line_alone_gives_the_verdict_of_the_record():
 
 def test_a_law_of_ones_own_comes_first_and_the_loss_is_compared_with_it():
     line = {"tokens": 10_000_000, "loss": 3.0}
-    line |= Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
+    line |= Auditor(SMALL, 128, own_law=OWN).line_at(10_000_000)
     lines = verdict_of_line(line, OWN)
     assert lines[2].startswith("mine: compute efficiency ")
     expected = OWN.loss(line["tokens"] / line["tokens_per_param"], 10_000_000)
@@ -92,7 +92,7 @@ def test_a_law_of_ones_own_comes_first_and_the_loss_is_compared_with_it():
 
 
 def test_a_law_of_ones_own_extrapolates_too_unless_nobody_knows():
-    line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).at(10_000_000)
+    line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).line_at(10_000_000)
     small = dataclasses.replace(OWN, fitted_flops=(1e9, 1e10))
     note = "mine was fitted on 1.00e09 to 1.00e10 FLOPs; at 7.90e13 it extrapolates"
     assert note in "\n".join(verdict_of_line(line, small))
@@ -110,14 +110,14 @@ def test_what_the_rest_of_bloomberggpts_tokens_would_have_bought():
     auditor = Auditor(bloomberggpt.ARCHITECTURE, 2048, planned_tokens=planned)
     (rest,) = [
         text
-        for text in verdict_of_line({"tokens": tokens, **auditor.at(tokens)})
+        for text in verdict_of_line({"tokens": tokens, **auditor.line_at(tokens)})
         if "remaining" in text
     ]
     assert rest == (
         "at 80.2% of the planned 709B tokens; the remaining 19.8% would buy, in nats per token, "
         "0.0112 by hoffmann, 0.00809 by besiroglu"
     )
-    done = verdict_of_line({"tokens": planned, **auditor.at(planned)})
+    done = verdict_of_line({"tokens": planned, **auditor.line_at(planned)})
     assert not any("remaining" in text for text in done)
 
 

@@ -94,7 +94,7 @@ def real_step(
     """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
     topology = dataclasses.replace(mesh, **layout)
     devices = make_mesh(topology)
-    plan = BatchPlan.of(batch_sequences, sequence_length, train_steps=10)
+    plan = BatchPlan.from_settings(batch_sequences, sequence_length, train_steps=10)
     adamw = AdamW(Schedule(peak_learning_rate=1e-3))
     with in_force(topology, devices):
         model = bind_model(arch, topology, devices, compute_dtype)
@@ -178,15 +178,15 @@ def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
     outputs = [variable.aval for variable in forward.outvars]
     # The carry has no axis of layers.
     stacked = [
-        each
-        for each in outputs
-        if each.shape[:1] == (arch.layers,) and each.memory_space != jax.memory.Space.Host
+        array
+        for array in outputs
+        if array.shape[:1] == (arch.layers,) and array.memory_space != jax.memory.Space.Host
     ]
-    of_tokens = sum(each.size * each.dtype.itemsize for each in stacked if ROWS in each.shape)
+    of_tokens = sum(array.size * array.dtype.itemsize for array in stacked if ROWS in array.shape)
     weights = sum(
-        each.size * each.dtype.itemsize
-        for each in stacked
-        if ROWS not in each.shape and each.dtype == jnp.bfloat16
+        array.size * array.dtype.itemsize
+        for array in stacked
+        if ROWS not in array.shape and array.dtype == jnp.bfloat16
     )
     kept = arch.layers * kept_bytes_per_layer(
         StepShape(arch, ROWS, 32), Topology(remat=remat, kernel=kernel), ROWS * 32

@@ -82,41 +82,41 @@ def test_every_candidate_uses_all_devices_and_fits_and_the_fastest_is_first(
 ):
     candidates = meshes_of(arch, chip(name), chips, batch_sequences, sequence_length)
     assert candidates
-    for each in candidates:
-        assert each.topology.devices == chips * chip(name).devices_per_chip
-        assert indivisible(StepShape(arch, batch_sequences, sequence_length), each.topology) is None
+    for item in candidates:
+        assert item.topology.devices == chips * chip(name).devices_per_chip
+        assert indivisible(StepShape(arch, batch_sequences, sequence_length), item.topology) is None
         rows = (
-            batch_sequences / each.topology.data / each.topology.fsdp / each.topology.microbatches
+            batch_sequences / item.topology.data / item.topology.fsdp / item.topology.microbatches
         )
         assert rows == int(rows) >= 1
-        assert each.bytes_per_chip["total"] <= MEMORY_SHARE * chip(name).hbm_bytes
-        assert each.bytes_per_chip["parameters"] <= each.bytes_per_chip["total"]
-    seconds = [each.step_seconds for each in candidates]
+        assert item.bytes_per_chip["total"] <= MEMORY_SHARE * chip(name).hbm_bytes
+        assert item.bytes_per_chip["parameters"] <= item.bytes_per_chip["total"]
+    seconds = [item.step_seconds for item in candidates]
     # The order treats steps within two per cent as equal.
     assert all(math.log(later / first) > -0.03 for first, later in itertools.pairwise(seconds))
-    layouts = [layout_of(each) for each in candidates]
+    layouts = [layout_of(item) for item in candidates]
     assert len(layouts) == len(set(layouts))
 
 
 def test_the_sequence_axis_is_for_long_sequences_and_lets_few_of_them_use_many_chips():
     short = meshes_of(LLAMA_8B, chip("v5p"), 64, 128, 8192)
-    assert {each.topology.sequence for each in short} == {1}
+    assert {item.topology.sequence for item in short} == {1}
     long = meshes_of(LLAMA_8B, chip("v5p"), 512, 8, 131_072)
-    assert all(each.topology.sequence > 1 for each in long)
+    assert all(item.topology.sequence > 1 for item in long)
 
 
 def test_bytes_of_a_chip_are_those_of_all_its_devices():
     """12 bytes a parameter of state, over the shards of both devices of four chips."""
-    for each in meshes_of(LLAMA_8B, chip("tpu7x"), 4, 64, 8192):
-        if each.topology.fsdp * each.topology.tensor == 8:
-            state = each.bytes_per_chip["parameters"] + each.bytes_per_chip["optimizer"]
+    for item in meshes_of(LLAMA_8B, chip("tpu7x"), 4, 64, 8192):
+        if item.topology.fsdp * item.topology.tensor == 8:
+            state = item.bytes_per_chip["parameters"] + item.bytes_per_chip["optimizer"]
             assert state == pytest.approx(12 * 8.03e9 / 4, rel=1e-3)
 
 
 def test_bloomberggpts_own_layout_is_among_those_that_fit():
     """Section 3.3: ZeRO-3 over 128 of 512 A100 of 40 GB, four replicas, activations recomputed."""
     found = meshes_of(BLOOMBERGGPT, chip("a100_40gb"), 512, 2048, 2048)
-    assert ("data=4 x fsdp=128", "full") in {layout_of(each) for each in found}
+    assert ("data=4 x fsdp=128", "full") in {layout_of(item) for item in found}
 
 
 def test_less_memory_is_less_choice():

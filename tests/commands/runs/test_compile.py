@@ -43,8 +43,8 @@ def compiled(tmp_path, capsys):
 
     def run(*flags):
         status = main(["compile", f"--gin_file={path}", "--json", *flags])
-        said = capsys.readouterr()
-        return status, json.loads(said.out) if status == 0 else None, said.err
+        output = capsys.readouterr()
+        return status, json.loads(output.out) if status == 0 else None, output.err
 
     return run
 
@@ -138,7 +138,7 @@ def test_what_is_for_train_alone_may_stand_there(compiled):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--gin.BATCHSIZE=4"], "did you mean 'BATCH_SIZE'"),
         (["--phase=2"], "--phase=2: the run has phases 1 to 1"),
@@ -147,17 +147,17 @@ def test_what_is_for_train_alone_may_stand_there(compiled):
         (flags_of("v5e", "2x3"), "a v5e has no such slice"),
     ],
 )
-def test_refusals(flags, told, compiled):
-    status, _, said = compiled(*flags)
+def test_refusals(flags, message, compiled):
+    status, _, output = compiled(*flags)
     assert status == 2
-    assert told in said
+    assert message in output
 
 
 def test_a_flag_that_xla_does_not_have(compiled):
     flags = "--gin.Topology.compiler_flags={'xla_tpu_no_such': '1'}"
-    status, _, said = compiled(*flags_of("v5e", "2x2"), flags)
+    status, _, output = compiled(*flags_of("v5e", "2x2"), flags)
     assert status == 2
-    assert "this XLA has no option 'xla_tpu_no_such'" in said
+    assert "this XLA has no option 'xla_tpu_no_such'" in output
 
 
 def test_a_peak_above_what_a_chip_has_is_an_error_though_the_compiler_said_nothing(
@@ -165,15 +165,15 @@ def test_a_peak_above_what_a_chip_has_is_an_error_though_the_compiler_said_nothi
 ):
     lean = dataclasses.replace(CHIPS["v5e"], usable_bytes=2**20)
     monkeypatch.setitem(CHIPS, "v5e", lean)
-    status, _, said = compiled(*flags_of("v5e", "2x2"))
+    status, _, output = compiled(*flags_of("v5e", "2x2"))
     assert status == 2
-    assert "which has 0.00 GiB" in said
-    assert "would save" in said
-    assert "does NOT fit" in said  # the report is printed before
+    assert "which has 0.00 GiB" in output
+    assert "would save" in output
+    assert "does NOT fit" in output  # the report is printed before
 
 
 def test_what_would_make_it_fit(compiled):
-    status, _, said = compiled(*flags_of("v5e", "2x2", data=1, fsdp=4), "--gin.BATCH_SIZE=131072")
+    status, _, output = compiled(*flags_of("v5e", "2x2", data=1, fsdp=4), "--gin.BATCH_SIZE=131072")
     assert status == 2
-    assert "which has 15.75 GiB" in said
-    assert "would fit, by the planner's estimate: MICROBATCHES = " in said
+    assert "which has 15.75 GiB" in output
+    assert "would fit, by the planner's estimate: MICROBATCHES = " in output

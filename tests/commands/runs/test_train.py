@@ -11,7 +11,7 @@ QUICKSTART = "--gin_file=gin_configs/runs/quickstart.gin"
 
 def test_a_law_of_ones_own_is_read_before_any_work(tmp_path, capsys):
     (tmp_path / "mine.json").write_text(json.dumps({"name": "mine"}))
-    for given, told in (("mne.json", "did you mean 'mine.json'"), ("mine.json", "irreducible")):
+    for given, message in (("mne.json", "did you mean 'mine.json'"), ("mine.json", "irreducible")):
         status = main(
             [
                 "train",
@@ -22,12 +22,12 @@ def test_a_law_of_ones_own_is_read_before_any_work(tmp_path, capsys):
             ]
         )
         assert status == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--gin.EarlyStopping.patience_tokens=1000"], "EarlyStopping"),
         (["--gin.EARLY_STOPPING=@EarlyStopping()"], "patience_tokens"),
@@ -49,15 +49,15 @@ def test_a_law_of_ones_own_is_read_before_any_work(tmp_path, capsys):
         ),
     ],
 )
-def test_rules_of_early_stopping_that_are_none(flags, told, tmp_path, capsys):
+def test_rules_of_early_stopping_that_are_none(flags, message, tmp_path, capsys):
     status = main(["train", QUICKSTART, f"--gin.MODEL_DIR={tmp_path / 'run'}", *flags])
     assert status == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "message"),
     [
         ("--gin.MODEL_DIR=gs://b/run", "MODEL_DIR = 'gs://b/run': gs:// is not a file system"),
         (
@@ -71,8 +71,8 @@ def test_rules_of_early_stopping_that_are_none(flags, told, tmp_path, capsys):
         ("--gin.BATCH_SIZE=[(4, 9_000_000), (16, None)]", "ends before the phase of 16 sequences"),
     ],
 )
-def test_paths_phases_and_caps_are_checked_before_any_work(flag, told, tmp_path, capsys):
+def test_paths_phases_and_caps_are_checked_before_any_work(flag, message, tmp_path, capsys):
     folders = [f"--gin.MODEL_DIR={tmp_path / 'run'}", f"--gin.CACHE_DIR={tmp_path / 'stores'}"]
     assert main(["train", QUICKSTART, *folders, flag]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -37,8 +37,8 @@ def test_parts_of_a_store_that_is_in_place_still_count(tmp_path):
     folder.mkdir()
     jobs = [job(folder, number, 10) for number in range(2)]
     progress = Progress(jobs, 2)
-    for each in jobs:
-        lay_down(each, 5)
+    for work in jobs:
+        lay_down(work, 5)
     progress.look()
     for path in folder.iterdir():
         path.unlink()

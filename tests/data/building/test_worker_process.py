@@ -57,7 +57,9 @@ def test_parts_leave_no_trace(embedded, built, in_files, tokenizer, tmp_path):
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(texts))
     ids = [np.append(tokenizer.encode_array(texts[i]), tokenizer.eos_id) for i in order]
     np.testing.assert_array_equal(built.tokens, np.concatenate(ids))
-    np.testing.assert_array_equal(built.document_ends, np.cumsum([len(each) for each in ids]))
+    np.testing.assert_array_equal(
+        built.document_ends, np.cumsum([len(document) for document in ids])
+    )
     assert built.meta["bytes"] == built.meta["text_bytes"] == sum(len(t.encode()) for t in texts)
     built.verify()
 

@@ -20,7 +20,7 @@ def words(prefix, count):
 
 def index_of(folder, texts, ngram=13, **options):
     folder.mkdir(exist_ok=True)
-    too_short = write_index(folder, ngram, [EvaluationText(*each) for each in texts], **options)
+    too_short = write_index(folder, ngram, [EvaluationText(*item) for item in texts], **options)
     return Index(folder), too_short
 
 
@@ -83,10 +83,10 @@ def runs(text, length):
 def covered(text, texts, ngram):
     """The definition, on sets of tuples of words."""
     indexed = set()
-    for each in texts:
-        length = min(ngram, len(each.split()))
+    for item in texts:
+        length = min(ngram, len(item.split()))
         if length >= 8:
-            indexed |= runs(each, length)
+            indexed |= runs(item, length)
     split = text.split()
     places = {
         place
@@ -107,7 +107,7 @@ TEXTS = st.lists(st.sampled_from("ab"), max_size=40).map(" ".join)
 @settings(max_examples=150, deadline=None)
 def test_the_share_is_that_of_sets_of_tuples(tmp_path_factory, texts, text, ngram, run):
     folder = tmp_path_factory.mktemp("index")
-    named = [("set", str(i), each) for i, each in enumerate(texts)]
+    named = [("set", str(i), item) for i, item in enumerate(texts)]
     index, _ = index_of(folder, named, ngram, run_ngrams=run)
     found = index.overlap(text)
     assert found.share == covered(text, texts, ngram)

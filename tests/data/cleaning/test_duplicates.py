@@ -56,7 +56,7 @@ def fingerprints(texts, duplicates=NEAR):
 
 def judged(texts, earlier=(), duplicates=NEAR):
     verdicts = duplicates.verdicts(
-        fingerprints(texts, duplicates), [fingerprints(each, duplicates) for each in earlier]
+        fingerprints(texts, duplicates), [fingerprints(item, duplicates) for item in earlier]
     )
     return verdicts.why.tolist(), verdicts.repeats.tolist()
 

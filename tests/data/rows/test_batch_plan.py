@@ -13,16 +13,18 @@ from t5x_style.optim.schedule import traced_tokens_before
 
 def test_bloomberggpts_batch_warmup_to_the_token():
     """7,200 steps of 1,024 sequences, then 132,000 of 2,048: 568,747,622,400 tokens."""
-    plan = BatchPlan.of([(1024, 7200 * 1024 * 2048), (2048, None)], 2048, train_steps=139_200)
+    plan = BatchPlan.from_settings(
+        [(1024, 7200 * 1024 * 2048), (2048, None)], 2048, train_steps=139_200
+    )
     assert plan.phases == ((1024, 2048, 7200), (2048, 2048, 132_000))
     assert plan.tokens == 568_747_622_400
     in_tokens = [(1024, plan.phases[0].tokens), (2048, None)]
-    assert BatchPlan.of(in_tokens, 2048, train_tokens=plan.tokens) == plan
+    assert BatchPlan.from_settings(in_tokens, 2048, train_tokens=plan.tokens) == plan
 
 
 def test_both_lists_cut_the_run():
     """Three steps of 2 x 4 tokens, one of 4 x 4, and 4 x 8 to the end."""
-    plan = BatchPlan.of([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
+    plan = BatchPlan.from_settings([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
     assert plan.phases == ((2, 4, 3), (4, 4, 1), (4, 8, 2))
     assert plan.tokens == 24 + 16 + 64
     assert plan.lengths == ((0, 4), (10, 8))
@@ -53,7 +55,7 @@ def taken_step_by_step(sizes, lengths, steps):
 @given(phases_in_tokens, phases_in_tokens)
 def test_every_count_against_a_plain_loop(sizes, lengths):
     steps = 1 + sum(tokens or 0 for _, tokens in [*sizes, *lengths])
-    plan = BatchPlan.of(sizes, lengths, train_steps=steps)
+    plan = BatchPlan.from_settings(sizes, lengths, train_steps=steps)
     rows = tokens = 0
     length_of_row = []
     for step, (size, length) in enumerate(taken_step_by_step(sizes, lengths, steps)):
@@ -83,13 +85,13 @@ def test_every_count_against_a_plain_loop(sizes, lengths):
     traced = np.asarray(jax.vmap(functools.partial(traced_tokens_before, plan))(at))
     assert traced.tolist() == [plan.tokens_before(int(step)) for step in at]
     # The same phases, the end written in tokens.
-    assert BatchPlan.of(sizes, lengths, train_tokens=tokens) == plan
+    assert BatchPlan.from_settings(sizes, lengths, train_tokens=tokens) == plan
 
 
 def test_a_plan_within_rows_is_the_longest_of_its_beginnings():
-    plan = BatchPlan.of([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
+    plan = BatchPlan.from_settings([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
     for rows in range(25):
-        within = plan.within(rows)
+        within = plan.shortened(rows)
         fitting = [step for step in range(plan.steps + 1) if plan.rows_before(step) <= rows]
         assert within.steps == fitting[-1]
         assert within.phases[:-1] == plan.phases[: max(0, len(within.phases) - 1)]
@@ -98,16 +100,16 @@ def test_a_plan_within_rows_is_the_longest_of_its_beginnings():
 
 
 def test_a_run_is_never_shorter_than_asked():
-    assert BatchPlan.of(4, 10, train_tokens=401).phases == ((4, 10, 11),)
-    assert BatchPlan.of(4, 10, train_tokens=400).phases == ((4, 10, 10),)
-    assert BatchPlan.of([(1, 100), (4, None)], 10, train_tokens=101).phases == (
+    assert BatchPlan.from_settings(4, 10, train_tokens=401).phases == ((4, 10, 11),)
+    assert BatchPlan.from_settings(4, 10, train_tokens=400).phases == ((4, 10, 10),)
+    assert BatchPlan.from_settings([(1, 100), (4, None)], 10, train_tokens=101).phases == (
         (1, 10, 10),
         (4, 10, 1),
     )
 
 
 def test_traced_counts_are_those_of_the_host():
-    plan = BatchPlan.of(
+    plan = BatchPlan.from_settings(
         [(1024, 7200 * 1024 * 2048), (2048, None)],
         [(2048, 400_000_000_000), (8192, None)],
         train_steps=139_200,
@@ -136,7 +138,7 @@ def test_traced_counts_are_those_of_the_host():
 )
 def test_refusals(batch_size, length, message):
     with pytest.raises(UsageError, match=message):
-        BatchPlan.of(batch_size, 10, **length)
+        BatchPlan.from_settings(batch_size, 10, **length)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +151,4 @@ def test_refusals(batch_size, length, message):
 )
 def test_lengths_that_are_none(lengths, message):
     with pytest.raises(UsageError, match=message):
-        BatchPlan.of(8, lengths, train_tokens=1000)
+        BatchPlan.from_settings(8, lengths, train_tokens=1000)

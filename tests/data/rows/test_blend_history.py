@@ -153,7 +153,7 @@ def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
 
 def test_a_cap_counts_what_the_blend_before_has_given():
     """The domain has 255 windows, of which the old blend read some in its 40 rows."""
-    plan = BatchPlan.of(8, 16, train_steps=300)
+    plan = BatchPlan.from_settings(8, 16, train_steps=300)
     begin = {"resume": None, "written": [], "change": True}
     old = blend_versions(blended(OLD), plan, None, **begin)
     caps = {"domain": 1.0, "general": 40.0}
@@ -170,12 +170,12 @@ def test_a_cap_counts_what_the_blend_before_has_given():
 
 @pytest.mark.parametrize("caps", [None, {"domain": 0.5, "general": 40.0}])
 def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
-    plan = BatchPlan.of(8, [(16, 2560), (32, None)], train_steps=40)
+    plan = BatchPlan.from_settings(8, [(16, 2560), (32, None)], train_steps=40)
     begin = {"resume": None, "written": [], "change": True}
     old = blend_versions(blended(OLD), plan, caps, **begin)
     begin |= {"resume": (80, 10), "written": old}
     versions = blend_versions(blended(QUARTER), plan, caps, **begin)
-    before, after = (reader_of(each, blended(OLD), plan, seed=0) for each in (old, versions))
+    before, after = (reader_of(item, blended(OLD), plan, seed=0) for item in (old, versions))
     read = [reader.rows(np.arange(160)) for reader in (before, after)]
     np.testing.assert_array_equal(read[0].tokens[:80], read[1].tokens[:80])
     assert (read[0].source[80:] != read[1].source[80:]).any()
@@ -186,21 +186,21 @@ def test_a_change_inside_of_a_sequence_length_reads_no_window_twice(caps):
 
 
 def test_a_finished_run_accepts_a_blend_whose_sources_are_at_their_caps():
-    plan = BatchPlan.of(8, 16, train_steps=5)
+    plan = BatchPlan.from_settings(8, 16, train_steps=5)
     alone = SharePhase(None, {"domain": 1.0}, {"domain": 1.0})
     caps = {"domain": 0.01, "general": 40.0}
     begin = {"written": [BlendVersion(0, 0, "old", (BlendPhase(None, OLD.start, OLD.end),))]}
     begin |= {"resume": (40, 5), "change": True}
     versions = blend_versions(blended(alone), plan, caps, **begin)
     assert versions[1].capped_at == ((40, "domain"),)
-    longer = BatchPlan.of(8, 16, train_steps=6)
+    longer = BatchPlan.from_settings(8, 16, train_steps=6)
     with pytest.raises(UsageError, match="every source of the blend is at its cap"):
         blend_versions(blended(alone), longer, caps, **begin)
 
 
 def test_a_cap_of_a_changed_blend_is_reached_after_a_change_of_the_sequence_length():
     """Rows of 32 tokens begin at row 80 of the run, 40 rows after the change."""
-    plan = BatchPlan.of(8, [(16, 1280), (32, None)], train_steps=100)
+    plan = BatchPlan.from_settings(8, [(16, 1280), (32, None)], train_steps=100)
     caps = {"domain": 0.5, "general": 40.0}
     begin = {"resume": None, "written": [], "change": True}
     begin |= {"written": blend_versions(blended(OLD), plan, None, **begin), "resume": (40, 5)}

@@ -28,7 +28,7 @@ def test_gin_sets_every_attribute():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"windows": "document_start"}, "did you mean 'document_starts'?"),
         ({"windows": None}, "Packing.windows = None is not one of concatenated"),
@@ -38,7 +38,7 @@ def test_gin_sets_every_attribute():
         ({"loss_from_context": True}, "loss_from_context = True: write a number of tokens"),
     ],
 )
-def test_what_is_wrong_is_told(wrong, told):
+def test_what_is_wrong_is_told(wrong, message):
     with pytest.raises(UsageError) as error:
         Packing(**wrong)
-    assert told in str(error.value)
+    assert message in str(error.value)

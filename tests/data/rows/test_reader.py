@@ -187,7 +187,7 @@ def test_a_change_of_the_blend_inside_of_a_sequence_length(stores):
     assert rows[:300] == rows_of_all(old, 900)[:300]
     predicted = [token for _, tokens in rows for token in tokens[1:]]
     assert len(set(predicted)) == len(predicted)
-    tokens_of = np.bincount([source for source, _ in rows], [len(each) - 1 for _, each in rows])
+    tokens_of = np.bincount([source for source, _ in rows], [len(read) - 1 for _, read in rows])
     np.testing.assert_array_equal(new.tokens_by_source(900), tokens_of)
     # One call may have rows on both sides of the change.
     together = new.rows(np.arange(599, 250, -1))

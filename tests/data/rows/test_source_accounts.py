@@ -57,7 +57,7 @@ def test_accounts_are_of_the_rows(tmp_path):
         )
     # The laws are given the sum of these.
     effective = sum(account.effective_tokens for account in run.accounts(500).values())
-    assert run.auditor.at(run.plan.tokens)["effective_tokens"] == pytest.approx(
+    assert run.auditor.line_at(run.plan.tokens)["effective_tokens"] == pytest.approx(
         effective, rel=1e-12
     )
     assert effective < 64_000
@@ -89,7 +89,7 @@ def test_stopped(tmp_path):
 
 def test_a_run_that_was_stopped_before_a_sequence_length_continues_with_more(tmp_path):
     """The cap is reached in the first length; with another cap the rows before it are the same."""
-    plan = BatchPlan.of(8, [(16, 9000), (32, None)], train_steps=90)
+    plan = BatchPlan.from_settings(8, [(16, 9000), (32, None)], train_steps=90)
     changes = {"plan": plan, "at_cap": "stop"}
     stopped = within_caps(make_run(tmp_path, max_epochs={"domain": 0.5}, **changes))
     assert [phase.sequence_length for phase in stopped.plan.phases] == [16]

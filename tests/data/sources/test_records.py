@@ -260,7 +260,7 @@ def test_an_example_as_tensorflow_writes_it():
     ints = message(1, b"n") + message(2, message(3, message(1, numbers)))
     floats = message(1, b"f") + message(2, message(2, message(1, struct.pack("<2f", 0.5, -2))))
     empty = message(1, b"none") + message(2, b"")
-    example = message(1, b"".join(message(1, each) for each in (text, ints, floats, empty)))
+    example = message(1, b"".join(message(1, item) for item in (text, ints, floats, empty)))
     assert example_fields(example) == {
         "text": "caf\u00e9 ".encode() * 40,
         "n": [1, -1, 256],

@@ -213,12 +213,12 @@ def test_a_part_that_a_power_cut_spoilt_is_made_again(corpus, tmp_path, suffix):
     (tmp_path / "parts").mkdir()
     job = Job(corpus.to_json(), "general", "train", str(tmp_path / "parts"), 0, part)
     build_part(job)
-    whole = {each: job.file(each).read_bytes() for each in ("tokens", "documents", "json")}
+    whole = {item: job.file(item).read_bytes() for item in ("tokens", "documents", "json")}
     job.file(suffix).write_bytes(bytes(len(whole[suffix])))
     assert not job.is_done()
     build_part(job)
     assert job.is_done()
-    assert {each: job.file(each).read_bytes() for each in whole} == whole
+    assert {item: job.file(item).read_bytes() for item in whole} == whole
 
 
 def plans_of(corpus):
@@ -227,7 +227,7 @@ def plans_of(corpus):
 
 
 def test_what_failed_once_is_tried_again(corpus):
-    """Of two sources that fail the first is said; the other is not remembered for it."""
+    """Of two sources that fail, the first is named; the other is not remembered for it."""
     path = plans_of(corpus)[0].path
     building = path.with_name(f".building-{path.name}")
     building.mkdir(parents=True)
