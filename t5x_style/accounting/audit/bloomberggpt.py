@@ -118,7 +118,7 @@ def accounts() -> dict:
         without recomputation.
       time: days and gpu_hours, if every step took as long as a full batch; share_of_budget, of the
         GPU hours of the budget.
-      audit: the audit of the run (see Auditor.at).
+      audit: the audit of the run (see Auditor.line_at).
     """
     total = total_parameters(ARCHITECTURE)
     steps = sum(steps for _, steps in PHASES)

@@ -200,7 +200,7 @@ def test_an_unknown_chip_has_no_utilisation():
 
 def test_an_audit_costs_a_log_line_next_to_nothing():
     auditor = Auditor(BLOOMBERG, 2048, REMAT, planned_tokens=PLANNED, own_law=OWN)
-    calls = [len(calls_of(auditor.at, tokens)) for tokens in (1, 10**6, 10**12)]
+    calls = [len(calls_of(auditor.line_at, tokens)) for tokens in (1, 10**6, 10**12)]
     # Five laws and no search in them: some 100 calls, however long the run.
     assert len(set(calls)) == 1
     assert calls[0] < 200
