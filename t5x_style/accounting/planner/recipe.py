@@ -112,9 +112,9 @@ def recipe_of(
 def _sequences(wanted: float, devices: int) -> int:
     """A whole number of sequences that the devices divide, or that divides the devices.
 
-    The rows of a device are rounded by an eighth at most, to a number with many factors of two,
-    since a step that the memory does not hold is cut into microbatches. With fewer sequences than
-    devices, the mesh's other axes use the remaining devices.
+    The rows of a device are rounded by an eighth or by half a row at most, to a number with many
+    factors of two, since a step that the memory does not hold is cut into microbatches. With fewer
+    sequences than devices, the mesh's other axes use the remaining devices.
     """
     if wanted < devices:
         divisors = [size for size in range(1, devices + 1) if devices % size == 0]
