@@ -10,6 +10,8 @@ import gin
 import pytest
 
 from t5x_style.config import checks
+from t5x_style.config.flags import FlagBinding
+from t5x_style.errors import UsageError
 from tests.commands.conftest import RUN_FILE
 
 # What is written below the run file (lines 1 to 11) -> what the message must hold.
@@ -359,3 +361,30 @@ def test_plain_python_needs_no_configuration(toy):
     checks.parse()
     result = toy.toy(model=toy.ToyModel(width=4), optimizer={}, model_dir="/tmp/x", dry_run=False)
     assert result["model"]["width"] == 4
+
+
+def test_a_verb_shares_the_bindings_of_another_but_its_own_win(toy, tmp_path):
+    path = tmp_path / "run.gin"
+    path.write_text("toy.steps = 3\ntoy.verify = True\ntoy.dry_run = True\n")
+    checks.parse([str(path)], [FlagBinding("toy_other.dry_run", "False", "--dry_run=False")])
+    checks.share_bindings(toy.toy_other, toy.toy)
+    # `steps` and `verify` are no parameters of the other verb, which has its own `dry_run`.
+    assert gin.get_bindings(toy.toy_other) == {"dry_run": False}
+    checks.parse([str(path)])
+    checks.share_bindings(toy.toy_other, toy.toy)
+    assert gin.get_bindings(toy.toy_other) == {"dry_run": True}
+    assert checks.origins("toy_other.dry_run = True is wrong") == (
+        f"\n  toy_other.dry_run is set at {path}:3"
+    )
+
+
+def test_constructors_are_called_without_the_verb(toy, tmp_path):
+    path = tmp_path / "run.gin"
+    path.write_text(RUN_FILE.replace("ToyModel.width = 8", "ToyModel.width = 7"))
+    checks.parse([str(path)], [FlagBinding("MODEL_DIR", "'x'", "--gin.MODEL_DIR=x")])
+    checks.check(toy.toy)
+    with pytest.raises(UsageError) as refused:
+        checks.evaluate_bindings(toy.toy)
+    assert str(refused.value) == (
+        f"ToyModel.width = 7 is odd: write an even number\n  ToyModel.width is set at {path}:10"
+    )

@@ -1,9 +1,14 @@
-"""A layout's gin file, read back."""
+"""A layout's gin file and a plan's, read back."""
 
+import ast
 import dataclasses
+import json
+import re
 
-from t5x_style.accounting import Topology
-from t5x_style.commands.main import load_named
+import pytest
+
+from t5x_style.accounting import Architecture, Topology
+from t5x_style.commands.main import load_named, main
 from t5x_style.config import checks
 from t5x_style.config.writing import layout_gin
 
@@ -38,3 +43,59 @@ def test_it_holds_behind_files_that_say_otherwise(tmp_path):
     checks.parse(files, load=load_named)
     assert Topology() == topology
     assert "MICROBATCHES = 1\n" in text
+
+
+BUDGETS = {
+    "chips": (
+        "--chip=v5e",
+        "--chips=16",
+        "--days=3",
+        "--unique_tokens={'legal': 2e9, 'web': 3e10}",
+    ),
+    "flops": ("--flops=1e22", "--unique_tokens={'legal': 2e9}"),
+    "cpu": ("--cpu_minutes=1",),
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_plan_s_file_has_the_values_that_the_plan_prints(budget, tmp_path, capsys):
+    path = tmp_path / "plan.gin"
+    assert main(["plan", *BUDGETS[budget], f"--write={path}", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    written = dict(re.findall(r"^([\w.]+) = (.*?)(?:  # .*)?$", path.read_text(), re.MULTILINE))
+    bound = {name: ast.literal_eval(text) for name, text in written.items() if text[0] != "%"}
+    recipe, period = plan["recipe"], plan["checkpoints"]["period"]
+    expected = {
+        "TASK_FEATURE_LENGTHS": {"targets": recipe["sequence_length"]},
+        "BATCH_SIZE": recipe["batch_sequences"],
+        "TRAIN_TOKENS": recipe["tokens"],
+        "LEARNING_RATE": recipe["learning_rate"],
+        "WARMUP_TOKENS": recipe["warmup_tokens"],
+        "LOG_PERIOD": max(10, recipe["steps"] // 10_000),
+        # Evaluated twice for each checkpoint.
+        "EVAL_PERIOD": period // 2,
+        "CHECKPOINT_PERIOD": period,
+        "Schedule.final_fraction": 0.1,
+        "VOCAB_SIZE": plan["architecture"]["vocab_size"],
+    }
+    if budget != "cpu":
+        shares = {name: source["share"] for name, source in plan["sources"].items()}
+        expected |= {"Corpus.mixtures": {"planned": shares}, "train.max_epochs": 4.0}
+        expected["MIXTURE_OR_TASK_NAME"] = "planned"
+    if budget == "chips":
+        best = plan["meshes"][0]
+        expected |= {f"Topology.{axis}": size for axis, size in best["mesh"].items()}
+        expected |= {"Topology.chip": "v5e", "Topology.remat": best["remat"]}
+        expected["MICROBATCHES"] = best["microbatches"]
+        # The plan's JSON has no kernel and no chunks of the loss.
+        assert bound.pop("Topology.kernel") in ("flash", "blockwise")
+        assert bound.pop("Topology.loss_chunk_tokens") > 0
+    if budget == "cpu":
+        expected["COMPUTE_DTYPE"] = "float32"
+    others = {name: value for name, value in bound.items() if "Architecture." not in name}
+    assert others == expected
+    text = path.read_text()
+    assert ("include 'gin_configs/topologies/cpu.gin'" in text) == (budget == "cpu")
+    assert ("does not know its chips" in text) == (budget == "flops")
+    checks.parse([str(path)], load=load_named)
+    assert dataclasses.asdict(Architecture()) == plan["architecture"]
