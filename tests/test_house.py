@@ -164,15 +164,3 @@ def test_every_path_that_a_document_names_exists(document):
     assert missing == set()
     for name, path in re.findall(r"`(\w+)`\s+in\s+`(?:t5x_style/)?([\w/]+\.py)`", text):
         assert re.search(rf"^(?:class|def) {name}\b", (PACKAGE / path).read_text(), re.MULTILINE)
-
-
-def test_the_readme_has_the_length_of_the_way_of_a_token():
-    """The command of docs/reading.md counts the same."""
-    stations = set(re.findall(r"t5x_style/[a-z_/]*\.py", (ROOT / "docs/reading.md").read_text()))
-    lines = sum(len((ROOT / name).read_text().splitlines()) for name in stations)
-    found = re.search(
-        r"is (\d+) files and some (\d+),(\d00)\s+lines", (ROOT / "README.md").read_text()
-    )
-    assert found, "README.md has no length, rounded to hundreds"
-    assert int(found[1]) == len(stations)
-    assert int(found[2] + found[3]) == pytest.approx(lines, rel=0.05)
