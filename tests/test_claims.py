@@ -17,6 +17,7 @@ import pathlib
 import re
 import shlex
 from fractions import Fraction
+from socket import TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ from t5x_style.accounting.laws.batch_and_learning_rate import step_law
 from t5x_style.accounting.laws.chinchilla import HOFFMANN_PRINTED
 from t5x_style.accounting.laws.data_constrained import effective_tokens
 from t5x_style.accounting.layouts.roofline import roofline
-from t5x_style.accounting.planner.budget import budget_of
+from t5x_style.accounting.planner.budget import budget_of, measured_cpu_flops
 from t5x_style.accounting.planner.recipe import recipe_of
 from t5x_style.accounting.planner.service import lifetime_flops
 from t5x_style.accounting.planner.shape import buildable_shape, levine_width
@@ -54,6 +55,7 @@ from t5x_style.data.sources.documents import PART_BYTES
 from t5x_style.data.sources.filters import LANGUAGE_CHARACTERS
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.hosts import Hosts
+from t5x_style.hosts.lifeline import KEEP_ALIVE
 from t5x_style.kernels.flash import ALIBI_POSITIONS
 from t5x_style.quantities import bits_per_byte
 from tests.data.store_helpers import counting_stores
@@ -102,19 +104,15 @@ def plain(figures) -> list[float]:
     return [figure.expected for figure in figures]
 
 
-def planned(command: str) -> dict:
-    """The JSON of a `t5x-style plan`, which writes no file."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-        assert main([*shlex.split(command)[1:], "--dry_run", "--json"]) == 0
-    return json.loads(printed.getvalue())
-
-
 @pytest.fixture(scope="module")
 def readme_plan() -> dict:
-    """The plan of README's own command."""
-    text = (ROOT / "README.md").read_text()
-    return planned(re.search(r"\n(t5x-style plan.*?)\n```", text, re.DOTALL)[1].replace("\\\n", ""))
+    """The JSON of README's own command, which writes no file here."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", "")
+    command = re.search(r"\nt5x-style (plan.*)\n```", text)[1]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        assert main([*shlex.split(command), "--dry_run", "--json"]) == 0
+    return json.loads(printed.getvalue())
 
 
 def gin_value(file: str, name: str) -> float:
@@ -136,6 +134,12 @@ def test_the_length_of_the_way_of_a_token(figures):
 def test_the_stations_of_the_reading_page(figures):
     stations = re.findall(r"^## (\d)\. ", (ROOT / "docs/reading.md").read_text(), re.MULTILINE)
     assert [len(stations)] * 2 == figures
+
+
+def test_the_questions_of_the_reading_page(figures):
+    stations = (ROOT / "docs/reading.md").read_text().split("\n## ")[1:-1]
+    asked = {len(re.findall(r"^\d\. .*", station, re.MULTILINE)) for station in stations}
+    assert list(asked) == [figures[0].expected + 1]  # and the station's own number
 
 
 def quickstart_architecture() -> Architecture:
@@ -170,6 +174,12 @@ def test_the_plan_of_the_readme(readme_plan, figures):
     ] == figures
 
 
+def test_the_sensitivity_of_a_plan(readme_plan, figures):
+    less, more = plain(figures)
+    factors = {row["factor"] for row in readme_plan["sensitivity"]}
+    assert factors == {1 - less, 1, 1 + more}
+
+
 def test_the_accounts_of_bloomberggpt(figures):
     accounts = bloomberggpt.accounts()
     flops, audit = accounts["flops"], accounts["audit"]
@@ -183,7 +193,7 @@ def test_the_accounts_of_bloomberggpt(figures):
 
 def test_the_exit_statuses(figures):
     faults = [errors.EXIT_FAULT, errors.EXIT_USAGE, errors.EXIT_PREEMPTED]
-    assert [0, *faults] == figures
+    assert [0, *faults, errors.EXIT_PREEMPTED] == figures
 
 
 def test_the_wings_of_data(figures):
@@ -238,6 +248,12 @@ def test_a_row_is_owed_in_the_middle(figures):
             for row in range(round(1000 * share))
         ]
         assert [number for _, number in sorted(times)] == source.tolist()
+
+
+def test_the_bound_of_few_sources(figures):
+    """1/2 + s (k - 2) / 2 for k sources and the largest share s."""
+    two, bound_of_two, three, bound_of_three = plain(figures)
+    assert [1 / 2 + (sources - 2) / 2 for sources in (two, three)] == [bound_of_two, bound_of_three]
 
 
 def test_the_longest_period_of_a_blend(figures):
@@ -309,6 +325,10 @@ def test_the_columns_of_a_fit(figures):
     assert printed.getvalue().count(f"{low:g} to {high:.0%}".replace("%", " %")) == 2
 
 
+def test_how_long_a_cpu_is_timed(figures):
+    assert [inspect.signature(measured_cpu_flops).parameters["seconds"].default] == figures
+
+
 def test_epochs_of_a_plan(figures):
     default, most, domain = plain(figures)
     text = {"legal": 1e9, "general": 100e9}
@@ -356,6 +376,10 @@ def test_the_warm_up(readme_plan, figures):
     assert [warm_up(5e11)[0], warm_up(1e10)[1]] == figures
 
 
+def test_the_end_of_the_cosine(readme_plan, figures):
+    assert [readme_plan["recipe"]["final_fraction"]] == figures
+
+
 def test_the_learning_rate_of_bloomberggpt(figures):
     parameters = non_embedding_parameters(bloomberggpt.ARCHITECTURE)
     law = step_law(parameters, bloomberggpt.accounts()["tokens"])
@@ -381,12 +405,10 @@ def test_the_flops_that_bloomberggpt_printed(figures):
     assert [printed["total"], per_token[0], above, per_token[1]] == figures
 
 
-def test_hosts_wait(figures):
-    assert [Hosts().timeout_seconds] == figures
-
-
-def test_the_status_of_a_preempted_run(figures):
-    assert figures == [errors.EXIT_PREEMPTED]
+def test_how_long_hosts_wait(figures):
+    """For each other, and in minutes for a vanished one: idle, then so many probes in vain."""
+    idle, interval, count = map(KEEP_ALIVE.get, (TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT))
+    assert [Hosts().timeout_seconds, (idle + interval * count) / 60] == figures
 
 
 @pytest.fixture(scope="module")
@@ -416,8 +438,17 @@ def test_the_batches_of_the_rows(bench_rows, figures):
     assert expected == figures
 
 
-def test_the_slices_of_the_rows(bench_rows, figures):
-    assert [chips_of(bench_rows["bloomberggpt-v5p"][1])] == figures
+def test_the_chips_of_the_rows(bench_rows, figures):
+    v5p, v5e, v6e = (CHIPS[name] for name in ("v5p", "v5e", "v6e"))
+    assert v6e.peak_bf16_flops == 2 * v5p.peak_bf16_flops
+    chips, bandwidth = chips_of(bench_rows["bloomberggpt-v5p"][1]), v6e.hbm_bandwidth
+    assert [chips, v5e.hbm_bytes / 1e9, bandwidth / v5p.hbm_bandwidth] == figures
+
+
+def test_the_shrunk_rows(bench_rows, figures):
+    suite = check_claims.definitions("tests/training/test_scale_rows.py")["IN_THE_SUITE"]
+    every, in_suite = len(bench_rows), len(ast.literal_eval(suite.value))
+    assert [every, every, in_suite] == figures
 
 
 def test_shards_that_are_padded(bench_rows, figures):
@@ -430,33 +461,23 @@ def test_shards_that_are_padded(bench_rows, figures):
     assert [fsdp, 2 * fsdp, width, shard, 8 * math.ceil(shard / 8), chips] == figures
 
 
-def test_the_memory_of_a_v5e(figures):
-    assert [CHIPS["v5e"].hbm_bytes / 1e9] == figures
-
-
-def test_the_bandwidth_of_a_v6e(figures):
-    v6e, v5p = CHIPS["v6e"], CHIPS["v5p"]
-    assert v6e.peak_bf16_flops == 2 * v5p.peak_bf16_flops
-    assert [v6e.hbm_bandwidth / v5p.hbm_bandwidth] == pytest.approx(plain(figures), abs=0.01)
-
-
-def test_all_rows_are_shrunk(bench_rows, figures):
-    assert [len(bench_rows)] * 2 == figures
+def rate(chip: str, chips: float) -> float:
+    """GB/s of a group of so many chips at flat rates."""
+    places = [(place,) for place in range(int(chips))]
+    return ASSUMPTIONS["flat"].bandwidth(CHIPS[chip], places, []) / 1e9
 
 
 def test_the_assumptions_of_the_estimates(figures):
-    *kernels, small, large, one, two, links = figures
-    assert kernels == [KERNEL_EFFICIENCY] * 2
-    flat = ASSUMPTIONS["flat"].bandwidth
+    rates = [rate("v5e", 2), rate("v5p", 2)]
+    assert [KERNEL_EFFICIENCY, KERNEL_EFFICIENCY, *rates, LINK_EFFICIENCY] == figures
+    assert rate("v6e", 2) == rates[1]
 
-    def rate(chip: str, chips: float) -> float:
-        return flat(CHIPS[chip], [(place,) for place in range(int(chips))], []) / 1e9
 
-    one, two = one.expected, two.expected
-    assert [rate("v5e", one), rate("v5p", one), rate("v6e", one)] == [small, large, large]
-    assert rate("v5p", one + 1) == rate("v5p", two) == 2 * rate("v5p", one)
-    assert rate("v5p", two + 1) == pytest.approx(3 * rate("v5p", one))
-    assert [links] == [LINK_EFFICIENCY]
+def test_axes_of_a_group(figures):
+    one, few, two, more, three = plain(figures)
+    axis = rate("v5p", 2)
+    rates = [rate("v5p", chips) / axis for chips in (few, few + 1, more, more + 1)]
+    assert rates == pytest.approx([one, two, two, three])
 
 
 def test_the_goals_that_were_missed(figures):
