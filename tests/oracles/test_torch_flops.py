@@ -16,7 +16,7 @@ from t5x_style.accounting import (
     training_flops_per_token,
 )
 
-_WHY = "tools/check_flops makes an environment with torch and transformers, and runs this file"
+_WHY = "tools/check_flops has torch and transformers"
 torch = pytest.importorskip("torch", reason=_WHY)
 flop_counter = pytest.importorskip("torch.utils.flop_counter", reason=_WHY)
 transformers = pytest.importorskip("transformers", reason=_WHY)
