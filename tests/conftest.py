@@ -11,6 +11,8 @@ import gin
 import hypothesis
 import pytest
 
+from tests import golden_numbers
+
 # A time limit on each example says more about the machine's other work than about the code.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
@@ -74,6 +76,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in ranks:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Say how many golden numbers were held; one that was skipped fails the session."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker, whose reports go to the first process
+        return
+    text, allowed = golden_numbers.verdict(reporter.stats)
+    if text:
+        reporter.write_line(f"\n{text}")
+    if not allowed:
+        reporter.write_line("failed: a golden number is skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True, scope="module")

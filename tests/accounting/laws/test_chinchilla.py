@@ -44,21 +44,27 @@ TABLES = {
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "lines"),
     [
-        pytest.param("approach_1", id="polyfit_T3"),
-        "approach_2",
-        pytest.param("approach_3", id="figure1_A3"),
+        pytest.param(
+            "approach_1", (0.49809869, -1.00366816, 0.50185426, 0.22944745), id="polyfit_T3"
+        ),
+        ("approach_2", (0.48994161, -0.83900040, 0.51002023, 0.06174027)),
+        pytest.param(
+            "approach_3", (0.45865740, -0.27195306, 0.54098165, -0.50118019), id="figure1_A3"
+        ),
     ],
 )
-def test_frontiers_are_the_least_squares_lines_through_their_tables(name):
+def test_frontiers_are_least_squares_lines(name, lines):
+    """Of log10 N and of log10 D over log10 C, through the paper's tables."""
     flops, tokens = TABLES[name]
     law = FRONTIERS[name]
-    for fitted, values in (
-        ((law.params_exponent, law.params_intercept), TABLE_PARAMS),
-        ((law.tokens_exponent, law.tokens_intercept), tokens),
+    for fitted, values, line in (
+        ((law.params_exponent, law.params_intercept), TABLE_PARAMS, lines[:2]),
+        ((law.tokens_exponent, law.tokens_intercept), tokens, lines[2:]),
     ):
         assert fitted == pytest.approx(np.polyfit(np.log10(flops), np.log10(values), 1), abs=1e-7)
+        assert fitted == pytest.approx(line, abs=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from t5x_style.accounting.laws.fitting import (
     starts,
 )
 from t5x_style.errors import UsageError
+from tests.golden_numbers import NO_POINTS
 
-ROOT = Path(__file__).resolve().parents[3]
 TRUTH = {"E": 1.8, "A": 420.0, "B": 1600.0, "alpha": 0.34, "beta": 0.36, "a": 0.36 / 0.70}
 
 
@@ -46,11 +46,10 @@ def chinchilla_points():
 
     The file is not ours to ship: https://github.com/epoch-research/analyzing-chinchilla has it.
     """
-    default = next(ROOT.parent.glob("*/data/chinchilla_points.csv"), "")
-    path = Path(os.environ.get("CHINCHILLA_POINTS", default))
-    if not path.is_file():
-        pytest.skip("no file of Hoffmann's points: CHINCHILLA_POINTS names it")
-    with path.open(newline="") as file:
+    path = os.environ.get("CHINCHILLA_POINTS")
+    if not path:
+        pytest.skip(NO_POINTS)
+    with Path(path).open(newline="") as file:
         rows = [
             (float(row["Model Size"]), float(row["Training FLOP"]), float(row["loss"]))
             for row in csv.DictReader(file)
