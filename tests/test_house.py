@@ -17,7 +17,7 @@ import t5x_style
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t5x_style"
-LOCKS = ("base", "dev", "tpu", "gpu", "beam", "hf", "clean", "eval", "oracle", "uv")
+LOCKS = sorted(path.stem for path in (ROOT / "requirements").glob("*.txt"))
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(?P<version>[^\s;\\]+)")
 # Written in halves, or this file would be the first to break its own rule.
 REGISTRY_HOST = re.compile(
@@ -76,7 +76,7 @@ def test_every_pin_has_a_hash(lock):
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
-@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock not in ("oracle", "uv")])
+@pytest.mark.parametrize("lock", sorted({*LOCKS} - {"oracle", "tests", "uv"}))
 def test_a_lock_answers_pyproject(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = project["dependencies"] + project["optional-dependencies"].get(lock, [])
@@ -96,6 +96,13 @@ def test_continuous_integration_is_a_script():
     path = ROOT / ".ci/run"
     assert path.stat().st_mode & 0o111, "not executable"
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_continuous_integration_runs_every_check():
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    checks = sorted(path.name for path in (ROOT / "tools").glob("check_*"))
+    assert checks == ["check_beam", "check_flops", "check_gpu"]
+    assert [check for check in checks if f"phase tools/{check}" not in lines] == []
 
 
 def test_every_module_is_imported():

@@ -144,6 +144,10 @@ def test_check_flops():
     assert "has no torch and transformers" in printed or " passed" in printed
 
 
+def test_check_gpu():
+    assert "11 tests collected" in run_script("check_gpu", "--smoke")
+
+
 def test_kernel_cycles():
     printed = run_program("kernel_cycles", "--smoke")
     has_libtpu = importlib.util.find_spec("libtpu") is not None
@@ -168,7 +172,8 @@ def test_the_verdict_of_quickstart(finished_run):
 def test_setup(tmp_path):
     printed = run_script("setup", "dev", "--check", f"--venv={tmp_path}", status=1)
     assert "is not up to date with requirements/dev.txt: run tools/setup dev" in printed
-    assert "there is no environment 'devel'" in run_script("setup", "devel", status=2)
+    for name in ("devel", "tests", "uv"):
+        assert f"there is no environment '{name}'" in run_script("setup", name, status=2)
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/bin/ruff").exists(), reason="there is no .venv with ruff")

@@ -1,4 +1,7 @@
-"""GPUs that are not there. What compiles for them is skipped where XLA's GPU compiler is not."""
+"""GPUs that are not there. What compiles for them is skipped where XLA's GPU compiler is not.
+
+`tools/check_gpu` makes an environment that has it, and runs this file.
+"""
 
 import pytest
 
@@ -16,7 +19,7 @@ LENGTH, SEQUENCES = 128, 16
 
 @pytest.fixture
 def compiler():
-    pytest.importorskip("jax_cuda13_plugin", reason="XLA's GPU compiler is in the extra 'gpu'")
+    pytest.importorskip("jax_cuda13_plugin", reason="tools/check_gpu has XLA's GPU compiler")
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
@@ -70,7 +73,7 @@ def test_a_step_for_eight_of_them(compiler):
     assert ("all-gather", "fsdp") in kinds
     assert report["estimates"] == {}
     text = report_text(compiled)
-    assert "no time estimate: XLA gives no cycles for h100" in text
+    assert "no time estimate: XLA prints no cycles for h100" in text
     assert "most expensive" not in text
 
 

@@ -1,4 +1,4 @@
-"""The Beam engine, where Apache Beam is installed: tools/check_beam compares its bytes, too."""
+"""The Beam engine, where Apache Beam is: `tools/check_beam` installs it and runs this file."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from t5x_style.data import Corpus, Source, ensure_stores
 from t5x_style.errors import Fault
 from tests.data.store_helpers import write_jsonl
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("apache_beam", reason="tools/check_beam has Apache Beam")
 
 DIRECT = ["--runner=DirectRunner"]
 
