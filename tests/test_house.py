@@ -1,7 +1,8 @@
 """What the tree promises: hashed pins, no host, no path of one machine, documents that are true."""
 
-import importlib
+import importlib.util
 import pkgutil
+import platform
 import re
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_continuous_integration_runs_every_check():
     checks = sorted(path.name for path in (ROOT / "tools").glob("check_*"))
     assert checks == ["check_beam", "check_flops", "check_gpu"]
     assert [check for check in checks if f"phase tools/{check}" not in lines] == []
+
+
+def test_tests_are_skipped_only_for_packages_that_a_check_installs():
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    asked = {
+        name
+        for text in texts
+        for name in re.findall(r"(?:importorskip|find_spec)\(\s*[\"'](\w+)", text)
+    }
+    assert {"apache_beam", "libtpu", "py3langid", "rensa", "torch"} <= asked
+    by_check = {"apache_beam", "torch", "transformers", "jax_cuda13_plugin"}
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        by_check.add("libtpu")  # there is none for other machines
+    missing = [name for name in sorted(asked - by_check) if importlib.util.find_spec(name) is None]
+    assert missing == [], "run tools/setup dev"
 
 
 def test_every_module_is_imported():
