@@ -101,8 +101,10 @@ def test_continuous_integration_is_a_script():
 
 def test_continuous_integration_runs_every_check():
     lines = (ROOT / ".ci/run").read_text().splitlines()
-    checks = sorted(path.name for path in (ROOT / "tools").glob("check_*"))
-    assert checks == ["check_beam", "check_flops", "check_gpu"]
+    checks = {path.name for path in (ROOT / "tools").glob("check_*")}
+    # This one needs no environment of its own: the suite runs it.
+    checks -= {"check_claims"}
+    assert checks == {"check_beam", "check_flops", "check_gpu"}
     assert [check for check in checks if f"phase tools/{check}" not in lines] == []
 
 
