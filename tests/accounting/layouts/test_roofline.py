@@ -4,12 +4,8 @@ import pytest
 
 from t5x_style.accounting import CHIPS, Architecture, StepShape, Topology, chip, total_parameters
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
-from t5x_style.accounting.chips import LINK_EFFICIENCY
 from t5x_style.accounting.flops import training_flops_per_token
-from t5x_style.accounting.layouts.roofline import (
-    ATTENTION_EFFICIENCY,
-    roofline,
-)
+from t5x_style.accounting.layouts.roofline import roofline
 
 LLAMA_8B = Architecture(
     vocab_size=128_256,
@@ -49,8 +45,8 @@ def test_products_are_the_hardware_flops_of_the_account(remat, kernel, block):
             LLAMA_8B, 2048, "hardware", Topology(remat=remat, kernel=kernel, attention_block=block)
         )
     )
-    at_peak = found.matrix_products * chip("v5p").matrix_efficiency
-    at_peak += found.attention * ATTENTION_EFFICIENCY
+    # 0.90 of the peak by the TPU compiler's cycles, and 0.40 of it in attention.
+    at_peak = 0.90 * found.matrix_products + 0.40 * found.attention
     assert at_peak == pytest.approx(flops / (64 * 459e12))
 
 
@@ -102,7 +98,10 @@ def test_bloomberggpts_real_step_took_longer_than_the_model_of_costs():
         sequence_length=2048,
         remat="full",
     )
-    assert 32.5 / 2 < found.seconds < 32.5
+    # As docs/planning.md prints them, with the middle of the two.
+    assert found.hidden_seconds == pytest.approx(15.8, abs=0.05)
+    assert found.exposed_seconds == pytest.approx(21.7, abs=0.05)
+    assert found.seconds == pytest.approx(18.8, abs=0.05)
     # At the real step: 24.5 % by 6ND (76.46 of 312 TFLOP/s).
     assert found.mfu("6nd", 32.5) == pytest.approx(76.46 / 312, rel=1e-3)
 
@@ -115,7 +114,7 @@ def test_the_gathers_of_eight_gpus_by_hand():
     norms = (2 * 32 + 1) * 4096
     blocks = total_parameters(LLAMA_8B) - 2 * table - norms
     size = 6 * blocks + (2 + 2) * table + (2 + 4) * table
-    assert found.fsdp == pytest.approx(size * 7 / 8 / (450e9 * LINK_EFFICIENCY))
+    assert found.fsdp == pytest.approx(size * 7 / 8 / (450e9 * 0.90))
     assert found.data == found.tensor == found.sequence == 0
 
 
@@ -138,7 +137,71 @@ def test_tensor_parallel_sums_by_hand():
     found = expected(LLAMA_8B, chip("v5p"), Topology(data=8, tensor=4), **LAYOUT)
     tokens = 64 * 2048 / 8
     size = (5 * 32 + 2) * 2 * 2 * tokens * 4096
-    assert found.tensor == pytest.approx(size * 3 / 4 / (2 * 100e9 * LINK_EFFICIENCY))
+    assert found.tensor == pytest.approx(size * 3 / 4 / (2 * 100e9 * 0.90))
+
+
+@pytest.mark.parametrize(("data", "tensor", "axes"), [(8, 1, 2), (4, 2, 1)])
+def test_keys_and_values_of_the_whole_sequence_by_hand(data, tensor, axes):
+    """Gathered forward and backward, and their gradients scattered: three times the bfloat16 keys
+    and values, 1,024 numbers of each a token and layer, which tensor splits."""
+    mesh = Topology(data=data, sequence=4, tensor=tensor)
+    found = expected(LLAMA_8B, chip("v5p"), mesh, **LAYOUT)
+    tokens = 64 * 2048 / data
+    size = 3 * 2 * 32 * tokens * 2 * 1024 / tensor
+    assert found.sequence == pytest.approx(size * 3 / 4 / (2 * 100e9 * 0.90))
+    # A device's bfloat16 gradients are summed over data x sequence: 32 chips on two axes of the
+    # torus, 16 on one.
+    norms = (2 * 32 + 1) * 4096
+    own = (total_parameters(LLAMA_8B) - norms) / tensor + norms
+    sent = 2 * 2 * own * (1 - 1 / (4 * data))
+    assert found.data == pytest.approx(sent / (axes * 2 * 100e9 * 0.90))
+
+
+# Traffic that no product hides, in bytes, of 64 x 2,048 tokens on one device in bfloat16. Each is
+# read and written, in three passes without remat and in four with it.
+TOKENS = 64 * 2048
+RESIDUAL = 2 * 2 * TOKENS * 32 * 4096
+ROPE = 2 * 2 * TOKENS * 32 * (32 + 8) * 128
+SCORES = 2 * (4 + 2) * TOKENS * 32 * 32 * 2048
+# float32 logits and their gradient; a gradient read, and a parameter and two moments read and
+# written.
+LOGITS_AND_UPDATE = 2 * 2 * 4 * TOKENS * 128_256 + (4 + 6 * 4) * total_parameters(LLAMA_8B)
+
+
+@pytest.mark.parametrize(
+    ("change", "layout", "traffic"),
+    [
+        ({}, {"kernel": "flash", "remat": "none"}, 3 * (2 * RESIDUAL + ROPE)),
+        ({}, {"kernel": "flash", "remat": "save_dots"}, 4 * (2 * RESIDUAL + ROPE)),
+        ({"positions": "alibi"}, {"kernel": "flash", "remat": "none"}, 3 * 2 * RESIDUAL),
+        ({"positions": "none"}, {"kernel": "plain", "remat": "none"}, 3 * (2 * RESIDUAL + SCORES)),
+    ],
+)
+def test_traffic_through_the_memory_by_hand(change, layout, traffic):
+    arch = dataclasses.replace(LLAMA_8B, **change)
+    found = expected(arch, chip("v5p"), Topology(), **{**LAYOUT, **layout})
+    assert found.memory == pytest.approx((traffic + LOGITS_AND_UPDATE) / 2765e9, rel=1e-12)
+
+
+def test_a_parallel_block_has_one_norm_and_gathered_weights_are_written():
+    parallel = dataclasses.replace(LLAMA_8B, parallel_block=True)
+    two, one = (
+        expected(arch, chip("v5p"), Topology(), **{**LAYOUT, "kernel": "flash"})
+        for arch in (LLAMA_8B, parallel)
+    )
+    norms = 4 * RESIDUAL + 28 * 32 * 4096
+    assert (two.memory - one.memory) * 2765e9 == pytest.approx(norms)
+    # Eight devices: an eighth of all else, and twice the bfloat16 weights in each microbatch.
+    once, twice = (
+        expected(
+            LLAMA_8B, chip("v5p"), Topology(fsdp=8, microbatches=m), **{**LAYOUT, "kernel": "flash"}
+        )
+        for m in (1, 2)
+    )
+    weights = 2 * 2 * (total_parameters(LLAMA_8B) - (2 * 32 + 1) * 4096 - 128_256 * 4096)
+    assert (twice.memory - once.memory) * 2765e9 == pytest.approx(weights)
+    assert once.memory * 2765e9 == pytest.approx(two.memory * 2765e9 / 8 + weights, rel=1e-3)
+    assert twice.fsdp == 2 * once.fsdp
 
 
 def test_a_gather_over_every_chip_of_a_torus_is_dearer_than_over_half_of_them():
