@@ -37,6 +37,30 @@ def test_the_accounts_ask_a_users_kind_for_its_numbers(team):
     assert ours == replace(theirs, layer=theirs.layer - 2 * 16 * 48)
 
 
+@pytest.mark.parametrize(
+    ("kind", "in_bfloat16", "in_float32"),
+    [
+        # Factors of the derivative of gelu's tanh form.
+        ("gelu", 6 * 2, 6 * 4),
+        # Two factors and a mask.
+        ("relu2", 2 * 2 + 1, 2 * 4 + 1),
+        # Two products and their gradients.
+        ("swiglu", 4 * 2, 4 * 4),
+    ],
+)
+def test_bytes_of_the_backward_pass_in_an_activation(kind, in_bfloat16, in_float32):
+    """For each of the F of a token: 16 tokens and an F that is greater by 48."""
+    for dtype, expected in (("bfloat16", in_bfloat16), ("float32", in_float32)):
+        narrow, wide = (
+            step_memory(
+                StepShape(replace(SWIGLU, feed_forward=kind, d_ff=width), 2, 8, dtype),
+                Topology(remat="full"),
+            )
+            for width in (48, 96)
+        )
+        assert wide.layer - narrow.layer == 16 * 48 * expected
+
+
 def test_it_goes_into_json_and_comes_back(team):
     reglu = replace(SWIGLU, feed_forward=f"{team}.REGLU")
     plain = json.loads(json.dumps(asdict(reglu)))

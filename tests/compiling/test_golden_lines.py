@@ -76,6 +76,23 @@ ENTRY %main (x: bf16[64]) -> bf16[64] {{
     assert (found.kind, found.bytes, found.wire_bytes) == (kind, whole, wire)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wire"), [("all-reduce", 171), ("reduce-scatter", 86), ("all-to-all", 86)]
+)
+def test_a_part_of_a_byte_on_the_wire_is_a_whole_one(kind, wire):
+    """Two thirds of 128 bytes are 85 1/3, and an all-reduce sends them twice."""
+    (found,) = read_program(
+        HEAD
+        + f"""
+ENTRY %main (x: bf16[64]) -> bf16[64] {{
+  %x = bf16[64]{{0:T(128)(2,1)}} parameter(0)
+  ROOT %result = bf16[64]{{0:T(128)(2,1)}} {kind}(%x), channel_id=1, replica_groups={{{{0,1,2}}}}
+}}
+"""
+    ).collectives
+    assert (found.group_size, found.wire_bytes) == (3, wire)
+
+
 CONTINUED = """
 %fused_computation.32 (param_0: bf16[128,512]) -> (bf16[128,512], bf16[256,512], s32[2], u32[]) {
   %param_0 = bf16[128,512]{1,0:T(8,128)(2,1)S(1)} parameter(0)

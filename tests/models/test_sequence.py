@@ -1,5 +1,7 @@
 """A sequence over several devices gives what one device does: values, gradients, segments."""
 
+import collections
+import dataclasses
 import functools
 
 import jax
@@ -20,6 +22,7 @@ from t5x_style.kernels import (
 from t5x_style.models import Decoder
 from t5x_style.models.attention import balanced, in_order, whole
 from t5x_style.partitioning import in_force, make_mesh
+from tests.jaxprs import equations
 from tests.kernels.formula import random_qkv
 from tests.models.architectures import BLOOMBERG, SLIDING_WINDOW
 
@@ -139,3 +142,36 @@ def test_a_decoder_on_packed_rows(architecture, mesh):
         jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_every_activation_of_a_block_is_placed_on_the_mesh(parallel):
+    """Without a constraint XLA may choose another place: the numbers stay, the traffic does not."""
+    architecture = dataclasses.replace(SLIDING_WINDOW, d_ff=40, parallel_block=parallel)
+    topology = Topology(data=2, tensor=2, sequence=2)
+    tokens = jax.ShapeDtypeStruct((4, 16), jnp.int32)
+    with in_force(topology, make_mesh(topology)):
+        decoder = nnx.eval_shape(lambda: Decoder(architecture, rngs=nnx.Rngs(0)))
+        definition, state = nnx.split(decoder)
+        jaxpr = jax.make_jaxpr(lambda state, tokens: nnx.merge(definition, state)(tokens)[0])(
+            state, tokens
+        ).jaxpr
+    placed = collections.Counter()
+    for equation, times in equations(jaxpr):
+        if equation.primitive.name == "sharding_constraint":
+            spec = equation.params["sharding"].spec
+            placed[equation.outvars[0].aval.shape, spec] += times
+    rows, layers = (("data", "fsdp"), "sequence"), 2
+    assert placed == {
+        # The table is gathered over fsdp before words are looked up in it.
+        ((40, 24), PartitionSpec("tensor", None)): 1,
+        # The embedded words, and the stream after attention and after the feed-forward. (A
+        # parallel block adds both at once.)
+        ((4, 16, 24), PartitionSpec(*rows, None)): 1 + layers * (1 if parallel else 2),
+        # Queries; keys and values.
+        ((4, 16, 4, 6), PartitionSpec(*rows, "tensor", None)): layers,
+        ((4, 16, 2, 6), PartitionSpec(*rows, "tensor", None)): 2 * layers,
+        # The attended values, beside the two products of the feed-forward.
+        ((4, 16, 24), PartitionSpec(*rows, "tensor")): layers,
+        ((4, 16, 40), PartitionSpec(*rows, "tensor")): 2 * layers,
+    }

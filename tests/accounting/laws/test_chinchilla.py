@@ -231,3 +231,18 @@ def test_the_ends_of_an_interval_grow_with_the_exponents_of_the_paper(law):
     low, high = EXPONENTS[law.name]
     own = math.log10(law.optimal(1e24)[0] / law.optimal(1e23)[0])
     assert exponents == pytest.approx((low, max(high, own)), abs=1e-9)
+
+
+def test_besiroglus_exponent_is_as_uncertain_as_the_coefficients_that_they_print():
+    """From their 95 % intervals of alpha, .317 to .373, and of beta, .331 to .415.
+
+    With alpha and beta independent and normal, a = beta / (alpha + beta) has its 80 % within .0229
+    of .5126. The resamples know how the two vary together, which widens it by a twelfth.
+    """
+    alpha, beta = 0.3478, 0.3658
+    per_95 = 2 * 1.96
+    of_alpha, of_beta = (0.373 - 0.317) / per_95, (0.415 - 0.331) / per_95
+    deviation = math.hypot(alpha * of_beta, beta * of_alpha) / (alpha + beta) ** 2
+    low, high = BESIROGLU.params_exponent_interval
+    assert (high - low) / 2 == pytest.approx(1.2816 * deviation, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(beta / (alpha + beta), abs=0.005)

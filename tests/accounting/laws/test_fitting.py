@@ -12,7 +12,6 @@ from scipy.special import huber, logsumexp
 
 from t5x_style.accounting.laws import HOFFMANN_PRINTED, LAWS, fitting
 from t5x_style.accounting.laws.fitting import (
-    HUBER_THRESHOLD,
     fit_parametric_law,
     objective,
     starts,
@@ -20,6 +19,8 @@ from t5x_style.accounting.laws.fitting import (
 from t5x_style.errors import UsageError
 from tests.golden_numbers import NO_POINTS
 
+# Of log losses, as in the paper: within it a residual counts by its square.
+HUBER_THRESHOLD = 1e-3
 TRUTH = {"E": 1.8, "A": 420.0, "B": 1600.0, "alpha": 0.34, "beta": 0.36, "a": 0.36 / 0.70}
 
 
@@ -141,6 +142,16 @@ def test_a_known_law_lies_in_the_intervals_of_its_noisy_points(noisy_fit):
     flops = 6 * np.array(params) * tokens
     assert noisy_fit.law.fitted_flops == pytest.approx((flops.min(), flops.max()))
     assert noisy_fit.points == 60
+
+
+def test_intervals_hold_95_of_100_resamples_and_those_of_the_exponent_80(monkeypatch):
+    drawn = np.random.default_rng(0).permutation(np.arange(1001) / 1000)
+    monkeypatch.setattr(fitting, "starts", lambda: starts()[::500])
+    monkeypatch.setattr(fitting, "_bootstrap", lambda *_, **__: {"alpha": drawn, "a": drawn})
+    fit = fit_parametric_law(*made_up_points(8, 0.0), name="x", bootstrap=1001)
+    assert fit.intervals == {"alpha": (0.025, 0.975), "a": (0.025, 0.975)}
+    # As Hoffmann et al. print theirs: from the tenth to the ninetieth.
+    assert fit.law.params_exponent_interval == (0.1, 0.9)
 
 
 def test_l_bfgs_of_scipy_finds_no_lower_minimum(noisy_fit):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from t5x_style.accounting import Architecture, StepShape, Topology, chip
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.layouts.divisibility import check_divisible, indivisible
-from t5x_style.accounting.layouts.meshes import MEMORY_SHARE, fitting_meshes
+from t5x_style.accounting.layouts.meshes import fitting_meshes
 from t5x_style.errors import UsageError
 from tests.calls import calls_of
 
@@ -89,7 +89,7 @@ def test_every_candidate_uses_all_devices_and_fits_and_the_fastest_is_first(
             batch_sequences / item.topology.data / item.topology.fsdp / item.topology.microbatches
         )
         assert rows == int(rows) >= 1
-        assert item.bytes_per_chip["total"] <= MEMORY_SHARE * chip(name).hbm_bytes
+        assert item.bytes_per_chip["total"] <= 0.85 * chip(name).hbm_bytes
         assert item.bytes_per_chip["parameters"] <= item.bytes_per_chip["total"]
     seconds = [item.step_seconds for item in candidates]
     # The order treats steps within two per cent as equal.

@@ -1,7 +1,10 @@
+import types
+
+import numpy as np
 import pytest
 
 from t5x_style.accounting import budget_of, chip
-from t5x_style.accounting.planner.budget import EXPECTED_CPU_MFU, EXPECTED_MFU, THIS_CPU
+from t5x_style.accounting.planner import budget as budgets
 from t5x_style.errors import UsageError
 
 
@@ -28,18 +31,40 @@ def test_every_form_of_one_budget_is_the_same_budget():
 
 
 def test_the_expected_mfu_stands_in_where_none_is_given():
-    assert budget_of(chip_name="h100", chips=8, days=1).mfu == EXPECTED_MFU
+    assert budget_of(chip_name="h100", chips=8, days=1).mfu == 0.4
     assert budget_of(flops=1e21).mfu is None
 
 
-def test_this_cpu_is_measured():
-    budget = budget_of(cpu_minutes=10)
-    assert budget.chip == THIS_CPU
-    assert budget.mfu == EXPECTED_CPU_MFU
+def test_ten_minutes_of_this_cpu(monkeypatch):
     # Between a toy and a workstation of a hundred cores.
-    assert 1e9 < budget.peak_flops < 2e13
-    assert budget.flops == pytest.approx(budget.peak_flops * EXPECTED_CPU_MFU * 600)
+    assert 1e9 < budgets.measured_cpu_flops(0.01) < 2e13
+    monkeypatch.setattr(budgets, "measured_cpu_flops", lambda: 2e11)
+    budget = budget_of(cpu_minutes=10, price_per_chip_hour=3)
+    # A quarter of what large products reach, for 600 seconds.
+    assert budget.flops == 0.25 * 2e11 * 600
+    assert (budget.form, budget.chip, budget.chips) == ("cpu_minutes", "this_cpu", 1)
+    assert (budget.peak_flops, budget.mfu) == (2e11, 0.25)
     assert budget.days(budget.flops) * 1440 == pytest.approx(10)
+    assert budget.cost(budget.flops) == pytest.approx(0.5)
+    assert budget_of(cpu_minutes=10, mfu=0.5).flops == 0.5 * 2e11 * 600
+
+
+def test_this_cpus_rate_is_that_of_its_fastest_product(monkeypatch):
+    """2 x 1,024^3 FLOPs in the least time, and the first product, which starts threads, untimed."""
+    durations = [5.0, 0.1, 0.08, 0.2, 9.0]
+    calls, now = [], [100.0]
+
+    def matmul(left, right, out):
+        assert left.shape == right.shape == out.shape == (1024, 1024)
+        assert left.dtype == out.dtype == np.float32
+        now[0] += durations[len(calls)]
+        calls.append(now[0])
+
+    monkeypatch.setattr(np, "matmul", matmul)
+    monkeypatch.setattr(budgets, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    assert budgets.measured_cpu_flops() == pytest.approx(2 * 1024**3 / 0.08)
+    # A quarter of a second is over after the third.
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(
@@ -50,6 +75,10 @@ def test_this_cpu_is_measured():
         ({"flops": -1e20}, "--flops=-1e"),
         ({"flops": float("nan")}, "--flops=nan"),
         ({"chip_name": "v5e", "chips": 0, "days": 1}, "--chips=0"),
+        ({"flops": 1e20, "mfu": 1.01}, "a share of the peak, so at most 1"),
+        ({"cpu_minutes": 5, "chips": 1}, "--chips another"),
+        ({"flops": 1e20, "chips": 4}, "--chips=4 needs --chip"),
+        ({"flops": 1e20, "price_per_chip_hour": 2}, "--price_per_chip_hour=2 needs --chip"),
         ({"chip_name": "v5e", "days": 1}, "needs --chips"),
         ({"days": 1, "chips": 4}, "needs --chip"),
         ({"chip_hours": 100}, "needs --chip"),
@@ -63,3 +92,15 @@ def test_this_cpu_is_measured():
 def test_what_is_no_budget_is_refused(given, message):
     with pytest.raises(UsageError, match=message):
         budget_of(**given)
+
+
+def test_a_budget_at_the_whole_peak_is_possible():
+    assert budget_of(flops=1e20, mfu=1).flops == 1e20
+    at_peak = budget_of(chip_name="v5e", chip_hours=1, mfu=1)
+    assert at_peak.flops == 197e12 * 3600
+    assert (at_peak.form, at_peak.mfu) == ("chip_hours", 1)
+
+
+def test_a_budget_in_flops_alone_has_no_hours():
+    bare = budget_of(flops=1e20)
+    assert (bare.chip_hours(1e20), bare.days(1e20), bare.cost(1e20)) == (None, None, None)

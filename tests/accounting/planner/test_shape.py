@@ -8,7 +8,6 @@ from t5x_style.accounting import total_parameters
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.planner.shape import (
     STYLES,
-    TOLERANCE,
     buildable_shape,
     guide_layers,
     levine_width,
@@ -56,7 +55,7 @@ def test_every_size_can_be_built(style, exponent, vocab_size):
     # Where a step of the width is more than 3 % of the model, it may be unreachable: tested below.
     assume(params >= 256 * vocabulary)
     shape = buildable_shape(params, vocab_size=vocab_size, style=style)
-    assert abs(total_parameters(shape) / params - 1) <= TOLERANCE
+    assert abs(total_parameters(shape) / params - 1) <= 0.03
     assert shape.vocab_size == vocabulary >= vocab_size
     assert shape.vocab_size % 128 == 0
     assert shape.heads * shape.head_dim == shape.d_model
