@@ -98,3 +98,59 @@ def test_bandwidths_fall_with_distance_and_every_figure_has_a_source():
         assert one.hbm_bandwidth > one.links * one.link_bandwidth > one.network_bandwidth, one.name
         assert "link" in one.source.lower(), one.name
         assert "network" in one.source, one.name
+
+
+# As vendors print them: TFLOP/s dense bfloat16, memory, GB/s of memory, and Gbit/s of network to a
+# host of four chips (eight of v5e and v6e) or to a GPU.
+GB, GIB = 10**9, 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops", "memory", "gigabytes_per_second", "network"),
+    [
+        ("v2", 45, 16 * GB, 700, 200 / 4),
+        ("v3", 123, 32 * GIB, 900, 200 / 4),
+        ("v4", 275, 32 * GIB, 1200, 200 / 4),
+        ("v5e", 197, 16 * GB, 819, 200 / 8),
+        ("v5p", 459, 95 * GB, 2765, 200 / 4),
+        ("v6e", 918, 32 * GB, 1638, 200 / 8),
+        ("tpu7x", 2307, 192 * GIB, 7380, 200 / 4),
+        ("a100_40gb", 312, 40 * GB, 1555, 400 / 8),
+        ("a100_80gb", 312, 80 * GB, 2039, 200),
+        ("h100", 989.4, 80 * GB, 3350, 400),
+        ("h100_pcie", 756, 80 * GB, 2000, 200),
+        ("h200", 989, 141 * GB, 4800, 400),
+        ("b200", 2250, 180 * GB, 7700, 400),
+    ],
+)
+def test_figures_of_the_data_sheets(name, tflops, memory, gigabytes_per_second, network):
+    one = chip(name)
+    assert one.peak_bf16_flops == tflops * 1e12
+    assert one.hbm_bytes == memory
+    assert one.hbm_bandwidth == gigabytes_per_second * 1e9
+    assert one.network_bandwidth == network / 8 * 1e9
+
+
+def test_every_chip_has_a_row_of_figures():
+    (table,) = test_figures_of_the_data_sheets.pytestmark
+    assert [row[0] for row in table.args[1]] == list(CHIPS)
+
+
+def test_what_the_compilers_of_tpus_grant_and_expect():
+    """GiB that refusals of libtpu print, and its cycles for a product of 8192 x 8192 x 8192."""
+    granted = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25, "tpu7x": 94.75}
+    for name, size in granted.items():
+        assert chip(name).usable_bytes == int(size * GIB)
+    # Three quarters of what the cards report.
+    assert chip("h100").usable_bytes == 63_707_234_304
+    assert chip("h200").usable_bytes == 113_548_197_888
+    assert {name for name, one in CHIPS.items() if one.usable_bytes} == {*granted, "h100", "h200"}
+    reached = {name: one.matrix_efficiency for name, one in CHIPS.items()}
+    assert reached == dict.fromkeys(CHIPS, 0.75) | {"v5e": 0.88, "v5p": 0.90, "v6e": 0.70}
+    clocks = {name: one.clock for name, one in CHIPS.items() if one.clock is not None}
+    assert clocks == {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
+
+
+def test_a_chip_of_two_cores_hides_collectives_that_its_text_does_not_show():
+    assert {name for name, one in CHIPS.items() if one.cores == 2} == {"v4", "v5p"}
+    assert {name for name, one in CHIPS.items() if not one.overlap_in_text} == {"v4", "v5p"}

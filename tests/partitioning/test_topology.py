@@ -31,6 +31,13 @@ def test_too_few_devices_and_idle_devices_are_refused(sizes, asked):
     ("fields", "message"),
     [
         ({"fsdp": 0}, "Topology.fsdp = 0"),
+        ({"microbatches": 0}, "Topology.microbatches = 0"),
+        ({"loss_chunk_tokens": 0}, "Topology.loss_chunk_tokens = 0"),
+        ({"slices": 0}, "Topology.slices = 0"),
+        ({"slices": 3, "data": 4}, "slices = 3: the data axis .*data = 4"),
+        ({"slice": "2x2"}, "slice = '2x2' needs a chip"),
+        ({"attention_block": 0}, "attention_block = 0: must be 1 or more"),
+        ({"attention_block": 192, "kernel": "flash"}, "attention_block = 192: .*multiple of 128"),
         ({"kernel": "plane"}, "did you mean 'plain'"),
         ({"remat": "ful"}, "did you mean 'full'"),
         ({"rules": {"mpl": None}}, "did you mean 'mlp'"),
@@ -48,6 +55,36 @@ def test_too_few_devices_and_idle_devices_are_refused(sizes, asked):
 def test_refusals(fields, message):
     with pytest.raises(UsageError, match=message):
         Topology(**fields)
+
+
+def test_what_a_topology_admits_and_is_by_default():
+    assert Topology(attention_block=1, slices=2, data=4).attention_block == 1
+    assert Topology(attention_block=128, kernel="flash").kernel == "flash"
+    assert Topology() == Topology(
+        data=1,
+        fsdp=1,
+        tensor=1,
+        sequence=1,
+        chip=None,
+        slice=None,
+        slices=1,
+        microbatches=1,
+        compiler_flags={},
+        kernel="plain",
+        attention_block=512,
+        remat="none",
+        loss_chunk_tokens=4096,
+        loss_vocab_chunks=1,
+        shard_optimizer_over_data=False,
+        rules={},
+        unsharded_tolerance=0.02,
+    )
+    mesh = Topology(data=2, fsdp=3, tensor=5, sequence=7)
+    assert mesh.devices == 210
+    assert mesh.pieces(("data", "tensor")) == 10
+    assert mesh.mesh_text == "data=2 x fsdp=3 x tensor=5 x sequence=7"
+    assert Topology(fsdp=3).mesh_text == "fsdp=3"
+    assert Topology().mesh_text == "one device"
 
 
 def test_rules_are_in_force_inside_and_not_outside():

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import math
+import types
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from t5x_style.accounting import Architecture, StepShape, Topology, chip
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
+from t5x_style.accounting.layouts import meshes
 from t5x_style.accounting.layouts.divisibility import check_divisible, indivisible
+from t5x_style.accounting.layouts.memory import step_memory
 from t5x_style.accounting.layouts.meshes import fitting_meshes
 from t5x_style.errors import UsageError
 from tests.calls import calls_of
@@ -105,6 +108,46 @@ def test_the_sequence_axis_is_for_long_sequences_and_lets_few_of_them_use_many_c
     assert all(item.topology.sequence > 1 for item in long)
 
 
+def test_a_sequence_is_split_from_16384_tokens_on():
+    def sequence_axes(length):
+        found = meshes_of(LLAMA_8B, chip("v5p"), 64, 64, length)
+        return {item.topology.sequence for item in found}
+
+    assert sequence_axes(16_384 - 128) == {1}
+    assert {1, 2} < sequence_axes(16_384)
+
+
+def test_a_step_has_at_most_64_microbatches_and_no_more_than_it_needs():
+    tiny = Architecture(vocab_size=256, layers=2, d_model=64, d_ff=192, heads=4)
+
+    def planned(most):
+        """The layouts on a chip that holds no more than `most` microbatches of a step."""
+        layout = Topology(kernel="blockwise", remat="full", microbatches=most)
+        room = step_memory(StepShape(tiny, 4096, 512), layout).total
+        row = dataclasses.replace(chip("v5p"), hbm_bytes=room / 0.85)
+        assert 0.85 * row.hbm_bytes == room  # to the last bit
+        return meshes_of(tiny, row, 1, 4096, 512)
+
+    for most in (16, 64):
+        assert min(item.topology.microbatches for item in planned(most)) == most
+    with pytest.raises(UsageError, match="do not fit on 1 x v5p"):
+        planned(128)
+
+
+@pytest.mark.parametrize(("faster", "first"), [(1.005, "plain"), (1.03, "faster")])
+@pytest.mark.parametrize("trait", ["tensor", "sequence", "microbatches"])
+def test_the_plainer_layout_is_first_unless_another_is_two_percent_faster(
+    trait, faster, first, monkeypatch
+):
+    def made_up(shape, layout, row):
+        return types.SimpleNamespace(seconds=1.0 if getattr(layout, trait) > 1 else faster)
+
+    monkeypatch.setattr(meshes, "roofline", made_up)
+    length = 16_384 if trait == "sequence" else 4096
+    best = meshes_of(LLAMA_8B, chip("v5p"), 64, 256, length)[0].topology
+    assert (getattr(best, trait) > 1) == (first == "faster")
+
+
 def test_bytes_of_a_chip_are_those_of_all_its_devices():
     """12 bytes a parameter of state, over the shards of both devices of four chips."""
     for item in meshes_of(LLAMA_8B, chip("tpu7x"), 4, 64, 8192):
@@ -133,6 +176,10 @@ def test_512_chips_take_well_under_a_second():
 def test_a_model_that_fits_nowhere_is_refused_with_what_it_needs():
     with pytest.raises(UsageError, match=r"do not fit on 4 x v5e: .* takes .* GB of a chip"):
         meshes_of(LLAMA_8B, chip("v5e"), 4, 64, 8192)
+    with pytest.raises(UsageError, match=r"85% of it is 13\.6 GB; take more chips, chips with"):
+        meshes_of(LLAMA_8B, chip("v5e"), 4, 64, 8192)
+    with pytest.raises(UsageError, match=r"more chips \(8, say: a mesh of 6 divides few widths\)"):
+        meshes_of(LLAMA_8B, chip("v5e"), 6, 96, 8192)
 
 
 def test_a_batch_that_no_mesh_divides_is_refused_with_one_that_would_do():
