@@ -217,6 +217,12 @@ def test_chunks_that_do_not_divide_the_vocabulary_are_refused():
     message = r"loss_vocab_chunks = 12 .* the 32 words .* divisor is 8"
     with pytest.raises(UsageError, match=message):
         check_divisible(StepShape(EVERYTHING, 8, 12), Topology(tensor=2, loss_vocab_chunks=12))
+    prime = dataclasses.replace(EVERYTHING, vocab_size=31)
+    for chunks, nearest in ((3, 1), (40, 31)):
+        with pytest.raises(UsageError, match=f"the 31 words .* divisor is {nearest}$"):
+            check_divisible(StepShape(prime, 8, 12), Topology(loss_vocab_chunks=chunks))
+    with pytest.raises(UsageError, match=r"BATCH_SIZE = 8 is not a multiple of .* = 3"):
+        check_divisible(StepShape(EVERYTHING, 8, 12), Topology(microbatches=3))
     with pytest.raises(UsageError, match="loss_vocab_chunks = 0: must be 1 or more"):
         Topology(loss_vocab_chunks=0)
 

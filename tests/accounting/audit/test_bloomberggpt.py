@@ -114,3 +114,14 @@ def test_the_printed_ratios_of_table_1(name, per_document, per_token):
     (source,) = [source for source in bloomberggpt.SOURCES if source.name == name]
     assert source.characters / source.documents == pytest.approx(per_document, rel=2e-3)
     assert source.characters / source.tokens == pytest.approx(per_token, rel=2e-3)
+
+
+def test_table_1_adds_up_in_documents_and_characters():
+    """The printed totals, in 1e4 documents and 1e8 characters, but for a rounding of FinPile."""
+    documents, characters = Counter(), Counter()
+    for source in ACCOUNTS["sources"]:
+        group = "FinPile" if source["group"] == "FinPile" else "public"
+        documents[group] += source["documents"]
+        characters[group] += source["characters"]
+    assert documents == {"FinPile": 175_886 * 10**4, "public": 50_744 * 10**4}
+    assert characters == {"FinPile": 17_882 * 10**8, "public": 16_818 * 10**8}  # printed: 17,883

@@ -128,3 +128,29 @@ def test_repeated_tokens_are_counted_as_effective_ones():
     assert "effective" not in verdict_of_line({**line, "effective_tokens": tokens})[0]
     first = verdict_of_line({**line, "effective_tokens": 400e9})[0]
     assert "on 569B tokens (400B effective): 11.2 tokens per parameter" in first
+
+
+def test_a_thousandth_of_repetition_is_none():
+    tokens = 1_000_000_000
+    line = {"tokens": tokens, **audit(SMALL, 128, tokens)}
+    assert "effective" in verdict_of_line({**line, "effective_tokens": 0.999 * tokens})[0]
+    assert "effective" not in verdict_of_line({**line, "effective_tokens": 0.9991 * tokens})[0]
+
+
+def test_the_ends_of_a_range_are_fitted():
+    line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).line_at(10_000_000)
+    spent = line["model_flops_6nd"]
+    for fitted in ((spent, 2 * spent), (spent / 2, spent)):
+        law = dataclasses.replace(OWN, fitted_flops=fitted)
+        assert "mine was fitted" not in "\n".join(verdict_of_line(line, law))
+
+
+def test_a_loss_is_above_or_below_that_of_ones_own_law():
+    line = {"tokens": 10_000_000} | Auditor(SMALL, 128, own_law=OWN).line_at(10_000_000)
+    expected = line["chinchilla/mine/expected_loss"]
+    for loss, text in (
+        (expected + 0.25, "0.2500 above the"),
+        (expected, "0.0000 above the"),
+        (expected - 0.25, "0.2500 below the"),
+    ):
+        assert text in "\n".join(verdict_of_line({**line, "loss": loss}, OWN))

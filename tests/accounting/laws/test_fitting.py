@@ -114,8 +114,15 @@ def test_the_grid_is_that_of_the_paper():
     grid = starts()
     assert grid.shape == (4500, 5)
     assert len(np.unique(grid, axis=0)) == 4500
-    assert (grid.min(0) == (0, 0, -1, 0, 0)).all()
-    assert (grid.max(0) == (25, 25, 1, 2, 2)).all()
+    scales, irreducible, exponents = (
+        [0, 5, 10, 15, 20, 25],
+        [-1, -0.5, 0, 0.5, 1],
+        [0, 0.5, 1, 1.5, 2],
+    )
+    for column, values in zip(
+        grid.T, (scales, scales, irreducible, exponents, exponents), strict=True
+    ):
+        assert np.unique(column).tolist() == values
 
 
 def test_points_on_a_law_give_the_law():
@@ -124,6 +131,12 @@ def test_points_on_a_law_give_the_law():
     assert fit.log_residual_rms < 1e-9
     assert fit.agreeing_starts > 100
     assert (fit.intervals, fit.law.params_exponent_interval) == ({}, None)
+    params, tokens, _ = made_up_points(20, 0.0)
+    assert (fit.params_range, fit.tokens_range) == (
+        (min(params), max(params)),
+        (min(tokens), max(tokens)),
+    )
+    assert (fit.starts, fit.law.source) == (4500, "a user's own points")
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +316,12 @@ def test_losses_that_do_not_fall_are_refused(monkeypatch):
         fit_parametric_law(params, tokens, [3, 3, 3.5, 3.5, 4, 4], name="x", bootstrap=0)
     with pytest.raises(UsageError, match="bootstrap = -1"):
         fit_parametric_law(*GOOD, name="x", bootstrap=-1)
+
+
+def test_six_points_of_three_sizes_are_enough(monkeypatch):
+    monkeypatch.setattr(fitting, "starts", lambda: starts()[::50])
+    params, tokens = [1e7, 1e8, 1e9] * 2, [1e9, 1e9, 1e10, 1e10, 1e11, 1e11]
+    losses = [true_loss(n, d) for n, d in zip(params, tokens, strict=True)]
+    assert fit_parametric_law(params, tokens, losses, name="x", bootstrap=0).points == 6
+    with pytest.raises(UsageError, match="params has 2 distinct values"):
+        fit_parametric_law([1e7, 1e8] * 3, tokens, losses, name="x")

@@ -9,6 +9,7 @@ import pytest
 from t5x_style.accounting import Architecture, StepShape, Topology
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.layouts.memory import (
+    Memory,
     checkpoint_bytes,
     kept_bytes_per_layer,
     step_memory,
@@ -309,3 +310,100 @@ def test_what_does_not_exist_is_refused_with_the_nearest(change, message):
     layout = {"batch_sequences": 8, "sequence_length": 32, "remat": "none", **change}
     with pytest.raises(UsageError, match=message):
         memory_of(LLAMA, Topology(), **layout)
+
+
+# LLAMA's step by hand: a device of 2 x 2 x 2 has 4 of 32 sequences in each of two microbatches, 512
+# tokens; with the sequence axis, halves of 8. A layer has 184,320 numbers in its matrices.
+HAND = {"batch_sequences": 32, "sequence_length": 128, "microbatches": 2, "remat": "full"}
+TOKENS, MATRICES, HEAD = 512, 128 * (2 * 128 + 2 * 64 + 3 * 352), 256 * 128
+# Two norms: three float32 factors of D, two of 1, and a bfloat16 result. Half of the queries, the
+# attended values, keys, values and four bfloat16 arrays of F.
+LAYER = TOKENS * (2 * (12 * 128 + 8 + 2 * 128) + (2 * (2 * 128 + 2 * 64) + 8 * 352) // 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "layout", "size"),
+    [
+        # A layer gathered, and its gradient, in bfloat16; half of them over tensor.
+        ("weights", {}, 2 * 2 * MATRICES // 2),
+        ("lookup", {}, 2 * 2 * HEAD),
+        # The head in bfloat16 and its float32 gradient; logits and exponentials; the gradient of
+        # the hidden states.
+        ("logits", {}, 6 * HEAD + 8 * TOKENS * 256 + 2 * TOKENS * 128),
+        ("logits", {"loss_chunk_tokens": 100}, 6 * HEAD + 8 * 100 * 256 + 2 * TOKENS * 128),
+        # A quarter of that; the gradient's own half; float32 sums for the hidden states.
+        (
+            "logits",
+            {"loss_vocab_chunks": 4},
+            (6 * HEAD + 8 * TOKENS * 256) // 4 + 4 * HEAD // 2 + 4 * TOKENS * 128,
+        ),
+        # Four of the heads, for every query and key; two arrays in float32 and one in bfloat16.
+        ("scores", {}, TOKENS * 128 * 4 * (4 + 4 + 2)),
+        # A row of 128 float32 lanes, or one number, for each query and head.
+        ("scores", {"kernel": "flash"}, TOKENS * 4 * 128 * 4),
+        ("scores", {"kernel": "cudnn"}, TOKENS * 4 * 4),
+        # Two float32 blocks; queries, keys and values by blocks, and their float32 gradients.
+        (
+            "scores",
+            {"kernel": "blockwise", "attention_block": 32},
+            4 * 32 * 32 * 4 * 8 + (4 + 2) * TOKENS * (128 + 2 * 64) // 2,
+        ),
+        # A block that is longer than a sequence.
+        (
+            "scores",
+            {"kernel": "blockwise"},
+            4 * 128 * 128 * 4 * 8 + (4 + 2) * TOKENS * (128 + 2 * 64) // 2,
+        ),
+        ("layer", {}, LAYER),
+        # The kernel's residuals: the attended values by blocks, and a float32 sum a query.
+        ("layer", {"kernel": "blockwise"}, LAYER + TOKENS * (2 * 128 + 4 * 8) // 2),
+        # Two residual arrays and the attended values are counted with the activations.
+        ("layer", {"remat": "save_attention"}, LAYER - TOKENS * (2 * 2 * 128 + 2 * 128 // 2)),
+        # Keys and values of whole sequences.
+        ("layer", {"data": 1, "sequence": 2}, LAYER + 2 * 2 * 8 * 128 * 64 // 2),
+        ("activations", {}, 4 * TOKENS * 2 * 128),
+        ("summed_gradients", {"microbatches": 1}, 0),
+    ],
+)
+def test_temporary_bytes_by_hand(part, layout, size):
+    memory = memory_of(LLAMA, Topology(2, 2, 2), **HAND | layout)
+    assert getattr(memory, part) == size
+    # A gradient for each float32 parameter, summed over the microbatches, and one more to update.
+    assert memory.gradients == memory.update == memory.parameters
+    assert memory.summed_gradients in (0, memory.gradients)
+
+
+def test_weights_of_the_compute_dtype_are_used_in_place():
+    memory = memory_of(LLAMA, Topology(2, 1, 2), **HAND | {"compute_dtype": "float32"})
+    assert (memory.weights, memory.lookup) == (0, 0)
+    # 8 sequences.
+    assert memory.logits == 4 * HEAD + 8 * 1024 * 256 + 4 * 1024 * 128
+    assert memory_of(LLAMA, Topology(2, 1, 2), **HAND).weights == 2 * 2 * MATRICES // 2
+    assert memory_of(LLAMA, Topology(2, 1, 2), **HAND).lookup == 0
+
+
+def test_norms_of_queries_and_keys_hold_factors_of_their_own():
+    normed = dataclasses.replace(LLAMA, qk_norm=True)
+    one, two = (memory_of(arch, Topology(2, 2, 2), **HAND) for arch in (LLAMA, normed))
+    assert two.layer - one.layer == TOKENS * (12 * (128 + 64) + 8 * (8 + 4)) // 2
+    none = HAND | {"remat": "none"}
+    one, two = (memory_of(arch, Topology(2, 2, 2), **none) for arch in (LLAMA, normed))
+    assert two.activations - one.activations == 4 * TOKENS * 2 * (128 + 64) // 2
+
+
+@pytest.mark.parametrize(
+    ("change", "temporary"),
+    [
+        ({}, 16 + (4 + 32 + 64 + 128) + 8),
+        ({"logits": 1000}, 16 + 1000 + 8),
+        ({"lookup": 1000}, 4 + 1000),
+        ({"update": 1000}, 4 + 1000),
+    ],
+)
+def test_the_fullest_moment_of_a_step(change, temporary):
+    """The loss, a layer's backward pass, the embedding's, or the update."""
+    parts = {"parameters": 1, "optimizer": 2, "gradients": 4, "summed_gradients": 8}
+    parts |= {"activations": 16, "weights": 32, "layer": 64, "scores": 128}
+    memory = Memory(**parts | {"logits": 0, "lookup": 0, "update": 0} | change)
+    assert memory.temporary == temporary
+    assert memory.total == 1 + 2 + temporary

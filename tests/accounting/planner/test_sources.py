@@ -112,3 +112,29 @@ def test_a_domain_that_is_no_source_is_refused():
 
 def test_more_than_forty_epochs_can_be_meant():
     assert sources_of(TWO, None, 50, past_forty_epochs=True).max_epochs["legal"] == 50
+
+
+def test_a_source_is_read_once_to_forty_times_and_four_times_unless_told():
+    assert sources_of(TWO, None).max_epochs == {"legal": 4, "general": 4}
+    for cap in (1, 40):
+        assert sources_of(TWO, None, cap).max_epochs["legal"] == cap
+    with pytest.raises(UsageError, match="under one epoch"):
+        sources_of(TWO, None, 0.999)
+    with pytest.raises(UsageError, match="past 40 epochs"):
+        sources_of(TWO, None, 40.001)
+
+
+def test_shares_sum_to_one_within_a_millionth():
+    near = sources_of(TWO, {"legal": 0.5, "general": 0.5 + 9e-7}).shares
+    assert sum(near.values()) == pytest.approx(1, abs=1e-15)
+    for missing in (-2e-6, 2e-6):
+        with pytest.raises(UsageError, match="sum to"):
+            sources_of(TWO, {"legal": 0.5, "general": 0.5 + missing})
+
+
+def test_tokens_that_are_read_at_all():
+    """Of 8e9 tokens half are legal: all 1e9 of them, and 4e9 of the general ones."""
+    sources = sources_of({"legal": 1e9, "general": 1e12}, {"legal": 0.5, "general": 0.5})
+    assert sources.unique_tokens_read(8e9) == 5e9
+    assert sources.epochs(8e9) == {"legal": 4, "general": 0.004}
+    assert sources.effective_tokens_of("general", 8e9) == 4e9
