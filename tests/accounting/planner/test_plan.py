@@ -145,3 +145,114 @@ def test_the_law_to_follow_must_give_a_loss():
 def test_numbers_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         make_plan(budget_of(flops=1e20), ENDLESS, **arguments)
+
+
+# 341,099,520 parameters; a step of 8 x 128 tokens.
+SETTLED = Architecture(32_000, 24, 1024, 2816, 16)
+STEP_FLOPS = 6 * 341_099_520 * 8 * 128
+
+
+def settled_plan(steps, sources=ENDLESS):
+    budget = budget_of(flops=steps * STEP_FLOPS)
+    return make_plan(budget, sources, architecture=SETTLED, sequence_length=128, batch_sequences=8)
+
+
+@pytest.mark.parametrize(
+    ("steps", "period"),
+    [(50, 50), (100, 100), (101, 100), (10_000, 100), (10_001, 101), (20_000, 200), (20_001, 201)],
+)
+def test_a_checkpoint_for_every_hundredth_of_the_run_but_a_hundred_steps_apart(steps, period):
+    plan = settled_plan(steps + 0.01)
+    assert plan.recipe.steps == steps
+    assert plan.checkpoint_period == period
+    assert plan.checkpoint_bytes == 12 * 341_099_520
+
+
+def test_a_budget_that_whole_steps_leave_is_warned_of():
+    def leftovers(steps):
+        return [text for text in settled_plan(steps).warnings if "of the budget" in text]
+
+    rest = "whole steps of a batch leave the rest"
+    assert leftovers(1.5) == [f"the run takes 66.7% of the budget: {rest}"]
+    assert leftovers(40 / 0.979) == [f"the run takes 97.9% of the budget: {rest}"]
+    assert leftovers(40 / 0.981) == []
+    scarce = sources_of({"legal": 1e6}, None, 1.0)
+    (text,) = [text for text in settled_plan(2000, scarce).warnings if "of the budget" in text]
+    assert text == "the run takes 48.8% of the budget: legal ends before it"
+
+
+@pytest.mark.parametrize(
+    ("flops", "extrapolates"), [(1.39e18, True), (1.4e18, False), (1.3e22, False), (1.31e22, True)]
+)
+def test_a_budget_outside_of_the_laws_runs_is_warned_of(flops, extrapolates):
+    warnings = make_plan(budget_of(flops=flops), ENDLESS).warnings
+    note = "besiroglu was fitted on 1.40e18 to 1.30e22 FLOPs; at"
+    assert any(text.startswith(note) for text in warnings) == extrapolates
+
+
+def test_a_batch_above_the_critical_one_is_warned_of_where_the_law_knows_the_loss():
+    def warned(flops, batch):
+        plan = make_plan(
+            budget_of(flops=flops), ENDLESS, architecture=SETTLED, batch_sequences=batch
+        )
+        return [text for text in plan.warnings if "critical batch" in text]
+
+    # At a loss of 2.61 it is 2.1 million tokens: 1,024 sequences of 2,048 are less.
+    assert warned(1e20, 1000) == []
+    (text,) = warned(1e20, 1100)
+    assert text.startswith("a batch of 2.25M tokens is above the critical batch of 2.1")
+    assert warned(1.39e18, 1100) == []
+
+
+def test_an_mfu_that_the_chips_cannot_reach_is_warned_of():
+    def warned(mfu):
+        budget = budget_of(chip_name="v5p", chips=64, days=1, mfu=mfu)
+        plan = make_plan(budget, ENDLESS, architecture=SETTLED)
+        expected = plan.meshes[0].roofline.mfu("6nd")
+        return expected, [text for text in plan.warnings if "an MFU of" in text]
+
+    expected, texts = warned(0.95)
+    assert texts == [
+        f"the budget assumes an MFU of 95% by 6ND; the roofline expects {expected:.0%} of the best "
+        "mesh (bound by compute)"
+    ]
+    assert warned(0.1)[1] == []
+
+
+def test_the_fastest_mesh_under_every_remat_policy():
+    budget = budget_of(chip_name="v5p", chips=8, days=1)
+    plan = make_plan(budget, ENDLESS, architecture=SETTLED)
+    best = plan.meshes[0]
+    assert set(plan.remat_memory) == {
+        "none", "save_dots", "full", "save_attention", "save_qkv", "save_qkv_out", "offload",
+    }  # fmt: skip
+    assert plan.remat_memory[best.topology.remat] == best.memory
+    assert plan.remat_memory["full"].activations < plan.remat_memory["none"].activations
+    assert (best.topology.kernel, best.topology.loss_chunk_tokens) == ("blockwise", 4096)
+    assert (best.topology.chip, best.topology.devices) == ("v5p", 8)
+    unknown = make_plan(budget_of(flops=1e20), ENDLESS, architecture=SETTLED)
+    assert (unknown.meshes, unknown.remat_memory, unknown.cap_costs) == (None, None, [])
+
+
+def test_the_law_is_besiroglus_unless_there_is_ones_own():
+    own = dataclasses.replace(LAW, name="legal_fit")
+    assert recommending_law() is LAW
+    assert recommending_law(None, own) is own
+    assert make_plan(budget_of(flops=1e20), ENDLESS).law is LAW
+
+
+def test_what_the_sensitivity_varies():
+    """Half and one and a half times of each; an MFU above one is not to be had."""
+    given = budget_of(chip_name="v5p", chips=64, days=10, mfu=0.7)
+    rows = make_plan(given, LEGAL, domain="general").sensitivity
+    assert [(row.what, row.factor) for row in rows] == [
+        ("as planned", 1),
+        ("budget", 0.5),
+        ("budget", 1.5),
+        ("tokens of general", 0.5),
+        ("tokens of general", 1.5),
+        ("MFU", 0.5),
+    ]
+    # 1.5 x 2 / 3 is the whole peak.
+    whole = dataclasses.replace(given, mfu=2 / 3)
+    assert make_plan(whole, ENDLESS, architecture=SETTLED).sensitivity[-1].factor == 1.5
