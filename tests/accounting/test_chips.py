@@ -90,7 +90,9 @@ def test_links_join_a_pod_or_a_node():
     assert chip("v5e").link_domain == chip("v6e").link_domain == 16 * 16
     assert chip("v4").link_domain == 16**3
     assert chip("v5p").link_domain == 16 * 20 * 28
-    assert {CHIPS[name].link_domain for name in ("a100_40gb", "h100", "h200", "b200")} == {8}
+    others = {"v2": 256, "v3": 1024, "tpu7x": 9216, "h100_pcie": 2}
+    others |= dict.fromkeys(("a100_40gb", "a100_80gb", "h100", "h200", "b200"), 8)
+    assert {name: CHIPS[name].link_domain for name in others} == others
 
 
 def test_bandwidths_fall_with_distance_and_every_figure_has_a_source():

@@ -244,3 +244,86 @@ def test_buffers_are_those_that_a_line_makes_in_main_memory():
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no entry computation in 5 characters"):
         read_program("hello")
+
+
+COVERED = """
+ENTRY %main (x: bf16[64,64], y: bf16[64,64]) -> bf16[256,64] {
+  %x = bf16[64,64]{1,0} parameter(0)
+  %y = bf16[64,64]{1,0} parameter(1), metadata={op_name="y" stack_frame_id=1}
+  BEFORE
+  %start = (bf16[64,64]{1,0}, bf16[256,64]{1,0}) all-gather-start(%x, %y), channel_id=1, replica_groups={{0,1,2,3}}
+  BETWEEN
+  ROOT %done = bf16[256,64]{1,0} all-gather-done(%start)
+  AFTER
+}
+"""  # noqa: E501
+SPLASH = '%splash = bf16[64,64]{1,0} custom-call(%x), custom_call_target="tpu_custom_call"'
+
+
+@pytest.mark.parametrize("place", ["BEFORE", "BETWEEN", "AFTER"])
+def test_a_kernel_hides_a_gather_that_is_under_way(place):
+    text = COVERED.replace(place, SPLASH)
+    (found,) = read_program(HEAD + text, MESH, "v5e").collectives
+    assert (found.overlapped, found.cover_cycles) == (place == "BETWEEN", 0)
+    # The line of what it gathers first; the second operand's is another's.
+    assert found.source == ""
+
+
+KINDS = """
+%matmul (a: f32[8,8]) -> f32[8,8] {
+  %a = f32[8,8]{1,0} parameter(0)
+  %convolution = f32[8,8]{1,0} convolution(%a, %a), dim_labels=bf_io->bf
+  ROOT %tanh = f32[8,8]{1,0} tanh(%convolution)
+}
+
+%slice (b: f32[8,8]) -> f32[8,8] {
+  %b = f32[8,8]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %dynamic-slice = f32[8,8]{1,0} dynamic-slice(%b, %zero, %zero), dynamic_slice_sizes={8,8}
+  ROOT %convert = f32[8,8]{1,0} convert(%dynamic-slice)
+}
+
+%scaled (c: f32[8,8]) -> f32[8,8] {
+  %c = f32[8,8]{1,0} parameter(0)
+  %zero.1 = s32[] constant(0)
+  %dynamic-slice.1 = f32[8,8]{1,0} dynamic-slice(%c, %zero.1, %zero.1), dynamic_slice_sizes={8,8}
+  ROOT %add = f32[8,8]{1,0} add(%dynamic-slice.1, %dynamic-slice.1)
+}
+
+%layout (d: f32[8,8]) -> f32[8,8] {
+  %d = f32[8,8]{1,0} parameter(0)
+  ROOT %transpose = f32[8,8]{1,0} transpose(%d), dimensions={1,0}
+}
+
+%converted (e: f32[8,8]) -> bf16[8,8] {
+  %e = f32[8,8]{1,0} parameter(0)
+  ROOT %convert.1 = bf16[8,8]{1,0} convert(%e)
+}
+
+ENTRY %main (x: f32[8,8]) -> f32[8,8] {
+  %x = f32[8,8]{1,0} parameter(0)
+  %f.1 = f32[8,8]{1,0} fusion(%x), kind=kOutput, calls=%matmul, backend_config={"window_config":{"estimated_cycles":"10"}}
+  %f.2 = f32[8,8]{1,0} fusion(%f.1), kind=kLoop, calls=%slice, backend_config={"window_config":{"estimated_cycles":"20"}}
+  %f.3 = f32[8,8]{1,0} fusion(%f.2), kind=kLoop, calls=%scaled, backend_config={"window_config":{"estimated_cycles":"30"}}
+  %f.4 = f32[8,8]{1,0} fusion(%f.3), kind=kLoop, calls=%layout, backend_config={"window_config":{"estimated_cycles":"40"}}
+  %f.5 = bf16[8,8]{1,0} fusion(%f.4), kind=kLoop, calls=%converted, backend_config={"window_config":{"estimated_cycles":"50"}}
+  %copy = f32[8,8]{0,1} copy(%f.4), backend_config={"window_config":{"estimated_cycles":"60"}}
+  ROOT %sort = f32[8,8]{1,0} sort(%copy), backend_config={"window_config":{"estimated_cycles":"70"}}
+}
+"""  # noqa: E501
+
+
+def test_kinds_of_operations_and_the_costliest_first():
+    program = read_program(HEAD + KINDS)
+    assert [(row.name, row.kind, row.cycles) for row in program.operations] == [
+        ("sort", "other", 70),
+        ("copy", "layout", 60),
+        ("f.5", "elementwise", 50),
+        ("f.4", "layout", 40),
+        ("f.3", "elementwise", 30),
+        ("f.2", "slice", 20),
+        ("f.1", "matmul", 10),
+    ]
+    assert list(program.estimated_cycles.items()) == [
+        ("layout", 100), ("elementwise", 80), ("other", 70), ("slice", 20), ("matmul", 10),
+    ]  # fmt: skip

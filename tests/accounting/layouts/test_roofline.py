@@ -5,7 +5,7 @@ import pytest
 from t5x_style.accounting import CHIPS, Architecture, StepShape, Topology, chip, total_parameters
 from t5x_style.accounting.audit.bloomberggpt import ARCHITECTURE as BLOOMBERGGPT
 from t5x_style.accounting.flops import training_flops_per_token
-from t5x_style.accounting.layouts.roofline import roofline
+from t5x_style.accounting.layouts.roofline import Roofline, roofline
 
 LLAMA_8B = Architecture(
     vocab_size=128_256,
@@ -202,6 +202,53 @@ def test_a_parallel_block_has_one_norm_and_gathered_weights_are_written():
     assert (twice.memory - once.memory) * 2765e9 == pytest.approx(weights)
     assert once.memory * 2765e9 == pytest.approx(two.memory * 2765e9 / 8 + weights, rel=1e-3)
     assert twice.fsdp == 2 * once.fsdp
+
+
+@pytest.mark.parametrize(("chips", "axes"), [(16, 1), (17, 2), (256, 2), (257, 3)])
+def test_an_axis_of_the_torus_has_sixteen_chips(chips, axes):
+    found = expected(
+        LLAMA_8B, chip("v5p"), Topology(data=chips), **{**LAYOUT, "batch_sequences": chips}
+    )
+    sent = 2 * 2 * total_parameters(LLAMA_8B) * (1 - 1 / chips)
+    assert found.data == pytest.approx(sent / (axes * 2 * 100e9 * 0.90))
+
+
+def test_a_flat_torus_has_two_axes_and_a_device_its_half_of_the_links():
+    v5e = expected(LLAMA_8B, chip("v5e"), Topology(data=64), **LAYOUT)
+    sent = 2 * 2 * total_parameters(LLAMA_8B) * (1 - 1 / 64)
+    assert v5e.data == pytest.approx(sent / (2 * 2 * 50e9 * 0.90))
+    # 32 chips are more than one axis, and each has two devices.
+    ironwood = expected(LLAMA_8B, chip("tpu7x"), Topology(data=64), **LAYOUT)
+    assert ironwood.data == pytest.approx(sent / (2 * 2 * 100e9 * 0.90 / 2))
+    # 32 devices are 16 chips, so one axis.
+    ironwood = expected(LLAMA_8B, chip("tpu7x"), Topology(data=32), **LAYOUT)
+    sent = 2 * 2 * total_parameters(LLAMA_8B) * (1 - 1 / 32)
+    assert ironwood.data == pytest.approx(sent / (2 * 100e9 * 0.90 / 2))
+
+
+@pytest.mark.parametrize(
+    ("term", "bound"),
+    [
+        ("attention", "compute"),
+        ("matrix_products", "compute"),
+        ("memory", "memory"),
+        ("fsdp", "fsdp"),
+        ("data", "data"),
+        ("tensor", "tensor"),
+        ("sequence", "sequence"),
+    ],
+)
+def test_a_step_is_bound_by_its_longest_term(term, bound):
+    terms = ("matrix_products", "attention", "memory", "fsdp", "data", "tensor", "sequence")
+    seconds = dict.fromkeys(terms, 1.0) | {term: 10.0}
+    found = Roofline(**seconds, tokens=8, model_flops={"6nd": 4.0}, peak_flops=2.0)
+    assert found.bound == bound
+    on_chip, collectives = found.on_chip, found.collectives
+    assert (on_chip, collectives) == ((12, 4) if terms.index(term) < 3 else (3, 13))
+    assert found.hidden_seconds == max(on_chip, collectives)
+    assert found.exposed_seconds == 16
+    assert found.tokens_per_second == 8 / found.seconds
+    assert found.mfu("6nd", 4.0) == 0.5
 
 
 def test_a_gather_over_every_chip_of_a_torus_is_dearer_than_over_half_of_them():

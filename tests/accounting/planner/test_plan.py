@@ -232,6 +232,8 @@ def test_the_fastest_mesh_under_every_remat_policy():
     assert (best.topology.chip, best.topology.devices) == ("v5p", 8)
     unknown = make_plan(budget_of(flops=1e20), ENDLESS, architecture=SETTLED)
     assert (unknown.meshes, unknown.remat_memory, unknown.cap_costs) == (None, None, [])
+    assert "devices" not in unknown.recipe.rules["batch"]
+    assert ", to a multiple of 8 devices" in plan.recipe.rules["batch"]
 
 
 def test_the_law_is_besiroglus_unless_there_is_ones_own():

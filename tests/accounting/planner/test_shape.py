@@ -96,6 +96,11 @@ def test_a_smaller_model_ties_its_head_and_a_larger_one_groups_its_queries():
     assert (large.tied_head, large.kv_heads) == (False, 8)
 
 
+@pytest.mark.parametrize(("params", "tied"), [(3.99e9, True), (4e9, False)])
+def test_the_head_has_a_matrix_of_its_own_from_four_billion_parameters(params, tied):
+    assert buildable_shape(params, vocab_size=32_000).tied_head == tied
+
+
 def test_the_vocabulary_is_rounded_up_and_never_down():
     assert padded_vocabulary(50_257) == 50_304
     assert padded_vocabulary(131_072) == 131_072
