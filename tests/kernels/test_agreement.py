@@ -14,7 +14,7 @@ from t5x_style.kernels import (
     flash_attention,
     plain_attention,
 )
-from t5x_style.kernels.flash import ALIBI_POSITIONS, with_alibi_features
+from t5x_style.kernels.flash import with_alibi_features
 from tests.kernels.formula import attention_and_gradients, random_qkv
 
 LENGTH = 256
@@ -112,10 +112,10 @@ def test_alibi_as_features_costs_flash_nothing_in_bfloat16():
 def test_features_of_alibi_are_its_bias_to_the_last_bit():
     """In exact arithmetic: slope times position, for every position up to the last one allowed."""
     slopes = np.random.default_rng(0).uniform(1e-3, 1, 3).astype(np.float32)
-    positions = np.arange(ALIBI_POSITIONS)
+    positions = np.arange(65_536)
     q, k = (
         jnp.zeros((1, 1, 3, 2), jnp.bfloat16),
-        jnp.zeros((1, ALIBI_POSITIONS, 1, 2), jnp.bfloat16),
+        jnp.zeros((1, 65_536, 1, 2), jnp.bfloat16),
     )
     of_query, of_key = with_alibi_features(q, k, jnp.asarray(slopes), jnp.asarray(positions))
     assert of_query.dtype == of_key.dtype == jnp.bfloat16
@@ -127,7 +127,7 @@ def test_features_of_alibi_are_its_bias_to_the_last_bit():
     ("keys", "options", "message"),
     [
         (200, {}, "the next multiple is 256"),
-        (2**16 + 128, {"slopes": SLOPES}, "exact up to 65,536 positions"),
+        (2**16 + 512, {"slopes": SLOPES}, "exact up to 65,536 positions"),
         (128, {"slopes": SLOPES, "softcap": 2.0}, "the formula caps first: use 'blockwise'"),
     ],
 )
@@ -140,3 +140,14 @@ def test_what_flash_cannot_do_is_refused(keys, options, message):
 
     with pytest.raises(UsageError, match=message):
         jax.eval_shape(call, q, k, v)
+
+
+def test_flash_adds_alibi_up_to_the_last_position_that_is_exact():
+    q, k, v = (jax.ShapeDtypeStruct((1, 65_536, 2, 64), jnp.bfloat16) for _ in range(3))
+    positions = np.arange(65_536)
+
+    def call(q, k, v):
+        inputs = AttentionInputs(q, k, v, positions, positions, slopes=SLOPES)
+        return flash_attention(inputs, block_size=4096)
+
+    assert jax.eval_shape(call, q, k, v).shape == q.shape

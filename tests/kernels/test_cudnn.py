@@ -59,6 +59,21 @@ def test_what_it_cannot_do_is_refused_with_the_kernels_that_can(given, asked, me
         cudnn_attention(AttentionInputs(*operands(**given), **WHERE, **asked))
 
 
+@pytest.mark.parametrize("head_dim", [8, 128])
+def test_heads_of_8_to_128_are_asked_for(head_dim, monkeypatch):
+    asked = []
+
+    def recorded(q, k, v, **options):
+        asked.append(options)
+        return q
+
+    monkeypatch.setattr("jax.nn.dot_product_attention", recorded)
+    cudnn_attention(AttentionInputs(*operands(head_dim=head_dim), **WHERE, window=7))
+    assert asked == [
+        {"scale": 1.0, "is_causal": True, "local_window_size": (6, 0), "implementation": "cudnn"}
+    ]
+
+
 def test_a_missing_library_is_named(monkeypatch):
     def missing(*_, **__):
         raise RuntimeError("cuDNN is not detected.")

@@ -272,6 +272,19 @@ def test_the_unsharded_share_counts_what_could_be_split_and_is_not():
     assert check_sharded(model().abstract, Topology(data=8)) == 0.0
 
 
+def test_the_unsharded_share_is_of_bytes():
+    """Of 8 float32 that are split and 8 bfloat16 that are not, a third of the bytes."""
+    mesh = make_mesh(topology := Topology(fsdp=8, unsharded_tolerance=1.0))
+    tree = {
+        name: jax.ShapeDtypeStruct((8,), dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
+        for name, dtype, spec in (("a", "float32", P("fsdp")), ("b", "bfloat16", P(None)))
+    }
+    assert check_sharded(tree, topology) == pytest.approx(1 / 3)
+    assert check_sharded(tree, dataclasses.replace(topology, unsharded_tolerance=0.34)) > 0
+    with pytest.raises(UsageError, match=r"the largest: b, a$"):
+        check_sharded(tree, dataclasses.replace(topology, unsharded_tolerance=0.33))
+
+
 def test_more_than_two_percent_unsharded_is_refused():
     wide = dataclasses.replace(EVERYTHING, d_model=128, d_ff=512, positions="rope", max_length=None)
     assert 0 < check_sharded(model(wide).abstract, TOPOLOGY) < 0.02

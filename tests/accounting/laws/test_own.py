@@ -102,3 +102,14 @@ def test_a_law_that_ships_keeps_its_name(name, tmp_path):
     with pytest.raises(UsageError, match="take another name"):
         write_law(tmp_path / "own.json", dataclasses.replace(LAW, name=name))
     assert not (tmp_path / "own.json").exists()
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("x", True), ("a-1_B.c", True), ("1x", False)])
+def test_a_name_begins_with_a_letter_and_a_range_may_be_a_point(name, is_one, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(changed(name=name, fitted_flops=[1e17, 1e17])))
+    if is_one:
+        assert read_law(path).fitted_flops == (1e17, 1e17)
+    else:
+        with pytest.raises(UsageError, match="a law's name is a letter"):
+            read_law(path)

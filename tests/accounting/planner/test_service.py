@@ -97,3 +97,14 @@ def test_next_to_nothing_served_leaves_the_plan(law, log_flops):
     served = cheapest_to_serve(plan, law, ENDLESS, 1.0)
     assert served.allocation.params == pytest.approx(plan.params, rel=1e-4)
     assert served.saving == pytest.approx(0, abs=1e-8)
+
+
+def test_no_model_is_trained_for_more_than_a_thousand_times_longer():
+    """For ever more tokens in service a smaller model pays, without end."""
+    plan = optimal_allocation(1e21, LAWS["besiroglu"])
+    served = cheapest_to_serve(plan, LAWS["besiroglu"], ENDLESS, 1e30)
+    assert served.allocation.tokens == pytest.approx(1000 * plan.tokens)
+    assert served.training_flops == pytest.approx(
+        6 * served.allocation.params * served.allocation.tokens
+    )
+    assert (served.served_tokens, served.allocation.law) == (1e30, "besiroglu")
