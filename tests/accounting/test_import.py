@@ -1,7 +1,14 @@
 """The accounts are for scripts and for `--help`: they load few modules, and no jax."""
 
+import dataclasses
+import importlib
+import pkgutil
 import subprocess
 import sys
+
+import pytest
+
+import t5x_style
 
 PROGRAM = """
 import sys
@@ -24,3 +31,19 @@ def test_import_is_light():
     # Modules cost the time: some 40 of ours, and a few of the standard library.
     assert len(own) < 60
     assert len(loaded) - len(own) < 20
+
+
+@pytest.mark.parametrize("room", ["accounting", "kernels", "step", "compiling"])
+def test_every_record_is_frozen(room):
+    """A value that two rooms hold is one value: neither can change it for the other."""
+    records = {
+        value
+        for module in pkgutil.walk_packages(
+            [f"{t5x_style.__path__[0]}/{room}"], f"t5x_style.{room}."
+        )
+        for value in vars(importlib.import_module(module.name)).values()
+        if isinstance(value, type) and dataclasses.is_dataclass(value)
+    }
+    assert records
+    own = {record for record in records if record.__module__.startswith(f"t5x_style.{room}")}
+    assert [record for record in own if not record.__dataclass_params__.frozen] == []

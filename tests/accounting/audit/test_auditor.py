@@ -190,6 +190,15 @@ def test_two_conventions_on_llama_3():
     assert shares["mfu_causal"] == pytest.approx(0.347, abs=1e-3)
 
 
+def test_utilisation_by_each_count_of_flops():
+    """A thousand tokens a second on eight v4 of 275 TFLOP/s."""
+    found = Auditor(BLOOMBERG, 2048, REMAT).utilisation(1e3, 8, chip("v4"))
+    for name, convention in (("mfu_full", "full"), ("mfu_causal", "causal"), ("hfu", "hardware")):
+        flops = training_flops_per_token(BLOOMBERG, 2048, convention, REMAT)
+        assert found[name] == pytest.approx(1e3 * flops / (8 * 275e12))
+    assert found["mfu_causal"] < found["mfu_full"] < found["hfu"]
+
+
 def test_an_unknown_chip_has_no_utilisation():
     assert Auditor(BLOOMBERG, 2048).utilisation(1e6, 1, None) == {
         "mfu_full": None,

@@ -125,3 +125,14 @@ def test_table_1_adds_up_in_documents_and_characters():
         characters[group] += source["characters"]
     assert documents == {"FinPile": 175_886 * 10**4, "public": 50_744 * 10**4}
     assert characters == {"FinPile": 17_882 * 10**8, "public": 16_818 * 10**8}  # printed: 17,883
+
+
+def test_the_shape_of_table_4():
+    shape = bloomberggpt.ARCHITECTURE
+    assert (shape.layers, shape.heads, shape.d_model, shape.vocab_size) == (70, 40, 7680, 131_072)
+    assert (shape.head_dim, shape.kv_heads, shape.d_ff) == (192, 40, 4 * 7680)
+    assert (shape.positions, shape.norm, shape.feed_forward) == ("alibi", "layer", "gelu")
+    assert shape.biases
+    assert shape.embedding_norm
+    assert shape.tied_head
+    assert bloomberggpt.TOPOLOGY.remat == "full"

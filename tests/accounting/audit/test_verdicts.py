@@ -33,7 +33,10 @@ def test_the_verdict_on_bloomberggpt():
     lines = verdict(bloomberggpt.ARCHITECTURE, 2048, 568_747_622_400, remat="full")
     text = "\n".join(lines)
     assert "50.6B parameters on 569B tokens: 11.2 tokens per parameter" in text
-    assert "1.73e23 by 6ND, 1.80e23 with full attention" in text
+    assert lines[1] == (
+        "FLOPs: 1.73e23 by 6ND, 1.80e23 with full attention, 1.76e23 with causal attention, "
+        "2.20e23 executed"
+    )
     (besiroglu,) = [line for line in lines if line.startswith("besiroglu")]
     assert "97.6%" in besiroglu
     assert "38.9B parameters on 738B tokens" in besiroglu

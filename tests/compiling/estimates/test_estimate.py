@@ -73,8 +73,8 @@ def test_links_and_network_work_at_the_same_time_as_the_cores(gathers, sums, sec
 
 def test_flat_rates_count_axes_by_the_size_of_a_group():
     places = torus(8, 8, 8)
-    groups = [range(16), range(64), range(512)]
-    for group, axes in zip(groups, (1, 2, 3), strict=True):
+    groups = [range(16), range(17), range(256), range(257), range(512)]
+    for group, axes in zip(groups, (1, 2, 2, 3, 3), strict=True):
         program = dataclasses.replace(
             PROGRAM, collectives=[collective("all-gather", "fsdp", group, 18 * 10**9, 1)]
         )
