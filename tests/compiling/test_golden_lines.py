@@ -327,3 +327,22 @@ def test_kinds_of_operations_and_the_costliest_first():
     assert list(program.estimated_cycles.items()) == [
         ("layout", 100), ("elementwise", 80), ("other", 70), ("slice", 20), ("matmul", 10),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metadata", "source"),
+    [
+        (
+            'op_name="jit(step)/layers/attend/dot" stack_frame_id=2',
+            "models/attention.py:38 < models/decoder.py:77",
+        ),
+        ('op_name="jit(step)/layers/attend/dot"', "layers/attend/dot"),
+        ('op_name="jit(step)/layers/attend/dot" stack_frame_id=9', "layers/attend/dot"),
+        ('op_type="dot"', ""),
+    ],
+)
+def test_an_operation_without_a_line_has_the_end_of_its_name(metadata, source):
+    text = KINDS.replace('"70"}}', f'"70"}}}}, metadata={{{metadata}}}')
+    first = read_program(HEAD + text).operations[0]
+    assert first.name == "sort"
+    assert first.source == source or (source.endswith("< ") and source in first.source)

@@ -4,6 +4,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from t5x_style.accounting import (
     LAWS,
@@ -14,6 +15,7 @@ from t5x_style.accounting import (
     sources_of,
     total_parameters,
 )
+from t5x_style.accounting.laws.vocabulary import isoflops_vocabulary
 from t5x_style.accounting.planner.allocation import optimal_allocation
 from t5x_style.accounting.planner.vocabulary import chosen_vocabulary
 from t5x_style.errors import UsageError
@@ -116,6 +118,19 @@ def test_the_chosen_vocabulary_is_its_own_fixed_point(log_params):
     assert size >= 512
     if size > 512:
         assert size == pytest.approx(by_approach["isoflops"], abs=129)
+
+
+@pytest.mark.parametrize("params", [3e8, 1e9, 1e10])
+def test_the_law_of_the_vocabulary_is_asked_about_all_other_parameters(params):
+    """12 L D^2 of them by Levine's rule for the depth, found by scipy."""
+    size, _ = chosen_vocabulary(params)
+
+    def too_many(layers):
+        width = math.exp(5.039 + 0.0555 * layers)
+        return 12 * layers * width**2 + size * width - params
+
+    width = math.exp(5.039 + 0.0555 * brentq(too_many, 0.1, 200))
+    assert size == pytest.approx(isoflops_vocabulary(params - size * width, round(width)), abs=129)
 
 
 def test_tao_for_bloomberggpt():
