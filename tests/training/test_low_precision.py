@@ -29,6 +29,7 @@ def losses(folder, matmul_dtype: str | None) -> np.ndarray:
 def test_it_learns_what_the_compute_dtype_learns(tmp_path):
     plain, int8 = losses(tmp_path / "plain", None), losses(tmp_path / "int8", "int8")
     assert plain[-1] < 0.7 * plain[0]
-    np.testing.assert_allclose(int8, plain, rtol=0.01)
+    # A quarter of a per cent at most on two cores.
+    np.testing.assert_allclose(int8, plain, rtol=0.005)
     # It is another computation, though.
     assert np.abs(int8 / plain - 1).max() > 1e-5
