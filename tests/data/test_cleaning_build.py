@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from t5x_style import files
 from t5x_style.data import (
     Contamination,
     Corpus,
@@ -22,6 +23,7 @@ from t5x_style.data import (
 from t5x_style.data.building.decontaminate import ensure_index
 from t5x_style.data.cleaning.contamination import Index
 from t5x_style.errors import Fault, UsageError
+from tests.recorded_os import RecordedOs
 
 WORDS = [f"word{i}" for i in range(3000)]
 
@@ -203,6 +205,20 @@ def test_an_index_is_of_what_is_looked_for_now(corpus, tmp_path):
     assert len({first, *others, *changed}) == 6
     assert Index(changed[0]).overlap(text(991)).share == 1
     assert Index(first).overlap(text(991)).share == 0
+
+
+def test_an_index_is_on_the_disk_before_it_has_its_name(corpus, monkeypatch):
+    held = [store.path for store in ensure_stores(corpus).validation.values()]
+    recorded = RecordedOs()
+    monkeypatch.setattr(files, "os", recorded)
+    alone = dataclasses.replace(corpus.contamination, evaluation_sets=[])
+    index = ensure_index(held, dataclasses.replace(corpus, contamination=alone))
+    names = ["documents.uint32", "hashes.uint64", "names.json"]
+    named = recorded.named(index)
+    building = index.with_name(f".building-{index.name}")
+    assert recorded.events[named].held == names
+    assert {building / name for name in names} < recorded.synced_before(named)
+    assert recorded.synced_after(named) == {index.parent}
 
 
 def test_a_share_that_may_be_quoted(corpus):

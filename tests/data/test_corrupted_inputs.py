@@ -130,16 +130,36 @@ def test_what_survives_is_what_was_good(lines, newlines, part_bytes, tmp_path):
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 @example(content=b"\x0b" * 10 + b"\x00\x85{")
+@example(content=b" \n\r\n")
+@example(content=b'\n{"text": "a line"}\n{')
 def test_any_bytes_at_all(content, tmp_path):
-    """As lines and as a text: a text or a refusal with the file's name, and no other exception."""
+    """As lines and as a text: the texts, or a refusal that names the file and the line."""
     (tmp_path / "a.jsonl").write_bytes(content)
     (tmp_path / "a.txt").write_bytes(content)
-    for source in (
-        source_of(tmp_path / "a.jsonl"),
-        source_of(tmp_path / "a.txt", format="text"),
-    ):
-        refused = refusal_or_texts(source)
-        assert isinstance(refused, list) or "a.jsonl" in refused or "a.txt" in refused
+    found = refusal_or_texts(source_of(tmp_path / "a.jsonl"))
+    lines = list(map(plain_text, content.split(b"\n")))
+    if None in lines:
+        assert f"a.jsonl:{lines.index(None) + 1}: " in found
+    else:
+        assert found == [line for line in lines if line.strip()]
+    found = refusal_or_texts(source_of(tmp_path / "a.txt", format="text"))
+    readable = content.decode(errors="ignore")
+    if readable.encode() == content:
+        assert found == [text for text in [readable] if text.strip()]
+    else:
+        assert "a.txt: not UTF-8 (byte " in found
+
+
+def plain_text(line):
+    """The text of a line, "" for a blank one, None for one that has none."""
+    if not line.strip():
+        return ""
+    try:
+        text = json.loads(line.decode().rstrip())["text"]
+        text.encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return text
 
 
 def packed(kind, folder):

@@ -94,6 +94,30 @@ def test_one_step_written_out():
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_epsilon_is_beside_the_root_of_the_second_moment():
+    """So a gradient of 1e-8, as large as epsilon, moves a parameter by half of the rate."""
+    (first, *_) = GRADIENTS
+    tiny = {name: np.float32(1e-8) * np.sign(gradient) for name, gradient in first.items()}
+    adam = optimizer(weight_decay=0.0).transformation(PLAN, AXES)
+    zeros = jax.tree.map(np.zeros_like, tiny)
+    updates, _ = jax.jit(adam.update)(tiny, adam.init(zeros), zeros)
+    for name, gradient in tiny.items():
+        np.testing.assert_allclose(
+            updates[name], -1e-2 * 2 / 8 * np.sign(gradient) / 2, rtol=1e-5, atol=0
+        )
+
+
+def test_what_is_not_set_is_as_llms_are_trained():
+    """The betas, the decay and the clipping of GPT-3 (Brown et al. 2020, appendix B)."""
+    plain = AdamW(Schedule(1e-2))
+    assert (plain.b1, plain.b2, plain.epsilon) == (0.9, 0.95, 1e-8)
+    assert (plain.weight_decay, plain.clip_norm) == (0.1, 1.0)
+
+
+def test_the_bounds_of_what_can_be_set():
+    assert (optimizer(b1=0, b2=0, clip_norm=1e-9).b1, optimizer(b2=0.9999).b2) == (0, 0.9999)
+
+
 def test_the_learning_rate_counts_the_tokens_of_the_step_itself():
     rates = jax.jit(jax.vmap(optimizer().learning_rate(PLAN)))(jnp.arange(12))
     tokens = np.cumsum([2] * 4 + [4] * 8, dtype=np.float32)  # phases of 1 and of 2 rows of 2
@@ -122,7 +146,8 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients(scale):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"b1": 1.0}, {"b2": -0.1}, {"clip_norm": 0.0}, {"clip_norm": -1.0}]
+    "fields",
+    [{"b1": 1.0}, {"b1": -0.1}, {"b2": 1.0}, {"b2": -0.1}, {"clip_norm": 0.0}, {"clip_norm": -1.0}],
 )
 def test_refusals(fields):
     (name,) = fields

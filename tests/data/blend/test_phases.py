@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Blend, BlendPhase, SharePhase, capped, in_rows
-from t5x_style.data.blend.phases import named_phases
+from t5x_style.data.blend.phases import named_phases, shares_at
 from t5x_style.errors import UsageError
 
 BROAD, DOMAIN = {"web": 0.8, "law": 0.2}, {"web": 0.1, "law": 0.9}
@@ -12,6 +12,7 @@ BROAD, DOMAIN = {"web": 0.8, "law": 0.2}, {"web": 0.1, "law": 0.9}
 
 def test_phases_as_a_user_writes_them():
     assert named_phases("legal") == [("legal", "legal", None)]
+    assert named_phases([("legal", 1), ("broad", None)])[0] == ("legal", "legal", 1)
     assert named_phases([("broad", 10), ("broad", "legal", 5), ("legal", None)]) == [
         ("broad", "broad", 10),
         ("broad", "legal", 5),
@@ -36,6 +37,13 @@ def test_phases_as_a_user_writes_them():
 def test_phases_that_mean_nothing_are_refused(asked, message):
     with pytest.raises(UsageError, match=message):
         named_phases(asked)
+
+
+def test_shares_within_a_ramp():
+    ramp = SharePhase(100, {"a": 1.0}, {"b": 1.0})
+    assert shares_at(ramp, 0) == {"a": 1.0}
+    assert shares_at(ramp, 0.25) == {"a": 0.75, "b": 0.25}
+    assert shares_at(ramp, 1) == {"b": 1.0}
 
 
 def test_rows_of_phases_at_one_sequence_length():
@@ -150,6 +158,42 @@ def test_a_rare_source_gives_as_much_as_its_cap():
 def test_a_cap_of_a_source_without_a_share():
     phases = [BlendPhase(None, BROAD, BROAD)]
     assert capped(phases, {"books": 5.0}, [(0, 16)]) == (phases, [])
+
+
+@pytest.mark.parametrize(("cap", "row"), [(1490, 199), (1500, 200), (1700, 210), (1719, 210)])
+def test_a_cap_after_two_changes_of_the_sequence_length(cap, row):
+    """Half of the tokens: 500 in the first 100 rows, 1,000 in the next, then 20 a row."""
+    half = {"a": 0.5, "b": 0.5}
+    lengths = [(0, 10), (100, 20), (200, 40)]
+    left, capped_at = capped([BlendPhase(None, half, half)], {"a": cap}, lengths)
+    assert capped_at == [(row, "a")]
+    assert left == [BlendPhase(row, half, half), BlendPhase(None, {"b": 1.0}, {"b": 1.0})]
+
+
+def test_a_cap_after_a_ramp_from_nothing():
+    """A ramp from none to a half gives 250 tokens in 100 rows of ten, then there are five a row."""
+    alone, half = {"b": 1.0}, {"a": 0.5, "b": 0.5}
+    phases = [BlendPhase(100, alone, half), BlendPhase(None, half, half)]
+    assert capped(phases, {"a": 300.0}, [(0, 10)])[1] == [(110, "a")]
+    # 90 tokens are owed after x rows of which 10 x^2 / 400 are its own: at x = 60.
+    assert capped(phases, {"a": 90.0}, [(0, 10)])[1] == [(60, "a")]
+
+
+@pytest.mark.parametrize("cap", [0.0, -5.0])
+@pytest.mark.parametrize("start", [{"a": 0.5, "b": 0.5}, {"a": 1.0}])
+def test_a_source_past_its_cap_gives_no_row_more(cap, start):
+    """An earlier blend may have given more than a cap that is lower now."""
+    half, alone = {"a": 0.5, "b": 0.5}, {"a": 1.0}
+    phases = [BlendPhase(100, start, half), BlendPhase(None, half, half)]
+    assert capped(phases, {"b": cap}, [(0, 10)]) == (
+        [BlendPhase(None, alone, alone)],
+        [(0, "b")],
+    )
+
+
+def test_a_phase_that_ends_where_the_sequence_length_changes_is_not_split():
+    phases = [BlendPhase(100, BROAD, DOMAIN), BlendPhase(None, DOMAIN, DOMAIN)]
+    assert capped(phases, {}, [(0, 16), (100, 32)]) == (phases, [])
 
 
 def test_the_phases_end_where_all_sources_are_at_their_caps():

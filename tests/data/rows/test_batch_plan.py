@@ -88,8 +88,13 @@ def test_every_count_against_a_plain_loop(sizes, lengths):
     assert BatchPlan.from_settings(sizes, lengths, train_tokens=tokens) == plan
 
 
-def test_a_plan_within_rows_is_the_longest_of_its_beginnings():
-    plan = BatchPlan.from_settings([(2, 20), (4, None)], [(4, 33), (8, None)], train_tokens=100)
+@pytest.mark.parametrize(
+    ("batch_size", "lengths"),
+    [([(2, 20), (4, None)], [(4, 33), (8, None)]), ([(4, 33), (3, 12), (1, None)], 4)],
+    ids=["rising", "falling"],
+)
+def test_a_plan_within_rows_is_the_longest_of_its_beginnings(batch_size, lengths):
+    plan = BatchPlan.from_settings(batch_size, lengths, train_tokens=100)
     for rows in range(25):
         within = plan.shortened(rows)
         fitting = [step for step in range(plan.steps + 1) if plan.rows_before(step) <= rows]

@@ -115,6 +115,32 @@ def test_filters_follow_each_other():
     assert filtered([Length(0, 3), Rewrite("textwrap:dedent")], "    abc") == (None, "length")
 
 
+@pytest.mark.parametrize(
+    ("length", "kept"),
+    [
+        (Length(min_characters=3), [3, 4, 5, 6]),
+        (Length(max_characters=5), [0, 1, 2, 3, 4, 5]),
+        (Length(3, 5), [3, 4, 5]),
+        (Length(3, 3), [3]),
+        (Length(max_characters=0), [0]),
+        (Length(), [0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_text_of_just_the_least_or_the_most_characters_is_kept(length, kept):
+    texts = ["é" * count for count in range(7)]
+    assert [len(text) for text in texts if length(text) == text] == kept
+    assert [length(text) for text in texts if length(text) != text] == [None] * (7 - len(kept))
+
+
+@needs_py3langid
+def test_a_language_of_just_the_least_probability_is_kept():
+    text = "communications telephones fixed lines total subscriptions"
+    code, probability = filters._language_identifier().classify(text)
+    assert 0.1 < probability < 0.9
+    assert Language([code], min_probability=probability)(text) == text
+    assert Language([code], min_probability=np.nextafter(probability, 1))(text) is None
+
+
 def test_declarations_that_cannot_be():
     with pytest.raises(UsageError, match="below min_characters = 5"):
         Length(5, 4)

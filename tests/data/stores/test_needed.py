@@ -26,11 +26,13 @@ from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.worker_process import build_stores
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.formats import Part
+from t5x_style.data.stores import needed
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.needed import planned_stores
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import Fault, UsageError
 from tests.data.store_helpers import write_jsonl
+from tests.recorded_os import RecordedOs
 
 
 @pytest.fixture
@@ -289,29 +291,49 @@ def test_a_file_that_changes_while_it_is_read_makes_no_store(corpus, tmp_path, w
 
 def test_every_file_is_on_the_disk_before_the_store_has_its_name(corpus, monkeypatch):
     """Or a store could be there after a power cut of which a file is not."""
-    synced, named = set(), {}
-
-    class Recording:
-        """The module `os` as files.py sees it: syncing and renaming anywhere else is not seen."""
-
-        def __getattr__(self, name):
-            return getattr(os, name)
-
-        def fsync(self, file):
-            synced.add(pathlib.Path(os.readlink(f"/proc/self/fd/{file}")))
-            os.fsync(file)
-
-        def rename(self, old, new):
-            found = {path.name for path in old.iterdir() if path in synced}
-            named[new] = found | ({"."} if old in synced else set())
-            os.rename(old, new)
-
-    monkeypatch.setattr(files, "os", Recording())
+    recorded = RecordedOs()
+    monkeypatch.setattr(files, "os", recorded)
     plans = plans_of(corpus)
     build_stores(plans, corpus, lambda jobs: run_in_pool(jobs, 1))
     for plan in plans:
-        assert named[plan.path] == {file.name for file in plan.path.iterdir()} | {"."}
-        assert plan.path.parent in synced
+        building = plan.path.with_name(f".building-{plan.path.name}") / "store"
+        names = {file.name for file in plan.path.iterdir()}
+        # A builder that finds meta.json takes the store for whole.
+        whole = recorded.named(building / "meta.json")
+        others = {building / name for name in names - {"meta.json"}}
+        assert others <= recorded.synced_before(whole)
+        named = recorded.named(plan.path)
+        assert {building, building / "meta.json"} <= recorded.synced_before(named)
+        assert recorded.events[named + 1][:2] == ("synced", plan.path.parent)
+
+
+def test_the_shares_of_a_module_are_whole_or_not_there(corpus, monkeypatch):
+    """A later start reads them from the file instead of asking the module."""
+    monkeypatch.setattr(needed, "module_digest", lambda *_, **__: "0" * 64)
+    theirs = dataclasses.replace(
+        corpus, mixture_or_task_module="theirs", mixture_or_task_name="theirs"
+    )
+    answer = {"shares": {"theirs": {"legal": 0.75, "general": 0.25}}, "splits": {}}
+
+    class Asked:
+        requests = 0
+
+        def ask(self, request):
+            assert request == {"action": "resolve"}
+            self.requests += 1
+            return answer
+
+    builder, recorded = Asked(), RecordedOs()
+    monkeypatch.setattr(files, "os", recorded)
+    for remember, requests in ((False, 1), (True, 2), (True, 2)):
+        (phase,), plans = planned_stores(theirs, builder, remember=remember)
+        assert builder.requests == requests
+        assert phase.start == phase.end == {"legal": 0.75, "general": 0.25}
+        assert [plan.task for plan in plans] == ["legal", "legal", "general"]
+    (kept,) = pathlib.Path(corpus.cache_dir).glob("blend-*.json")
+    named = recorded.named(kept)
+    assert recorded.events[named - 1][::2] == ("synced", json.dumps(answer).encode())
+    assert recorded.events[named + 1][:2] == ("synced", kept.parent)
 
 
 def another_tokenizer(embedded, tmp_path):

@@ -162,6 +162,22 @@ def test_added_tokens(texts, tmp_path, special):
     assert tokenizer.token_bytes()[[tokenizer.eos_id, 700]].tolist() == [0, 0 if special else 6]
 
 
+def test_the_unknown_token_stands_for_no_bytes(texts, tmp_path):
+    """A vocabulary without the bytes, whose unknown token is no added token."""
+    plain = trained(texts, "metaspace")
+    plain["added_tokens"] = [item for item in plain["added_tokens"] if item["content"] != "<unk>"]
+    plain["model"]["byte_fallback"] = False
+    plain["model"]["vocab"] = {
+        piece: token for piece, token in plain["model"]["vocab"].items() if piece[:3] != "<0x"
+    }
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(plain))
+    tokenizer = Tokenizer(str(path))
+    ids = tokenizer.encode("of漢")
+    assert tokenizer.piece(ids[-1]) == "<unk>"
+    assert tokenizer.token_bytes()[ids].tolist() == [2, 0]
+
+
 def test_the_end_of_a_document_is_found_or_asked_for(texts, tmp_path):
     names = ["<|endoftext|>", "</s>", "<|im_end|>"]
     path = tmp_path / "t.json"

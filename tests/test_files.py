@@ -1,0 +1,117 @@
+"""Files that are whole or absent, locks and digests."""
+
+import hashlib
+import os
+import threading
+
+import pytest
+
+from t5x_style import files
+from t5x_style.errors import UsageError
+from tests.recorded_os import RecordedOs
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> RecordedOs:
+    """The calls of `files` while the test runs."""
+    recorded = RecordedOs()
+    monkeypatch.setattr(files, "os", recorded)
+    return recorded
+
+
+@pytest.mark.parametrize("content", ["é\n" * 5000, b"\xff\0"])
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(
+    content, recorded, tmp_path
+):
+    file = tmp_path / "new" / "folder" / "file"
+    whole = content.encode() if isinstance(content, str) else content
+    for _ in range(2):  # the second time another file has the name
+        files.write_whole(file, content)
+        (synced, named, folder) = recorded.events
+        assert (synced.kind, synced.held) == ("synced", whole)
+        assert synced.path.parent == file.parent
+        assert synced.path != file
+        assert named == ("named", file, whole)
+        assert folder == ("synced", file.parent, ["file"])
+        recorded.events.clear()
+
+
+def test_a_write_that_fails_leaves_the_file_that_was_there(recorded, tmp_path, monkeypatch):
+    files.write_whole(tmp_path / "file", "old")
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(recorded, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        files.write_whole(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_folder_gets_its_name_once_all_in_it_is_on_the_disk(recorded, tmp_path):
+    building, place = tmp_path / "building", tmp_path / "place"
+    building.mkdir()
+    for name in "ab":
+        (building / name).write_text(name)
+    files.publish_folder(building, place)
+    named = recorded.named(place)
+    assert recorded.events[named].held == ["a", "b"]
+    assert recorded.synced_before(named) == {building, building / "a", building / "b"}
+    assert recorded.synced_after(named) == {tmp_path}
+    assert not building.exists()
+
+
+def test_nothing_that_was_opened_to_be_synced_stays_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        files.sync(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_lock_is_held_by_one_and_waited_for_by_the_next(tmp_path):
+    lock = tmp_path / "new" / "lock"
+    asked, entered, order = threading.Event(), threading.Event(), []
+
+    def second():
+        with files.locked(lock, asked.set):
+            order.append("second")
+            entered.set()
+
+    with files.locked(lock, lambda: order.append("held by nobody")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert asked.wait(60), "the second was not told that the lock is held"
+        order.append("first")
+        assert not entered.is_set()
+    thread.join(60)
+    assert order == ["first", "second"]
+
+
+def test_who_does_not_want_to_wait_for_a_lock_raises(tmp_path):
+    def refused():
+        raise UsageError("held")
+
+    with (
+        files.locked(tmp_path / "lock", refused),
+        pytest.raises(UsageError, match="held"),
+        files.locked(tmp_path / "lock", refused),
+    ):
+        raise AssertionError("two hold the lock")
+    with files.locked(tmp_path / "lock", refused):
+        pass
+
+
+def test_a_digest_is_sha_256_of_the_content(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc" * 10**5)
+    assert files.file_digest(tmp_path / "file") == hashlib.sha256(b"abc" * 10**5).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://a"])
+def test_a_path_with_a_scheme_is_refused_with_its_flag(path):
+    with pytest.raises(UsageError, match=rf"--model_dir = '{path}': {path[:2]}:// is not a file"):
+        files.local_path(path, "--model_dir")
+
+
+@pytest.mark.parametrize("path", ["a:b/c", "/a//b", "C:/a"])
+def test_a_path_without_a_scheme_is_a_path_of_this_machine(path):
+    assert os.fspath(files.local_path(path, "x")) == path.replace("//", "/")
