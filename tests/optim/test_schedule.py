@@ -101,6 +101,40 @@ def test_refusals(fields, message):
         Schedule(**{"peak_learning_rate": 1e-3, **fields})
 
 
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("peak_learning_rate", (0.0, 10.0)),
+        ("final_fraction", (0.0, 1.0)),
+        ("decay_fraction", (0.0, 1.0)),
+        ("warmup_tokens", (0, 1)),
+    ],
+)
+def test_the_bounds_themselves_can_be_set(name, bounds):
+    for value in bounds:
+        assert getattr(Schedule(**{"peak_learning_rate": 1e-3, name: value}), name) == value
+
+
+def test_what_is_not_set_is_a_cosine_to_a_tenth_without_warm_up():
+    rates = Schedule(1e-3).learning_rate(np.float32([0, 500, 1000]), 1000)
+    np.testing.assert_allclose(rates, [1e-3, 5.5e-4, 1e-4], rtol=1e-5)
+
+
+def test_a_cooldown_takes_a_fifth_of_the_run_unless_asked_otherwise():
+    """It ends at a tenth. A quarter of it is one half of the way, by the square root."""
+    rates = Schedule(1.0, shape="wsd").learning_rate(np.float32([800, 850, 1000]), 1000)
+    np.testing.assert_allclose(rates, [1.0, 0.1 + 0.9 / 2, 0.1], rtol=1e-5)
+
+
+def test_a_run_that_is_all_warm_up_or_all_cooldown():
+    rising = Schedule(1.0, warmup_tokens=100).learning_rate(np.float32([50, 100]), 100)
+    np.testing.assert_allclose(rising, [0.5, 1.0], rtol=1e-6)
+    falling = Schedule(1.0, shape="wsd", decay_fraction=1.0).learning_rate(
+        np.float32([0, 25, 100]), 100
+    )
+    np.testing.assert_allclose(falling, [1.0, 0.1 + 0.9 / 2, 0.1], rtol=1e-6)
+
+
 def test_a_run_too_short_for_its_schedule_is_refused():
     Schedule(1e-3, warmup_tokens=1000).check(1000)
     with pytest.raises(UsageError, match=r"warmup_tokens = 1,001 .* 1,000 are left"):

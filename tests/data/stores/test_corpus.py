@@ -1,7 +1,14 @@
 """Names that do not meet are refused with the nearest one that does."""
 
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+
 import pytest
 
+import t5x_style.data
+import t5x_style.optim
 from t5x_style.data import Corpus, Source, Tokenizer
 from t5x_style.errors import UsageError
 
@@ -58,3 +65,17 @@ def test_the_builder_gets_the_same_corpus():
 def test_names_and_shares_that_do_not_meet(arguments, message):
     with pytest.raises(UsageError, match=message):
         corpus(**arguments)
+
+
+@pytest.mark.parametrize("room", [t5x_style.data, t5x_style.optim])
+def test_what_is_declared_stays_as_it_was_checked(room):
+    """And as it went into fingerprints: every record of the rooms refuses to be changed."""
+    names = [module.name for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    records = {
+        kind
+        for name in names
+        for _, kind in inspect.getmembers(importlib.import_module(name), dataclasses.is_dataclass)
+        if inspect.isclass(kind) and kind.__module__.startswith(room.__name__)
+    }
+    assert len(records) >= 2
+    assert [kind for kind in records if not kind.__dataclass_params__.frozen] == []
