@@ -1,9 +1,12 @@
 """What the builder says while it builds, read off the files of the parts."""
 
 import pathlib
+import threading
+
+import pytest
 
 from t5x_style.data.building.parts import Job
-from t5x_style.data.building.progress import Progress
+from t5x_style.data.building.progress import Progress, _duration
 from t5x_style.data.sources.formats import Part
 
 
@@ -45,3 +48,45 @@ def test_parts_of_a_store_that_is_in_place_still_count(tmp_path):
     folder.rmdir()
     progress.look()
     assert progress.line().startswith("building: 100% of 0 MB, 10 tokens")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0, "0 s"), (99.4, "99 s"), (100, "0 h 02 min"), (3570, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_a_duration_is_read_at_a_glance(seconds, written):
+    assert _duration(seconds) == written
+
+
+@pytest.mark.parametrize(("terminal", "end", "wait"), [(True, "\r", 1), (False, "\n", 10)])
+def test_a_line_is_written_as_long_as_there_is_work(tmp_path, capsys, terminal, end, wait):
+    """Each second over the last one on a terminal, every ten seconds below it in a file."""
+    progress = Progress([job(tmp_path, 0, 10)], 2)
+    progress.terminal = terminal
+    asked = []
+
+    class Closed(threading.Event):
+        def wait(self, timeout):
+            asked.append(timeout)
+            if len(asked) == 2:
+                lay_down(job(tmp_path, 0, 10), 5)
+            if len(asked) == 3:
+                super().wait(60)
+            return self.is_set()
+
+    progress.closed = Closed()
+    with progress:
+        while len(asked) < 3:
+            assert progress.thread.is_alive()
+    assert not progress.thread.is_alive()
+    assert asked == [wait] * 3
+    first, second, nothing = capsys.readouterr().err.split(end)
+    assert first.startswith("building:   0% of 0 MB, 0 tokens")
+    assert second.startswith("building: 100% of 0 MB, 5 tokens")
+    assert nothing == ""
+
+
+def test_nothing_to_do_starts_no_thread(tmp_path):
+    with Progress([], 2) as progress:
+        assert not progress.thread.is_alive()
+    assert progress.line().startswith("building:   0% of 0 MB, 0 tokens")

@@ -13,10 +13,11 @@ import pyarrow.parquet
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
+from t5x_style.data.building import worker_process
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.stores.token_store import store_lock
 from t5x_style.errors import Fault
-from tests.data.store_helpers import write_jsonl
+from tests.data.store_helpers import write_jsonl, write_store
 
 FILES = 8
 
@@ -102,6 +103,20 @@ def test_bad_records_are_skipped_and_counted_when_asked(tokenizer, tmp_path, cap
     errors = capfd.readouterr().err
     assert "a.jsonl:2: broken JSON" in errors
     assert "a.jsonl:3: not UTF-8" in errors
+
+
+@pytest.mark.parametrize(("bad", "more"), [(19, 0), (20, 0), (21, 1), (25, 5)])
+def test_the_first_twenty_bad_records_are_printed_and_the_rest_is_counted(
+    tmp_path, capsys, bad, more
+):
+    rows = [{"reason": "bad_record", "detail": f"line {i} is bad"} for i in range(bad)]
+    rows.insert(3, {"reason": "length", "detail": "too long"})
+    store = write_store(tmp_path / "a", [*[[]] * len(rows), [5, 1]], rows=[*rows, {}])
+    assert store.meta["skipped"] == bad
+    worker_process._print_skipped("a train", store.path, bad)
+    lines = capsys.readouterr().err.splitlines()
+    printed = [f"a train: skipped: line {i} is bad" for i in range(min(bad, 20))]
+    assert lines == printed + [f"a train: skipped {more} more: see dropped.parquet"] * (more > 0)
 
 
 def test_a_document_of_100_megabytes(tokenizer, tmp_path):

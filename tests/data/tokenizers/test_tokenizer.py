@@ -10,6 +10,7 @@ from hypothesis import strategies
 
 from t5x_style.data import Tokenizer
 from t5x_style.data.sources.documents import documents
+from t5x_style.data.tokenizers import kinds
 from t5x_style.data.tokenizers.kinds import SEGMENT_CHARACTERS
 from t5x_style.errors import UsageError
 
@@ -56,6 +57,28 @@ def test_a_long_text_goes_through_in_segments(tokenizer):
         assert len(text) > SEGMENT_CHARACTERS
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("", []),
+        ("abcdefgh", ["abcdefgh"]),
+        ("abcdefghi", ["abcdefgh", "i"]),
+        ("ab\ncd\nefgh", ["ab\ncd\n", "efgh"]),
+        ("abcdefg\nhi", ["abcdefg\n", "hi"]),
+        # A newline just behind the segment is out of its reach.
+        ("abcdefgh\nij", ["abcdefgh", "\nij"]),
+        ("\nabcdefghij", ["\n", "abcdefgh", "ij"]),
+        # Before a space, which belongs to the word after it.
+        ("ab cd efgh", ["ab cd", " efgh"]),
+        (" abcdefghij", [" abcdefg", "hij"]),
+        ("ab cd\nefgh ij", ["ab cd\n", "efgh ij"]),
+    ],
+)
+def test_a_long_text_is_cut_after_a_newline_or_before_a_space(text, segments, monkeypatch):
+    monkeypatch.setattr(kinds, "SEGMENT_CHARACTERS", 8)
+    assert list(kinds._segments(text)) == segments
 
 
 def test_ids_of_t5(tokenizer):

@@ -3,7 +3,7 @@
 import pytest
 
 from t5x_style.data.sources.documents import documents
-from t5x_style.data.tokenizers.train import sampled, train_tokenizer
+from t5x_style.data.tokenizers.train import sampled, train_tokenizer, units
 from t5x_style.errors import Fault, UsageError
 
 SHARES = {"legal": 0.51, "general": 0.49}
@@ -52,6 +52,28 @@ def test_a_sample_has_the_wanted_bytes():
     )
     endless = ("x" * 1000 for _ in iter(int, 1))
     assert sum(map(len, sampled("a", endless, 5000, seed=0))) == 5000
+
+
+def test_a_sample_is_of_the_first_documents_of_eight_times_the_bytes():
+    """So of a source of a terabyte little is read."""
+    pulled = []
+    texts = (pulled.append(i) or "x" * 10 for i in range(1000))
+    assert sum(map(len, sampled("a", texts, 100, seed=0))) == 100
+    assert len(pulled) == 80
+
+
+def test_units_of_a_text_are_cut_before_a_newline_or_a_space():
+    """Of at most 2,000 characters, and whole where they fit."""
+    for text in ("", "x" * 1999, "x" * 2000, "a b\n" * 500):
+        assert list(units(text)) == [text] * (text != "")
+    assert list(map(len, units("x" * 2001))) == [2000, 1]
+    assert list(units("x" * 1500 + "\n" + "y" * 1000)) == ["x" * 1500, "\n" + "y" * 1000]
+    assert list(units("x" * 1500 + " " + "y" * 1000)) == ["x" * 1500, " " + "y" * 1000]
+    # A newline is better than a later space, and the last one is taken.
+    text = "a\nb\n" + "x" * 100 + " " + "y" * 3000
+    assert next(units(text)) == "a\nb"
+    # A unit that begins with the cut of the one before is not empty.
+    assert list(map(len, units("\n" + "x" * 2500))) == [2000, 501]
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
