@@ -2,12 +2,16 @@
 
 import json
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t5x_style.data import Corpus, Tokenizer
+from t5x_style.data.building import parts as build_parts
+from t5x_style.data.building.parts import Job
 from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, Index, write_index
 from t5x_style.data.cleaning.ngrams import MULTIPLIER, ngram_hashes, word_hashes
 from t5x_style.data.sources.source import Source
@@ -180,10 +184,38 @@ def test_runs_of_words_have_numbers_of_their_own():
 SET = Source(name="exam", splits={"train": "exam.jsonl"})
 
 
+@pytest.mark.parametrize(("most", "clean"), [(0.499, False), (0.5, True), (0.501, True)])
+def test_a_document_with_just_the_share_that_may_be_quoted_is_kept(tmp_path, most, clean):
+    """13 of 26 words are in a run of the exam."""
+    index_of(tmp_path / "index", EVALUATION)
+    corpus = Corpus(
+        Tokenizer("bytes"),
+        "exam",
+        str(tmp_path),
+        [SET],
+        contamination=Contamination(max_share=most),
+    )
+    job = Job(corpus.to_json(), "exam", "train", str(tmp_path), 0, None, str(tmp_path / "index"))
+    dropped = []
+    text = " ".join(words("q", 13) + words("own", 13))
+    writer = SimpleNamespace(drop=dropped.append)
+    assert build_parts._is_clean(writer, job, corpus, text, {"id": "x"}) == clean
+    detail = "50% of its words are in runs of exam, most of them in exam.jsonl:1"
+    row = {"id": "x", "reason": "contaminated", "detail": detail}
+    assert dropped == ([] if clean else [row])
+
+
+def test_the_least_that_can_be_set():
+    assert Contamination(ngram=8, max_share=0.0).ngram == 8
+    plain = Contamination()
+    assert (plain.ngram, plain.against_validation, plain.max_share) == (13, True, 0.0)
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
         ({"ngram": 7}, "ngram = 7: at least 8"),
+        ({"max_share": -0.1}, "max_share = -0.1"),
         ({"max_share": 1.0}, "max_share = 1.0"),
         ({"against_validation": False}, "leave Contamination out"),
         ({"evaluation_sets": [SET, SET]}, "'exam' is there twice"),

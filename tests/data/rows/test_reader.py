@@ -141,6 +141,12 @@ def test_counts_of_tokens_and_epochs(stores):
     source = reader.rows(np.arange(5000)).source
     np.testing.assert_array_equal(reader.tokens_by_source(5000), np.bincount(source) * 16)
     assert reader.epochs(5000)[1] == pytest.approx(2450 / ((7785 - 1) // 16))
+    # 3,125 and 486 windows of 16 tokens; 1,562 and 243 of 32; 781 and 121 of 64.
+    assert reader.tokens_of_epoch().tolist() == [50_000, 7_776]
+    blend = Blend.constant(SHARES)
+    lengths = [(0, 16), (100, 64), (200, 32)]
+    several = BatchReader(blend, stores, sequence_lengths=lengths, seed=0)
+    assert several.tokens_of_epoch().tolist() == [49_984, 7_744]
 
 
 def test_horizon(stores):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from t5x_style.data import Source
-from t5x_style.data.sources import plain_files
+from t5x_style.data import FileFormat, Source
+from t5x_style.data.sources import formats, plain_files
 from t5x_style.data.sources.array_record import BrokenExample, example_fields
 from t5x_style.data.sources.documents import (
     Document,
@@ -24,7 +24,7 @@ from t5x_style.data.sources.documents import (
     parts,
     records,
 )
-from t5x_style.data.sources.formats import BadRecord
+from t5x_style.data.sources.formats import BadRecord, LineCount, Part
 from t5x_style.errors import Fault, UsageError
 
 LINES = st.lists(
@@ -86,6 +86,42 @@ def test_the_lines_before_a_part_are_counted_once(tmp_path):
     assert first.place == f"{path}:95"
     path.unlink()
     assert [record.place for record in others] == [f"{path}:{n}" for n in range(96, 101)]
+
+
+def test_lines_before_any_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "BUFFER_BYTES", 4)
+    content = b"\na\nbcdefg\n\nhi\njk"
+    (tmp_path / "a").write_bytes(content)
+    for offset in range(len(content) + 1):
+        lines = LineCount(str(tmp_path / "a"), offset).lines_before
+        assert lines == content[:offset].count(b"\n")
+    assert LineCount(str(tmp_path / "a"), 99).lines_before == 5
+
+
+@pytest.mark.parametrize(
+    ("part_bytes", "found"),
+    [
+        (1, [(0, 10, 5), (10, 20, 5), (20, None, 5)]),
+        (5, [(0, 10, 5), (10, 20, 5), (20, None, 5)]),
+        (6, [(0, 20, 10), (20, None, 5)]),
+        (10, [(0, 20, 10), (20, None, 5)]),
+        (11, [(0, None, 15)]),
+    ],
+)
+def test_a_part_has_at_least_the_wanted_bytes_but_for_the_last(tmp_path, part_bytes, found):
+    class InThree(FileFormat):
+        def cuts(self, path, part_bytes):
+            return [(10, 5), (20, 5), (None, 5)]
+
+        def records(self, split, part, on_read):
+            raise AssertionError
+
+    (tmp_path / "a.x").write_text("a")
+    (tmp_path / "b.x").write_text("b")
+    split = Source(name="a", splits={"train": str(tmp_path / "*.x")}).split("train")
+    assert InThree().parts(split, part_bytes) == [
+        Part(str(tmp_path / name), *part) for name in ("a.x", "b.x") for part in found
+    ]
 
 
 def test_small_text_files_share_a_part(tmp_path):
@@ -157,6 +193,24 @@ def test_validation_is_strictly_later_than_training(tmp_path):
     assert source.split_names() == ("train", "validation")
     assert list(documents(source, "train")) == [f"text of {date}" for date in DATES[1:3]]
     assert list(documents(source, "validation")) == [f"text of {date}" for date in DATES[3:5]]
+
+
+@pytest.mark.parametrize(
+    ("dates", "train", "validation"),
+    [
+        ((None, None), (None, "2021-07"), ("2021-07", None)),
+        (("2000", "2024"), ("2000", "2021-07"), ("2021-07", "2024")),
+        # Bounds that leave one of the splits nothing.
+        (("2022", None), ("2022", "2021-07"), ("2022", None)),
+        ((None, "2020"), (None, "2020"), ("2021-07", "2020")),
+    ],
+)
+def test_the_dates_of_a_split(dates, train, validation):
+    source = Source("a", {"train": "x"}, date_field="d", dates=dates, validation_from="2021-07")
+    assert source.date_window("train") == train
+    assert source.date_window("validation") == validation
+    plain = Source("a", {"train": "x"}, date_field="d", dates=dates)
+    assert plain.date_window("train") == dates
 
 
 @settings(deadline=None)

@@ -1,11 +1,14 @@
 """Records in, texts out; and of each way in which a corpus can be bad, who says so and how."""
 
 import gzip
+import hashlib
 import json
+import os
 
 import pytest
 
 from t5x_style.data import Source
+from t5x_style.data.sources import files
 from t5x_style.data.sources.documents import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 
@@ -121,6 +124,42 @@ def test_files_that_are_not_there(tmp_path):
     far = Source(name="a", splits={"train": str(tmp_path / "absent" / "*.jsonl")})
     with pytest.raises(UsageError, match="there is no folder"):
         far.files("train")
+    any_folder = Source(name="a", splits={"train": str(tmp_path / "absent*" / "*.jsonl")})
+    with pytest.raises(UsageError, match="no file matches"):
+        any_folder.files("train")
     embedded = Source(name="a", splits={"train": "package:legal.trian.jsonl.gz"})
     with pytest.raises(UsageError, match=r"did you mean 'package:legal\.train\.jsonl\.gz'"):
         embedded.files("train")
+
+
+def test_a_file_is_read_once_for_its_digest_as_long_as_it_is_not_touched(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text(path.name)
+    read = []
+    digest = files.file_digest
+    monkeypatch.setattr(files, "file_digest", lambda path: read.append(path.name) or digest(path))
+    cache = tmp_path / "cache"
+
+    def digests(**options):
+        read.clear()
+        found = files.content_digests(paths, cache, **options)
+        assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        return sorted(read)
+
+    assert digests(remember=False) == ["a", "b", "c"]
+    assert not cache.exists()
+    assert digests(remember=True) == ["a", "b", "c"]
+    assert digests(remember=True) == []
+    # Another content of the same size, and the same content at another time.
+    paths[1].write_text("B")
+    stamp = paths[1].stat()
+    os.utime(paths[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert digests(remember=False) == ["b"]
+    assert digests(remember=True) == ["b"]
+    assert digests(remember=False) == []
+    # A larger one at the same time.
+    stamp = paths[2].stat()
+    paths[2].write_text("longer")
+    os.utime(paths[2], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert digests(remember=True) == ["c"]
