@@ -74,6 +74,8 @@ def test_units_of_a_text_are_cut_before_a_newline_or_a_space():
     assert next(units(text)) == "a\nb"
     # A unit that begins with the cut of the one before is not empty.
     assert list(map(len, units("\n" + "x" * 2500))) == [2000, 501]
+    text = "x" * 1500 + "\n" + "y" * 1000 + " " + "z" * 1500
+    assert list(map(len, units(text))) == [1500, 1001, 1501]
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
