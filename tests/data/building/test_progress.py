@@ -90,3 +90,15 @@ def test_nothing_to_do_starts_no_thread(tmp_path):
     with Progress([], 2) as progress:
         assert not progress.thread.is_alive()
     assert progress.line().startswith("building:   0% of 0 MB, 0 tokens")
+
+
+def test_a_store_that_is_in_place_hides_no_other(tmp_path):
+    """Of two folders, the first is gone. What grows is counted anew at each look."""
+    (tmp_path / "b").mkdir()
+    progress = Progress([job(tmp_path / "a", 0, 10), job(tmp_path / "b", 0, 30)], 1)
+    assert ", 0 tokens, " in progress.line()
+    lay_down(job(tmp_path / "b", 0, 30), 5)
+    (tmp_path / "b" / ".unfinished.tokens").write_bytes(bytes(3))
+    for _ in range(2):
+        progress.look()
+        assert progress.line().startswith("building:  75% of 0 MB, 13 tokens, ")
