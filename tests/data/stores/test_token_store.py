@@ -56,6 +56,31 @@ def test_parts_of_any_size_make_the_same_store(tmp_path, monkeypatch, part_size)
     assert grouped[0].meta == grouped[1].meta
 
 
+@pytest.mark.parametrize(
+    ("size", "rows", "tokens", "held"),
+    [
+        (1, 2, 100, [2, 2, 1]),
+        (1, 5, 100, [5, 0]),
+        (3, 100, 10, [4, 1]),
+        (5, 100, 10, [2, 2, 1]),
+        (12, 100, 10, [1, 1, 1, 1, 1, 0]),
+        (1, 100, 100, [5]),
+    ],
+)
+def test_a_part_holds_few_rows_and_ids_in_memory(tmp_path, monkeypatch, size, rows, tokens, held):
+    """Five documents of `size` ids, written whenever there are so many rows or ids."""
+    monkeypatch.setattr(build_parts, "FLUSH_ROWS", rows)
+    monkeypatch.setattr(build_parts, "FLUSH_TOKENS", tokens)
+    part = build_parts.PartWriter(tmp_path, 0, dtype=np.dtype("<u2"))
+    for number in range(5):
+        part.add(np.full(size, number), {"bytes": size})
+    part.finish({})
+    batches = [len(batch) for _, batch in build_parts.tables(tmp_path, 1, ["tokens"])]
+    assert batches == held
+    written = np.fromfile(build_parts.part_file(tmp_path, 0, "tokens"), "<u2")
+    assert written.tolist() == np.repeat(range(5), size).tolist()
+
+
 def test_tables_of_what_is_kept_and_what_was_dropped(tmp_path):
     rows = [{"id": f"doc {i}", "date": f"20{i:02}-01-01", "license": None} for i in range(90)]
     documents = [[10 + i, 1] for i in range(90)]
