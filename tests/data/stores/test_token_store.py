@@ -1,6 +1,7 @@
 """The store holds what was put in, shuffled by the seed, and refuses what does not belong to it."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet
@@ -54,6 +55,19 @@ def test_parts_of_any_size_make_the_same_store(tmp_path, monkeypatch, part_size)
         for n in (part_size, 200)
     ]
     assert grouped[0].meta == grouped[1].meta
+
+
+def test_ids_that_a_disk_gives_in_small_pieces(tmp_path, monkeypatch):
+    """A network file system may give fewer bytes than it is asked for."""
+    whole = write_store(tmp_path / "whole", DOCUMENTS, source="a")
+    read = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda file, views, offset: read(file, [views[0][:3]], offset)
+    )
+    assert write_store(tmp_path / "pieces", DOCUMENTS, source="a").meta == whole.meta
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: 0)
+    with pytest.raises(Fault, match=r"part-00000\.tokens is shorter than its table"):
+        write_store(tmp_path / "cut", DOCUMENTS)
 
 
 @pytest.mark.parametrize(
