@@ -151,6 +151,19 @@ def test_a_source_may_come_and_none_may_change_or_go(tmp_path):
         train(run_of(tmp_path, 15, stores=again, seed=1, allow_blend_change=True))
 
 
+@pytest.mark.parametrize("resume", [None, (40, 5)])
+def test_a_run_begins_with_its_first_row(resume):
+    """Also if its folder has a plan and no checkpoint, or a checkpoint of a plan without blends."""
+    plan = BatchPlan.from_settings(8, 16, train_steps=300)
+    other = BlendVersion(0, 0, "another blend", ())
+    written = [] if resume else [other]
+    (version,) = blend_versions(
+        blended(OLD), plan, None, written=written, resume=resume, change=True
+    )
+    assert (version.row, version.step, version.capped_at) == (0, 0, ())
+    assert version.phases == (BlendPhase(None, OLD.start, OLD.end),)
+
+
 def test_a_cap_counts_what_the_blend_before_has_given():
     """The domain has 255 windows, of which the old blend read some in its 40 rows."""
     plan = BatchPlan.from_settings(8, 16, train_steps=300)
