@@ -1,6 +1,7 @@
 """The sums from which a metric is computed, against a softmax in float64."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_row_sums_are_those_of_a_softmax_and_leave_padding_out():
         evaluator = Evaluator(
             model,
             mesh,
-            {"a": EvaluationSet(tokens, weights, 1)},
+            {"a": EvaluationSet(tokens, weights, 400)},
             topology,
             batch_size=4,  # the second batch has two rows of padding
             eos_id=EOS,
@@ -65,8 +66,26 @@ def test_row_sums_are_those_of_a_softmax_and_leave_padding_out():
     assert line["eval/a/rows"] == ROWS
     assert line["eval/a/tokens"] == ROWS * SEQUENCE - PADDED
     assert sums.row_nats.sum() == pytest.approx(line["eval/a/loss"] * line["eval/a/tokens"])
+    # 400 bytes of text; the perplexity is to the base of the nats.
+    assert sums.bytes == 400
+    assert line["eval/a/loss"] == pytest.approx(nats.sum() / weights.sum(), rel=1e-5)
+    assert line["eval/a/perplexity"] == pytest.approx(
+        math.e ** (nats.sum() / weights.sum()), rel=1e-4
+    )
+    assert line["eval/a/bits_per_byte"] == pytest.approx(
+        np.log2(np.exp(nats)).sum() / 400, rel=1e-5
+    )
     worst = (nats / weights.sum(1)).max()
     assert line["eval/a/worst_row"] == pytest.approx(worst, rel=1e-5)
+
+
+def test_a_loss_beyond_every_exponent_still_has_a_perplexity(monkeypatch):
+    rows = EvaluationSet(np.zeros((1, 3), np.int32), np.ones((1, 2), np.float32), 8)
+    evaluator = Evaluator.__new__(Evaluator)
+    evaluator._sets, evaluator._metrics = {"a": rows}, ()
+    for nats, perplexity in ((2.0, math.e), (2e6, math.exp(700))):
+        monkeypatch.setattr(evaluator, "_losses", lambda *_, nats=nats: (nats, np.array([nats])))
+        assert evaluator({})["eval/a/perplexity"] == pytest.approx(perplexity)
 
 
 def test_a_run_refuses_two_metrics_of_one_name_and_what_is_no_metric(tmp_path):

@@ -1,0 +1,311 @@
+"""The order of the loop's work, and the figures of its lines, on steps that compute nothing."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_style.accounting import Ledger, Topology
+from t5x_style.accounting.audit import ledger
+from t5x_style.data import BatchPlan
+from t5x_style.errors import Fault, Preempted
+from t5x_style.partitioning import make_mesh
+from t5x_style.reporting import Progress
+from t5x_style.training import EarlyStopping, loop
+from tests.training.runs import make_run
+
+
+class Clock:
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Loss(float):
+    """The loss of a step, still computed until something waits for it."""
+
+    def block_until_ready(self):
+        self.bench.note(f"wait {self.step}", 100)
+        return self
+
+
+def metrics_of(loss: float, norm: float = 1.0) -> dict:
+    """What a step returns, for the two sources of the made-up runs."""
+    names = ("z_loss", "learning_rate", "param_norm")
+    values = {name: np.float32(1) for name in names}
+    return {"loss": loss, "grad_norm": norm, "source_loss": np.array([2.0, 0.0]), **values}
+
+
+class Bench:
+    """A session that writes down what the loop does, in place of doing it."""
+
+    def __init__(self, run, monkeypatch, *, step=0, resumed=True, scores=(), losses=None):
+        self.work: list[str] = []
+        self.run, self.scores, self.losses = run, iter(scores), losses or {}
+        self.step, self.resumed, self.state = step, resumed, {"parameters": {}}
+        self.steps = {(8, 16): self.compute}
+        self.mesh, self.ledger, self.evaluations = make_mesh(run.topology), Ledger(), []
+        self.writer = self.checkpointer = self
+        self.clock = Clock()
+        monkeypatch.setattr(ledger, "time", self.clock)
+        monkeypatch.setattr(loop, "_read", lambda *key: self.note(f"read {key[2] + 1}", 1))
+
+    def note(self, item, seconds=0):
+        """Write down an item of work that takes so long."""
+        self.work.append(item)
+        self.clock.now += seconds
+
+    def compute(self, state, batch):
+        done = 1 + max([self.step, *(int(item[5:]) for item in self.work if item[:4] == "step")])
+        self.note(f"step {done}", 10)
+        loss = Loss(self.losses.get(done, 2.0))
+        loss.bench, loss.step = self, done
+        return state, metrics_of(loss)
+
+    def evaluator(self, parameters):
+        self.note("evaluate", 1_000)
+        return {
+            f"eval/{name}/{measure}": score
+            for score in self.scores_of_now()
+            for name in ("domain", "general")
+            for measure, score in (("bits_per_byte", score), ("tokens", 8))
+        }
+
+    def scores_of_now(self):
+        score = next(self.scores, None)
+        return [] if score is None else [score]
+
+    def metrics(self, line):
+        kind = "line" if "loss" in line else "score"
+        self.work.append(f"{kind} {line['step']}")
+
+    def flush(self):
+        self.work.append("flush")
+
+    def save(self, step, state, record, best_step):
+        assert record["tokens"] == step * 128
+        self.note(f"save {step}" + (f", best {best_step}" if best_step is not None else ""), 10_000)
+
+    def wait(self):
+        self.work.append("saved")
+
+    def latest_step(self):
+        return next((int(item[5:]) for item in self.work if item[:5] == "save "), None)
+
+    def event(self, kind, *, step, tokens, **fields):
+        assert tokens == step * 128
+        self.work.append(f"{kind} {step}" if kind != "saved" else f"event {step}")
+
+
+@pytest.fixture
+def work_of(tmp_path, monkeypatch):
+    """What a run of these periods does, in order; and its end or its error."""
+
+    def end(run, writer, step, *_):
+        writer.event("end", step=step, tokens=step * 128)
+
+    monkeypatch.setattr(loop, "record_end", end)
+
+    def work(*, leave=lambda step: False, log=100, evaluate=100, save=100, bench=None, **changes):
+        run = make_run(
+            tmp_path, log_period=log, eval_period=evaluate, checkpoint_period=save, **changes
+        )
+        session = Bench(run, monkeypatch, **(bench or {}))
+        try:
+            return session.work, loop.run_loop(run, session, leave)
+        except (Fault, Preempted) as error:
+            return session.work, error
+
+    return work
+
+
+def test_a_step_is_dispatched_before_the_line_of_the_one_before_it(work_of):
+    work, end = work_of(steps=5, log=2)
+    assert work == [
+        "read 1", "step 1", "read 2",
+        "step 2", "read 3",
+        # The line of step 2 is written while step 3 computes; two more are in flight, not three.
+        "step 3", "read 4", "line 2", "wait 1",
+        "step 4", "read 5", "wait 2",
+        "step 5", "line 4", "wait 3",
+        # The end has a line, an evaluation and a checkpoint.
+        "wait 5", "line 5", "evaluate", "flush", "save 5", "event 5", "saved", "end 5",
+    ]  # fmt: skip
+    assert end["line"]["step"] == 5
+    assert end["resumed_from"] == 0
+
+
+def test_lines_are_on_disk_before_each_checkpoint_and_the_step_is_done(work_of):
+    work = [item for item in work_of(steps=5, save=2, log=1)[0] if item != "evaluate"]
+    saves = [place for place, item in enumerate(work) if item.startswith("save ")]
+    assert [work[place] for place in saves] == ["save 2", "save 4", "save 5"]
+    for place in saves:
+        step = work[place][5:]
+        assert work[place - 3 : place + 2] == [
+            f"wait {step}", f"line {step}", "flush", f"save {step}", f"event {step}",
+        ]  # fmt: skip
+
+
+def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of):
+    bench = {"scores": [4.0, 3.0, 2.0, 1.0], "resumed": False}
+    work, end = work_of(steps=5, evaluate=2, bench=bench)
+    assert work[:3] == ["evaluate", "score 0", "read 1"]
+    assert [item for item in work if item.startswith("score")] == [
+        "score 0", "score 2", "score 4", "score 5",
+    ]  # fmt: skip
+    assert end["evaluation"]["eval/domain/bits_per_byte"] == 1.0
+    assert end["resumed_from"] is None
+    # A resumed run has its evaluation.
+    work, _ = work_of(steps=5, bench={"step": 3})
+    assert work[:3] == ["read 4", "step 4", "read 5"]
+
+
+def test_early_stopping_saves_the_best_and_the_end_each_with_a_line(work_of):
+    rule = EarlyStopping(patience_tokens=256, mode="stop")
+    scores = [4.0, 2.0, 2.5, 2.5, 9.0]
+    bench = {"scores": scores, "resumed": False}
+    work, end = work_of(steps=9, evaluate=1, early_stopping=rule, bench=bench)
+    assert [item for item in work if item[:4] in ("save", "line", "end ")] == [
+        "save 0, best 0", "line 1", "save 1, best 1", "line 2", "line 3", "save 3, best 1",
+        "saved", "end 3",
+    ]  # fmt: skip
+    assert end["best_step"] == 1
+    assert end["reason"].startswith("early stopping at 33.3% of the planned tokens: bits per byte")
+
+
+def test_seconds_are_those_of_their_cause(work_of):
+    """A read takes 1 s, a dispatch 10, waiting 100, an evaluation 1,000 and a checkpoint 10,000."""
+    seconds = work_of(steps=5, log=2)[1]["seconds"]
+    # The first batch is read before the steps begin; four steps are waited for, one at the end.
+    assert {cause: spent for cause, spent in seconds.items() if spent} == {
+        "data": 4, "step": 450, "evaluate": 1_000, "save": 10_000,
+    }  # fmt: skip
+
+
+def test_a_request_to_leave_saves_at_once_and_waits_for_the_disk(work_of):
+    work, error = work_of(steps=9, leave=lambda step: step == 3)
+    assert work[-5:] == ["flush", "save 3", "event 3", "saved", "preempted 3"]
+    assert str(error) == "signal SIGTERM at step 3: saved, start again to continue"
+    # At the last step there is nothing to continue.
+    assert work_of(steps=3, leave=lambda step: step == 3)[1]["line"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("periods", "last"),
+    [({"save": 2}, 2), ({"evaluate": 3}, 3), ({"log": 2}, 2), ({"log": 1, "save": 2}, 2), ({}, 5)],
+)
+def test_a_loss_that_is_no_number_is_neither_saved_nor_evaluated(work_of, periods, last):
+    """Also where the step of a checkpoint or an evaluation has no line."""
+    work, error = work_of(steps=5, bench={"losses": {last: float("nan")}}, **periods)
+    assert f"loss nan, gradient norm 1.0 at step {last}, which is not saved" in str(error)
+    assert "(checkpoints: none was saved)" in str(error)
+    assert work[-1] == f"warned {last}"
+    assert not {item[:4] for item in work} & {"save", "eval"}
+
+
+def test_no_hidden_copy_passes_between_host_and_device(work_of):
+    def copies(step):
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            jax.jit(lambda x: x)(np.ones(3))
+        return False
+
+    assert work_of(steps=2, leave=copies)[1]["line"]["step"] == 2
+
+
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    """A function from options of the run to the writer of its lines, its clock and the lines."""
+
+    def make(devices: int, **changes):
+        run = make_run(tmp_path, steps=20, **changes)
+        clock, written = Clock(), []
+        monkeypatch.setattr(loop, "time", clock)
+        device = types.SimpleNamespace(device_kind="TPU v3")
+        session = types.SimpleNamespace(
+            mesh=types.SimpleNamespace(devices=np.array([device] * devices), size=devices),
+            ledger=Ledger(),
+            writer=types.SimpleNamespace(
+                metrics=written.append, event=lambda *_, **fields: written.append(fields)
+            ),
+            checkpointer=types.SimpleNamespace(latest_step=lambda: 1_000),
+        )
+        return loop._Lines(run, session, Progress(2560)), clock, written, session.ledger
+
+    return make
+
+
+def test_a_line_measures_the_steps_since_the_line_before_it(lines):
+    writer, clock, written, seconds = lines(1)
+    seconds.add("data", 7.0)
+    writer.restart_clock(2)
+    for step, now, waited in ((6, 102.0, 0.5), (8, 106.0, 1.0)):
+        clock.now = now
+        seconds.add("data", waited)
+        writer.pend(step, metrics_of(2.5))
+        writer.write_pending()
+        writer.write_pending()  # nothing is pending
+    first, second = written
+    # Four steps of 8 rows of 16 tokens in two seconds, then two steps in four.
+    assert (first["step_seconds"], second["step_seconds"]) == (0.5, 2.0)
+    assert (first["tokens_per_second"], second["tokens_per_second"]) == (256.0, 64.0)
+    assert (first["data_wait_seconds"], second["data_wait_seconds"]) == (0.125, 0.5)
+    assert (first["step"], first["tokens"]) == (6, 768)
+    assert writer.last == second
+    # A source that the step did not read has no loss.
+    assert (first["loss/domain"], first["loss/general"]) == (2.0, None)
+    assert (first["loss"], first["grad_norm"], first["learning_rate"]) == (2.5, 1.0, 1.0)
+    assert first["tokens/domain"] + first["tokens/general"] == 768
+    assert first["share/domain"] == first["tokens/domain"] / 768
+    assert first["epochs/domain"] == pytest.approx(first["tokens/domain"] / 4096, rel=0.05)
+    assert first["goodput"] == 0.0
+
+
+def test_a_line_without_a_step_since_the_clock_started_has_no_speed(lines):
+    writer, _, written, _ = lines(1)
+    writer.restart_clock(2)
+    writer.pend(2, metrics_of(2.5))
+    writer.write_pending()
+    assert not written[0].keys() & {"step_seconds", "tokens_per_second", "mfu_full"}
+    assert written[0]["loss"] == 2.5
+
+
+@pytest.mark.parametrize(("devices", "chips"), [(1, 1), (2, 1), (4, 2), (8, 4)])
+@pytest.mark.parametrize("chip", ["v3", None])
+def test_an_mfu_counts_chips_and_not_their_devices(lines, devices, chips, chip):
+    """A v3 chip has two JAX devices and 123 TFLOP/s (Google's page of it)."""
+    writer, clock, written, _ = lines(devices, topology=Topology(chip=chip))
+    writer.restart_clock(0)
+    clock.now += 8.0
+    writer.pend(4, metrics_of(2.5))
+    writer.write_pending()
+    (line,) = written
+    per_token = line["model_flops_full"] / line["tokens"]
+    assert line["mfu_full"] == pytest.approx(64.0 * per_token / (chips * 123e12))
+    assert line["hfu"] == pytest.approx(64.0 * line["hardware_flops"] / 512 / (chips * 123e12))
+
+
+def test_an_mfu_is_of_the_lengths_that_were_learnt_at_that_speed(lines):
+    plan = BatchPlan.from_settings(8, [(16, 512), (64, None)], train_steps=8)
+    writer, clock, written, _ = lines(1, plan=plan, topology=Topology(chip="v3"))
+    for step in (4, 6):
+        clock.now += 1.0
+        writer.restart_clock(step - 1)
+        clock.now += 1.0
+        writer.pend(step, metrics_of(2.5))
+        writer.write_pending()
+    short, long = (line["mfu_full"] / line["tokens_per_second"] * 123e12 for line in written)
+    # Two layers of attention of width 64: 12 x 2 x 64 FLOPs more for each further position.
+    assert long - short == pytest.approx(12 * 2 * 64 * (64 - 16))
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(float("nan"), 1.0), (1.0, float("inf")), (float("-inf"), float("nan"))]
+)
+def test_either_number_that_is_not_finite_is_refused(lines, loss, norm):
+    writer, _, written, _ = lines(1)
+    writer.refuse_not_finite(3, metrics_of(1.0, 1e30))
+    with pytest.raises(Fault, match=r"\(checkpoints: the newest is of step 1,000\)"):
+        writer.refuse_not_finite(3, metrics_of(loss, norm))
+    assert written == [{"step": 3, "tokens": 384, "reason": f"loss {loss}, gradient norm {norm}"}]
