@@ -9,7 +9,7 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
 from t5x_style.errors import EXIT_FAULT, Fault, UsageError
-from t5x_style.hosts import Hosts, from_writer, hosts, is_writer
+from t5x_style.hosts import Hosts, from_writer, hosts, is_writer, preemption_requested
 from t5x_style.hosts.lifeline import Place
 from tests import warm
 from tests.hosts.test_lifeline import free_port, meet_all
@@ -34,6 +34,22 @@ def test_alone_where_nothing_names_more(environment):
 def test_by_hand():
     assert Hosts("[::1]:80", processes=4, index=3).place() == Place("[::1]:80", 4, 3)
     assert Place("[::1]:80", 4, 3).address == ("::1", 80)
+
+
+def test_the_last_index_and_the_last_port_are_allowed():
+    place = Hosts("a:65535", processes=2, index=1).place()
+    assert (place, place.address) == (Place("a:65535", 2, 1), ("a", 65535))
+    assert Hosts().timeout_seconds == 300
+
+
+def test_a_request_to_leave_is_seen_until_the_run_ends():
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption_requested() as leave:
+        assert not leave(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert leave(2)
+        assert leave(3)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 SLURM = {
@@ -64,6 +80,12 @@ def test_the_second_slice_of_two_on_gke(environment, monkeypatch):
     assert Hosts().place() == Place("localhost:8482", 6, 5)
 
 
+@pytest.mark.parametrize("names_one", ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_alone_where_the_environment_names_one(environment, names_one):
+    environment(**{names_one: "1"}, TPU_WORKER_HOSTNAMES="a")
+    assert Hosts().place() is None
+
+
 @pytest.mark.parametrize(
     "named",
     [
@@ -89,6 +111,11 @@ def test_never_alone_where_the_environment_names_several(environment, named):
         ({"processes": 2, "index": 0}, "Hosts.processes = 2 needs Hosts.coordinator"),
         ({"processes": 2, "index": 2, "coordinator": "a:1"}, "index = 2 is not one of 0 to 1"),
         ({"processes": 2, "index": 0, "coordinator": "a"}, "'a' is not of the form HOST:PORT"),
+        ({"processes": 2, "index": -1, "coordinator": "a:1"}, "index = -1 is not one of 0 to 1"),
+        ({"processes": 2, "index": 0, "coordinator": ":80"}, "':80' is not of the form HOST:PORT"),
+        ({"processes": 2, "index": 0, "coordinator": "a:65536"}, "'a:65536' is not of the form"),
+        ({"processes": 1, "index": 0}, "Hosts.index = 0 needs Hosts.processes, 2 or more"),
+        ({"processes": 2, "coordinator": "a:1"}, "Hosts.processes = 2 needs Hosts.index"),
         ({"processes": 0}, "Hosts.processes = 0: must be 1 or more"),
         ({"timeout_seconds": 0}, "Hosts.timeout_seconds = 0: must be above 0"),
     ],

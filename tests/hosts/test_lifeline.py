@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from t5x_style.errors import Fault, UsageError
-from t5x_style.hosts.lifeline import Place, rendezvous
+from t5x_style.hosts.lifeline import Lifeline, Place, rendezvous
 
 
 def free_port() -> int:
@@ -62,6 +62,32 @@ def test_all_receive_the_failure_of_one_process(coordinator):
     assert reasons[0] == reasons[1]
     assert reasons[0].startswith("process 1 of 3 (")
     assert reasons[0].endswith(") ended: the disk is full")
+
+
+def test_a_host_that_vanishes_is_noticed_after_half_a_minute():
+    """Its connections stay open: probes after 10 s and 4 x 5 s find it, or 30 s of silence."""
+    with socket.create_server(("localhost", 0)) as server:
+        here = socket.create_connection(server.getsockname(), timeout=1.0)
+        there, _ = server.accept()
+    line = Lifeline(Place("localhost:1", 2, 0), {here: "process 1"}, 0)
+    try:
+        assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert here.gettimeout() is None
+        times = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        found = [here.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in times]
+        assert found == [10, 5, 4, 30_000]
+    finally:
+        line.close()
+        there.close()
+
+
+def test_a_process_that_ends_gives_the_others_three_seconds_for_their_own_error(coordinator):
+    zero, one = meet_all(coordinator, [0, 1])
+    zero.close()
+    sent = []
+    one._send_all = sent.append
+    one.close("the disk is full")
+    assert [(message["kind"], message["grace"]) for message in sent] == [("failed", 3.0)]
 
 
 def test_who_is_missing_is_named_to_all_that_came(coordinator):

@@ -20,6 +20,7 @@ def flag_values(arguments: list[str]) -> dict:
 def main() -> int:
     values = flag_values(sys.argv[1:])
     known = {"LEARNING_RATE", "Model.width", "STEPS", "SECONDS", "MODEL_DIR", "FAIL", "STUBBORN"}
+    known |= {"TOGETHER"}
     if unknown := sorted(set(values) - known):
         print(f"error: --gin.{unknown[0]}=…: nothing uses a macro {unknown[0]}", file=sys.stderr)
         return 2
@@ -28,6 +29,12 @@ def main() -> int:
     folder.mkdir(exist_ok=True)
     with (folder / "starts").open("a") as starts:
         starts.write(f"{os.getpid()}\n")
+    # Until so many trials have started, which they never do one after another.
+    deadline = time.monotonic() + 60
+    while len(list(folder.parent.glob("*/starts"))) < values.get("TOGETHER", 0):
+        if time.monotonic() > deadline:
+            return 1
+        time.sleep(0.01)
     if values.get("STUBBORN"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from t5x_style.errors import Fault, UsageError
-from t5x_style.sweeps import grid_trials, read_sweep, run_trials
+from t5x_style.sweeps import SweepRecord, TrialEntry, grid_trials, read_sweep, run_trials, trials
+from tests.disk import Disk
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_train.py")))
 GRID = {"LEARNING_RATE": [1.0, 2.0, 4.0], "Model.width": [1, 2]}
@@ -103,9 +105,86 @@ def test_a_trial_that_refuses_its_configuration_is_a_failed_one(tmp_path):
 
 
 def test_trials_run_side_by_side(tmp_path):
-    began = time.monotonic()
-    sweep(tmp_path, arguments=["--gin.STEPS=1", "--gin.SECONDS=1.0"], concurrent=6)
-    assert time.monotonic() - began < 5.0  # one after another they would sleep for 6 s
+    """None of them ends before all six have started."""
+    entries = sweep(tmp_path, arguments=["--gin.STEPS=1", "--gin.TOGETHER=6"], concurrent=6)
+    assert [entry.status for entry in entries] == ["finished"] * 6
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The statuses of all trials, each time that sweep.json is written."""
+    statuses = []
+    write = SweepRecord.write
+
+    def remember(record, folder):
+        write(record, folder)
+        statuses.append([entry.status for entry in record.trials])
+
+    monkeypatch.setattr(SweepRecord, "write", remember)
+    return statuses
+
+
+def test_every_start_and_every_end_is_recorded(tmp_path, written):
+    sweep(tmp_path, grid={"LEARNING_RATE": [1.0, 2.0]})
+    assert written == [
+        ["waiting", "waiting"],
+        ["running", "waiting"],
+        ["finished", "waiting"],
+        ["finished", "running"],
+        ["finished", "finished"],
+        ["finished", "finished"],
+    ]
+
+
+def test_no_more_trials_run_at_a_time_than_asked_for(tmp_path, written):
+    sweep(tmp_path, arguments=["--gin.STEPS=1", "--gin.TOGETHER=2"], concurrent=2)
+    assert max(statuses.count("running") for statuses in written) == 2
+
+
+def test_the_record_of_a_sweep_is_on_the_disk_whenever_it_is_written(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    entry = TrialEntry("a", {"X": 1})
+    for status in ("running", "finished"):
+        entry.status = status
+        SweepRecord([], "a", [entry]).write(tmp_path)
+        assert disk.has_name(tmp_path / "sweep.json")
+    assert read_sweep(tmp_path).trials == [entry]
+
+
+@pytest.mark.parametrize(
+    ("returned", "status", "reason"),
+    [
+        (0, "finished", None),
+        (143, "preempted", None),
+        # It died of SIGTERM before it could handle it.
+        (-15, "preempted", None),
+        (-9, "failed", "the last words (status -9)"),
+        (1, "failed", "the last words (status 1)"),
+        (2, "failed", "the last words (its configuration is refused)"),
+    ],
+)
+def test_how_a_trial_ended(tmp_path, returned, status, reason):
+    (tmp_path / "a.log").write_text("first\n the last words\n\n")
+    entry = TrialEntry("a", {}, "running", reason="of an earlier start")
+    process = types.SimpleNamespace(returncode=returned)
+    log = (tmp_path / "open.log").open("w")
+    trials._close(trials._Running(entry, process, log, time.monotonic() - 5), tmp_path)
+    assert (entry.status, entry.reason) == (status, reason)
+    assert log.closed
+    assert entry.seconds >= 5
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("", "status 1"),
+        ("error: one\nerror: two\nlater words\n", "two (status 1)"),
+        ("words\n", "words (status 1)"),
+    ],
+)
+def test_the_cause_of_a_failure_is_its_last_error_or_its_last_line(tmp_path, log, cause):
+    (tmp_path / "a.log").write_text(log)
+    assert trials._cause(tmp_path / "a.log", 1) == cause
 
 
 CHILD = """
@@ -163,13 +242,28 @@ def test_killed_and_started_again_gives_the_table_of_an_uninterrupted_sweep(tmp_
         wait_for(lambda enough=started: len(pids(tmp_path / "killed")) >= enough)
         process.kill()
         process.wait()
-        wait_for(lambda: not any(map(is_running, pids(tmp_path / "killed"))), 5.0)
+        wait_for(lambda: not any(map(is_running, pids(tmp_path / "killed"))))
     entries = sweep(tmp_path / "killed", arguments=arguments)
     whole = sweep(tmp_path / "whole", arguments=["--gin.STEPS=4", "--gin.SECONDS=0.0"])
     assert without_seconds(entries) == without_seconds(whole)
     for trial in whole:
         lines = (tmp_path / "killed" / trial.name / "metrics.jsonl").read_text()
         assert lines == (tmp_path / "whole" / trial.name / "metrics.jsonl").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_the_trials_of_a_killed_sweep_die_with_it(tmp_path):
+    """They would last ten minutes, and nobody is left to end them."""
+    arguments = ["--gin.STEPS=1", "--gin.SECONDS=600.0"]
+    process = start_sweep(tmp_path, concurrent=2, arguments=arguments)
+    try:
+        wait_for(lambda: len(pids(tmp_path)) == 2)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(map(is_running, pids(tmp_path))))
+    finally:
+        for pid in filter(is_running, pids(tmp_path)):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

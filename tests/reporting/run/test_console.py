@@ -75,7 +75,47 @@ def test_a_terminal_gets_one_line_that_is_overwritten(monkeypatch):
     assert lines[1] == "saved at step 120"
     drawn = lines[0].split("\r")[1:]
     assert len(drawn) == 2
-    assert all(len(text.removesuffix("\x1b[K")) <= 59 for text in drawn)
+    assert [len(text.removesuffix("\x1b[K")) for text in drawn] == [59, 59]
+
+
+class Pipe(io.StringIO):
+    """Its reader sees what was flushed."""
+
+    seen = ""
+
+    def flush(self):
+        self.seen = self.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_whoever_reads_along_sees_each_line_at_once(terminal):
+    stream = Pipe()
+    stream.isatty = lambda: terminal
+    shown = Progress(19_660_800, stream)
+    shown.show(LINE)
+    assert "step 120" in stream.seen
+    shown.note("evaluated")
+    assert stream.seen.endswith("\nevaluated\n")
+    shown.show(LINE)
+    shown.close()
+    assert stream.seen.endswith("\n") or not terminal
+    ended = stream.seen
+    shown.close()
+    assert stream.getvalue() == ended
+
+
+def test_no_speed_and_no_tokens_left(clock):
+    stream = io.StringIO()
+    show = Progress(1_000, stream).show
+    show({"step": 1, "tokens": 100, "loss": 2.0})
+    show({"step": 1, "tokens": 100, "loss": 2.0, "tokens_per_second": 9.0})
+    clock.now = 10.0
+    show({"step": 12, "tokens": 1_200, "loss": 2.0})
+    assert stream.getvalue().splitlines() == [
+        "step 1 | 100 of 1.00K tokens (10.0%) | loss 2.0000",
+        "step 1 | 100 of 1.00K tokens (10.0%) | loss 2.0000 | 9 tokens/s | 1 min 40 s left",
+        "step 12 | 1.20K of 1.00K tokens (120.0%) | loss 2.0000 | 0 s left",
+    ]
 
 
 def test_a_loss_that_is_no_number():

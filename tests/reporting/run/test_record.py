@@ -3,9 +3,10 @@ import json
 
 import pytest
 
+from t5x_style.accounting import LawAudit, Topology
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import Fault, UsageError
-from t5x_style.reporting import RunWriter, read_derived, read_run
+from t5x_style.reporting import DerivedRun, RunWriter, VocabularyRecord, read_derived, read_run
 from tests.plans import made_up_plan, write_plan
 
 
@@ -111,3 +112,44 @@ def test_a_plan_is_read_alone(made_up_run, tmp_path):
     assert read_run(model_dir).derived is None
     with pytest.raises(UsageError, match=r"no run there \(plan\.json is missing\)"):
         read_derived(model_dir)
+
+
+def test_figures_of_ones_own_are_those_that_every_run_has_not(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 1, "tokens": 8, "loss": 2.0, "tokens_per_param": None})
+        for key in ("worst/row", "loss", "perplexity", "bits_per_byte", "tokens", "best"):
+            writer.metrics({"step": 1, "tokens": 8, f"eval/legal/{key}": 1.0})
+    run = read_run(tmp_path)
+    assert run.own_metrics == ["best", "row"]
+    assert (run.parameters, run.state, run.ending, run.seconds) == (None, None, None, {})
+
+
+def test_a_plan_comes_back_from_its_file_as_it_was():
+    derived = made_up_plan(
+        {"legal": 1.0},
+        topology=Topology(
+            chip="v5p", data=2, fsdp=4, remat="full", kernel="blockwise", microbatches=3,
+            loss_chunk_tokens=64, loss_vocab_chunks=2,
+        ),
+        optimizer={"rate": 1.0}, packing={"windows": 2}, blend=[{"asked": {}}], notices=["a"],
+        vocabulary=VocabularyRecord("v.model", "</s>", "h", 99),
+        early_stopping={"mode": "stop"},
+        own_law=ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e12, 1e15)),
+        laws={"mine": LawAudit(1e9, 2e10, 2.5, 0.75)},
+        achieved={"step": 3},
+    )  # fmt: skip
+    written = json.loads(json.dumps(derived.to_json()))
+    assert DerivedRun.from_json(written) == derived
+    assert written["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1}
+    assert written["laws"]["mine"] == {
+        "optimal_params": 1e9, "optimal_tokens": 2e10, "expected_loss": 2.5,
+        "compute_efficiency": 0.75,
+    }  # fmt: skip
+    # A version before these fields left them out.
+    later = ("packing", "blend", "early_stopping", "own_law", "achieved", "chip", "remat", "kernel")
+    older = {key: value for key, value in written.items() if key not in later}
+    del older["tokenizer"]["eos"]
+    read = DerivedRun.from_json(older)
+    assert (read.packing, read.blend, read.early_stopping) == ({}, [], None)
+    assert (read.own_law, read.achieved, read.vocabulary.eos) == (None, None, None)
+    assert read.topology.chip is None

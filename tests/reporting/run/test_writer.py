@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import signal
 import struct
@@ -12,6 +13,7 @@ import pytest
 from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import RunWriter, read_run
 from tests.calls import calls_of
+from tests.disk import Disk
 
 
 def lines(path: pathlib.Path) -> list[dict]:
@@ -220,15 +222,103 @@ def test_lines_are_on_disk_within_seconds_without_a_flush(tmp_path):
         assert time.monotonic() < deadline
 
 
-def test_a_full_disk_is_a_fault_of_the_run(tmp_path):
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device that is full")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_full_disk_is_a_fault_of_the_run(tmp_path, name):
     writer = RunWriter(tmp_path, resume_step=None)
-    # A folder's name is taken by a file: TensorBoard's writer fails on its thread.
+    place = str(tmp_path / name)
+    opened = [int(fd) for fd in os.listdir("/proc/self/fd") if open_path(fd) == place]
+    # The kernel answers each write to this device with ENOSPC.
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, opened[0])
+    os.close(full)
+    writer.metrics({"step": 1, "tokens": 1})
+    writer.event("warned", step=1, tokens=1)
+    for refused in (writer.flush, lambda: writer.metrics({"step": 2}), writer.close):
+        with pytest.raises(Fault, match=r"cannot write to .*No space left on device"):
+            refused()
+    # The lines that are still buffered go nowhere when the file is collected.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, opened[0])
+    os.close(nowhere)
+
+
+def open_path(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""
+
+
+def test_a_tensorboard_folder_that_cannot_be_made_is_a_fault_of_the_run(tmp_path):
+    writer = RunWriter(tmp_path, resume_step=None)
+    # The folder's name is taken by a file: TensorBoard's writer fails on its thread.
     (tmp_path / "eval").write_text("")
     writer.metrics({"step": 1, "tokens": 1, "eval/legal/loss": 1.0})
     with pytest.raises(Fault, match="cannot write"):
         writer.flush()
     with pytest.raises(Fault, match="cannot write"):
         writer.close()
+
+
+def test_what_was_flushed_or_closed_is_on_the_disk(tmp_path, monkeypatch):
+    """A power cut loses what the kernel has only in its cache; a kill does not."""
+    disk = Disk(monkeypatch)
+    files = [tmp_path / "metrics.jsonl", tmp_path / "events.jsonl"]
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        for step in (1, 2):
+            writer.metrics({"step": step, "tokens": step, "eval/legal/loss": 1.0})
+            writer.event("saved", step=step, tokens=step)
+            writer.flush()
+            assert [len(lines(file)) for file in files] == [step, step]
+            assert all(map(disk.has, files))
+            # A reader of TensorBoard's files sees them, too.
+            seen = tensorboard_events(tmp_path / "eval")
+            assert [event.step for event in seen if event.summary.value][-1:] == [step]
+        writer.metrics({"step": 3, "tokens": 3})
+        writer.event("finished", step=3, tokens=3)
+    assert all(map(disk.has, files))
+    with RunWriter(tmp_path, resume_step=1):
+        assert [line["step"] for line in lines(files[0])] == [1]
+        assert disk.has_name(files[0])
+
+
+def test_each_training_line_is_one_point_of_tensorboard(tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 1, "tokens": 1, "loss": 1.0})
+        for _ in range(3):
+            writer.event("saved", step=1, tokens=1)
+    events = tensorboard_events(tmp_path / "train")
+    assert [event.step for event in events if event.summary.value] == [1]
+    # The run was not resumed, so no point is to be dropped.
+    assert not any(event.HasField("session_log") for event in events)
+
+
+def test_a_field_that_json_cannot_express_is_a_fault(tmp_path):
+    writer = RunWriter(tmp_path, resume_step=None)
+    fields = {"a": {1: (True, np.int64(2), np.float32(0.5), float("nan"))}, "b": None, "c": "x"}
+    writer.event("warned", step=1, tokens=1, **fields)
+    writer.flush()
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["a"] == {"1": [True, 2, 0.5, None]}
+    assert (event["b"], event["c"]) == (None, "x")
+    writer.event("warned", step=1, tokens=1, reason=object())
+    with pytest.raises(Fault, match="is no JSON value"):
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # Only a line without an end was cut short by a kill.
+        ('{"step": 1}\n{"st\n', r"metrics\.jsonl:2: not a line of JSON"),
+        ("3\n", r"metrics\.jsonl:1: not a line of JSON \(not an object\)"),
+    ],
+)
+def test_a_line_that_ends_and_is_broken_is_a_fault(tmp_path, text, message):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(Fault, match=message):
+        RunWriter(tmp_path, resume_step=3)
 
 
 def test_a_directory_with_a_scheme_is_refused():
