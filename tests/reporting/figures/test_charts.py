@@ -7,6 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from t5x_style.reporting.figures import charts
 from t5x_style.reporting.figures.charts import MOST_POINTS, bars_svg, lines_svg
 
 
@@ -110,3 +111,56 @@ def test_two_charts_on_a_page_share_no_id():
     assert not ids(one) & ids(two)
     # The same chart is the same text: a page can be compared with another.
     assert one == lines_svg("a", series, x_label="tokens", y_label="y")
+
+
+def test_more_curves_than_colours_change_their_dash(drawn):
+    series = {f"r{index:02}": ([1, 2], [index, 1]) for index in range(15)}
+    lines_svg("many", series, x_label="tokens", y_label="loss")
+    styles = [(line.get_color(), line.get_linestyle()) for line in drawn[0].axes[0].lines]
+    assert len(set(styles)) == 15
+    assert [dash for _, dash in styles] == ["-"] * 7 + ["--"] * 7 + [":"]
+    assert styles[0][0] == styles[7][0] == styles[14][0] == "#0072B2"
+    (legend,) = [axes.get_legend() for axes in drawn[0].axes]
+    # 64 characters in a row: 9 for each, so 7 columns and three rows, which make the figure higher.
+    assert legend._ncols == 7
+    assert drawn[0].get_size_inches().tolist() == pytest.approx([6.2, 3.3 + 2 * 0.19])
+
+
+def test_one_curve_has_no_legend_and_a_single_point_is_seen(drawn):
+    for x, marker in (([1], None), ([1, 2], None), ([1, 2], "s")):
+        lines_svg(
+            "c", {"a": (x, x)}, x_label="x", y_label="y", marker=marker, format_y="{:.1%}".format
+        )
+    markers = [figure.axes[0].lines[0].get_marker() for figure in drawn]
+    assert markers == ["o", "None", "s"]
+    axes = drawn[0].axes[0]
+    assert axes.get_legend() is None
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
+    assert axes.yaxis.get_major_formatter()(0.5, 0) == "50.0%"
+    assert axes.xaxis.get_major_formatter()(1_500, 0) == "1.50K"
+    assert drawn[0].get_size_inches().tolist() == pytest.approx([6.2, 3.3])
+    assert not axes.spines["top"].get_visible()
+    assert not axes.spines["right"].get_visible()
+    assert len(axes.get_xticks()) <= 8
+    assert axes.get_axisbelow() is True
+
+
+def test_the_largest_bar_is_on_top_and_has_room_for_its_label(drawn):
+    bars_svg("bars", {"b": 2.0, "c": 8.0, "a": 4.0}, {"a": "A", "b": "B", "c": "C"})
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a", "c"]
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 4.0, 8.0]
+    assert [text.get_text() for text in axes.texts] == ["B", "A", "C"]
+    assert axes.get_xlim() == pytest.approx((0, 10.4))
+    assert not axes.xaxis.get_visible()
+    assert drawn[0].get_size_inches().tolist() == pytest.approx([6.2, 0.6 + 3 * 0.32])
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"), [(1_500, 1_500), (1_501, 751), (3_000, 1_500), (3_001, 1_001)]
+)
+def test_a_curve_has_at_most_1500_points_and_its_last(length, kept):
+    thin = charts._thinned(range(length))
+    assert len(thin) == kept
+    assert thin[-1] == length - 1
+    assert len({b - a for a, b in itertools.pairwise(thin)}) == 1

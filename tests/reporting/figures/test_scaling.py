@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from t5x_style.accounting.laws import LAWS
 from t5x_style.errors import UsageError
 from t5x_style.reporting import known_models, scaling_figure
+from t5x_style.reporting.figures import scaling
+from tests.disk import Disk
 
 BUDGETS = (1e13, 1e20, 3e22, 3.51e23, 3e25, 1e26)
 BLOOMBERGGPT = {"flops": 3.51e23, "plan_params": 50_558_868_480, "plan_tokens": 568_747_622_400}
@@ -305,3 +308,92 @@ def test_a_path_with_a_scheme_is_refused():
 def test_another_suffix_is_refused(tmp_path, name, hint):
     with pytest.raises(UsageError, match=re.escape(f"must end in .svg, .png, .html{hint}")):
         scaling_figure(tmp_path / name, **BLOOMBERGGPT)
+
+
+def touches(line, box):
+    return line.get_path().transformed(line.get_transform()).intersects_bbox(box, filled=False)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_a_label_is_on_a_line_only_where_no_free_spot_is_next_to_its_point(drawn, tmp_path, share):
+    """And then, alone, it has an outline to be legible."""
+    scaling_figure(tmp_path / "plan.png", **plan_of(3.51e23, share))
+    # At the resolution at which the labels were placed, which is not that of the file.
+    FigureCanvasAgg(drawn[0]).draw()
+    on_lines = 0
+    for axes in drawn[0].axes:
+        curves = [line for line in axes.lines if line.get_linestyle() != "None"]
+        points = [(point, 5.0) for point in markers_of(axes, "o")]
+        points += [(point, 15.0) for point in markers_of(axes, "*")]
+        sizes = {tuple(point): size * axes.figure.dpi / 72 for point, size in points}
+        markers = {
+            point: Bbox.from_extents(x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+            for point, size in sizes.items()
+            for x, y in [axes.transData.transform(point)]
+        }
+        boxes = {text: letters_of(text) for text in labels_of(axes)}
+        for text, box in boxes.items():
+            crossed = sum(touches(curve, box) for curve in curves)
+            assert bool(text.get_path_effects()) == bool(crossed)
+            if not crossed:
+                continue
+            on_lines += 1
+            taken = [*markers.values(), *(other for name, other in boxes.items() if name != text)]
+            x, y = axes.transData.transform(text.xy)
+            marker = sizes[tuple(text.xy)]
+            reach = (marker + box.width) / 2 + 1, (marker + box.height) / 2 + 1
+            centre = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+            for right, up in itertools.product((-1, 0, 1), repeat=2):
+                spot = box.translated(
+                    x + right * reach[0] - centre[0], y + up * reach[1] - centre[1]
+                )
+                busy = spot.count_overlaps(taken) + sum(touches(curve, spot) for curve in curves)
+                inside = axes.bbox.contains(*spot.min) and axes.bbox.contains(*spot.max)
+                assert (right, up) == (0, 0) or busy or not inside, text.get_text()
+    assert on_lines > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "tick"),
+    [
+        (10, "10"), (999, "999"), (1e3, "1K"), (1e5, "100K"), (1e6, "1M"), (1e8, "100M"),
+        (1e9, "1B"), (1e11, "100B"), (1e12, "1T"), (1e14, "100T"), (1e15, "1e15"), (1e16, "1e16"),
+        (0.9995e9, "1B"),
+    ],
+)  # fmt: skip
+def test_a_tick_is_a_power_of_ten_in_words(value, tick):
+    assert scaling._power_of_ten(value) == tick
+
+
+def test_the_axes_follow_the_budget_and_the_plan(drawn, tmp_path):
+    """1.7 decades below and 1.3 above the budget, as wide as the paper's figure."""
+    scaling_figure(tmp_path / "a.png", flops=1e22, plan_params=1e9, plan_tokens=1e21 / 6e9)
+    low, high = 1e21 / 50.119, 1e22 * 19.953
+    for axes, quantity in zip(drawn[0].axes, ("parameters", "tokens"), strict=True):
+        assert axes.get_xlim() == pytest.approx((low, high), rel=1e-4)
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("model FLOPs (6 N D)", quantity)
+        values = [y for line in axes.lines for y in line.get_ydata() if y > 1]
+        assert axes.get_ylim() == pytest.approx((min(values) / 1.6, max(values) * 1.6))
+        assert axes.xaxis.get_major_formatter()(1e22, 0) == "1e22"
+    # Five names in a row.
+    rows = math.ceil(len(names_listed(drawn[0])) / 5)
+    assert drawn[0].get_size_inches().tolist() == pytest.approx([9.0, 4.8 + 0.17 * rows])
+    content = (tmp_path / "a.png").read_bytes()
+    # The header of a PNG: 160 dots an inch.
+    assert int.from_bytes(content[16:20]) == 1_440
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ratio"), [(20e9, "20.0"), (99.94e9, "99.9"), (99.95e9, "100"), (2e12, "2,000")]
+)
+def test_the_numbers_of_a_row(tokens, ratio):
+    assert scaling._numbers(1e9, tokens)[2] == ratio
+    assert scaling._numbers(1e9, 20e9) == ["1.00B", "20.0B", "20.0", "1.20e20"]
+
+
+def test_a_figure_is_on_the_disk_when_its_path_is_returned(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "_image", lambda content, suffix: b"drawn")
+    disk = Disk(monkeypatch)
+    assert disk.has_name(scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT))
+    # Names of up to 32 characters fit.
+    assert scaling_figure(tmp_path / "plan.svg", **BLOOMBERGGPT, plan_name="x" * 32)

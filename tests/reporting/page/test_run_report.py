@@ -7,6 +7,10 @@ from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
 from t5x_style.reporting import PlannedSource, RunWriter, read_run, write_report
+from t5x_style.reporting.html import html_table
+from t5x_style.reporting.html import page as html_page
+from t5x_style.reporting.page import run_report
+from tests.disk import Disk
 from tests.plans import made_up_plan, write_plan
 
 
@@ -18,13 +22,21 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.ids, self.references, self.text, self.captions = [], [], [], "", []
+        self.tags, self.labels, self.rows = set(), [], []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
         if tag not in self.VOID:
             self.open.append(tag)
         for name, value in attributes:
+            if name == "aria-label":
+                self.labels.append(value)
             if name == "id":
                 self.ids.append(value)
             if name in ("href", "xlink:href", "src"):
@@ -43,6 +55,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
         if self.open and self.open[-1] == "figcaption":
             self.captions.append(data)
 
@@ -187,3 +201,206 @@ def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
     )
     # The table has it; the line of the event does not repeat it.
     assert "sources {" not in page.text
+
+
+def write_run(model_dir, **last):
+    """Two lines, an evaluation and two events, of numbers that are easy to recognise."""
+    with RunWriter(model_dir, resume_step=None) as writer:
+        writer.event("started", step=0, tokens=0, devices=8, sources={"legal": 1})
+        line = {"loss/legal": 3.25, "share/legal": 0.75, "tokens/legal": 750, "epochs/legal": 0.5}
+        writer.metrics({"step": 1_000, "tokens": 1_000, "loss": 3.5, **line})
+        writer.metrics({"step": 1_000, "tokens": 1_000, "eval/legal/bits_per_byte": 1.25})
+        writer.metrics(
+            {"step": 2_000, "tokens": 2_000, "loss": 3.0, "tokens_per_param": 4.0}
+            | {"tokens_per_second": 50.0, "learning_rate": 1e-3, "mfu_full": 0.25, "hfu": 0.5}
+            | {"model_flops_6nd": 6e9, "hardware_flops": 8e9, **line, **last}
+        )
+        seconds = {"step": 90.0, "compile": 30.0, "lost": 0.0}
+        writer.event("finished", step=2_000, tokens=2_000, seconds=seconds)
+    return model_dir
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """The charts of the page, in place of which nothing is drawn."""
+    found = []
+
+    def lines(name, series, *, x_label, y_label, format_y, marker):
+        tick = None if format_y is None else format_y(0.5)
+        found.append((name, dict(series), x_label, y_label, tick, marker))
+        return "<svg></svg>"
+
+    def bars(name, values, labels):
+        found.append((name, dict(values), dict(labels)))
+        return "<svg></svg>"
+
+    monkeypatch.setattr(run_report, "lines_svg", lines)
+    monkeypatch.setattr(run_report, "bars_svg", bars)
+    return found
+
+
+def test_each_chart_shows_its_measure(charts, tmp_path):
+    audit = {"compute_efficiency": 0.75, "optimal_params": 400, "optimal_tokens": 2_500}
+    audit = {f"chinchilla/hoffmann/{key}": value for key, value in audit.items()}
+    page = page_of([write_run(tmp_path / "run", **audit)], tmp_path / "page.html")
+    both, end = [1_000, 2_000], [2_000]
+    assert charts == [
+        (
+            "loss0",
+            {"blend": (both, [3.5, 3.0]), "legal": (both, [3.25] * 2)},
+            "tokens",
+            "nats per token",
+            None,
+            None,
+        ),
+        ("bits_per_byte0", {"legal": ([1_000], [1.25])}, "tokens", "bits per byte", None, "o"),
+        ("share0", {"legal": (both, [0.75] * 2)}, "tokens", "share", "50.00%", None),
+        ("learning_rate0", {"learning_rate": (end, [1e-3])}, "tokens", "learning rate", None, None),
+        (
+            "speed0",
+            {"tokens_per_second": (end, [50.0])},
+            "tokens",
+            "tokens per second",
+            "0.5",
+            None,
+        ),
+        (
+            "utilisation0",
+            {"mfu_full": (end, [0.25]), "hfu": (end, [0.5])},
+            "tokens",
+            "share of the dense bfloat16 peak",
+            "50.0%",
+            None,
+        ),
+        ("efficiency0", {"hoffmann": (end, [0.75])}, "tokens", "C' / C", "50%", None),
+        (
+            "seconds0",
+            {"step": 90.0, "compile": 30.0},
+            {"step": "1 min 30 s (75.0%)", "compile": "30 s (25.0%)"},
+        ),
+    ]
+    assert page.captions[-1] == "Where the time went"
+
+
+def test_a_metric_of_ones_own_has_a_chart_with_its_name(charts, tmp_path):
+    model_dir = write_run(tmp_path / "run")
+    with RunWriter(model_dir, resume_step=2_000) as writer:
+        writer.metrics({"step": 2_000, "tokens": 2_000, "eval/legal/worst_row": 9.0})
+    page = page_of([model_dir], tmp_path / "page.html")
+    assert charts[-2] == (
+        "metric0_0",
+        {"legal": ([2_000], [9.0])},
+        "tokens",
+        "worst_row",
+        None,
+        "o",
+    )
+    assert "Held-out text, worst_row" in page.captions
+
+
+def test_runs_that_are_compared_keep_their_colour_in_every_chart(charts, tmp_path):
+    runs = [write_run(tmp_path / "one"), write_run(tmp_path / "two", tokens_per_second=None)]
+    page = page_of(runs, tmp_path / "page.html")
+    both, none = [1_000, 2_000], ([], [])
+    drawn = {name: series for name, series, *_ in charts}
+    assert drawn["loss0"] == {"one": (both, [3.5, 3.0]), "two": (both, [3.5, 3.0])}
+    assert drawn["loss1"] == {"one": (both, [3.25] * 2), "two": (both, [3.25] * 2)}
+    assert drawn["speed0"] == {"one": ([2_000], [50.0]), "two": none}
+    assert drawn["seconds1"] == {"step": 90.0, "compile": 30.0}
+    assert {"Training loss: blend", "Training loss: legal", "Speed", "Held-out text"} < set(
+        page.captions
+    )
+    assert page.captions[-2:] == ["Where the time went: one", "Where the time went: two"]
+
+
+def test_each_table_has_its_figures(charts, tmp_path):
+    model_dir = write_run(tmp_path / "run")
+    account = SourceAccount(4_000, 1_500, 0.75, epochs=0.375, effective_tokens=1_499.6)
+    sources = {"legal": PlannedSource(account, 0.75, 0.75, "legal", None)}
+    write_plan(model_dir, made_up_plan({}, sources=sources))
+    rows = page_of([model_dir], tmp_path / "page.html").rows
+    assert rows[:2] == [
+        [
+            "run",
+            "steps",
+            "tokens",
+            "parameters",
+            "training loss",
+            "legal, bits per byte",
+            "time",
+            "state",
+        ],
+        ["run", "2,000", "2.00K", "500", "3.0000", "1.2500", "2 min 00 s", "finished"],
+    ]
+    flops = [
+        row[:2]
+        for row in rows
+        if row[0] in ("6nd", "full", "hardware", "mfu_full", "mfu_causal", "hfu")
+    ]
+    assert flops == [
+        ["6nd", "6.00e09"],
+        ["hardware", "8.00e09"],
+        ["mfu_full", "25.0%"],
+        ["hfu", "50.0%"],
+    ]
+    assert ["hfu", "50.0%", "latest"] in rows
+    source = rows.index(next(row for row in rows if row[0] == "source"))
+    assert rows[source + 1] == [
+        "legal",
+        "75.00%",
+        "75.00%",
+        "1,500",
+        "750",
+        "4,000",
+        "0.38",
+        "0.50",
+        "1,500",
+    ]
+    events = rows.index(["event", "step", "tokens", ""])
+    assert rows[events + 1 : events + 3] == [
+        ["started", "0", "0", "devices 8"],
+        ["finished", "2,000", "2.00K", ""],
+    ]
+    assert ["horizon/tokens", "100"] in rows
+    assert ["sources/legal/epochs", "0.375"] in rows
+
+
+NASTY = "<b>\"q\" & 'a'"
+
+
+def test_no_name_of_the_user_is_markup(charts, tmp_path):
+    """A run folder, a source, a metric, a reason and a law with angle brackets and quotes."""
+    runs = [tmp_path / NASTY, tmp_path / f"{NASTY}2"]
+    for model_dir in runs:
+        write_run(model_dir, **{f"share/{NASTY}": 0.5, "remaining_tokens": 0})
+        with RunWriter(model_dir, resume_step=2_000) as writer:
+            writer.metrics({"step": 2_000, "tokens": 2_000, f"eval/{NASTY}/{NASTY}": 2.0})
+            writer.event("finished", step=2_000, tokens=2_000, reason=NASTY)
+        write_plan(model_dir, made_up_plan({NASTY: 1.0}, notices=[NASTY]))
+        (model_dir / "config.gin").write_text(NASTY)
+    for model_dirs in (runs[:1], runs):
+        page = page_of(model_dirs, tmp_path / "page.html")
+        assert "b" not in page.tags
+        assert page.text.count(NASTY) > 8
+        # The title of a chart is also a label for a screen reader.
+        assert page.labels == page.captions
+        assert any(NASTY in label for label in page.labels)
+    source = (tmp_path / "page.html").read_text()
+    assert "<title>2 runs</title>" in source
+
+
+def test_a_page_is_on_the_disk_when_its_path_is_returned(charts, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    assert disk.has_name(write_report([write_run(tmp_path / "run")], tmp_path / "page.html"))
+
+
+def test_the_parts_of_a_page():
+    table = html_table(["a", "1"], [["2 < 3", None], ["x", "-1"]])
+    assert table == (
+        '<div class="scroll"><table>\n<tr><th>a</th><th>1</th></tr>\n'
+        '<tr><td class="number">2 &lt; 3</td><td>-</td></tr>\n'
+        "<tr><td>x</td><td>-1</td></tr>\n</table></div>"
+    )
+    whole = html_page("a & b", ["<p>1</p>", "", "<p>2</p>"])
+    assert "<title>a &amp; b</title>" in whole
+    assert "<body>\n<p>1</p>\n<p>2</p>\n</body>" in whole
