@@ -1,7 +1,9 @@
 """The exit statuses and the channels of the command line, and what start-up may cost."""
 
+import inspect
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -42,6 +44,67 @@ def test_exit_statuses(run_toy, raises, status, last):
     assert (got, result) == (status, None)
     assert err.strip().splitlines()[-1] == last
     assert ("Traceback" in err) == (raises == "bug")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 130, 143])
+def test_a_process_ends_with_the_status_of_its_command(monkeypatch, status):
+    monkeypatch.setattr(main_module, "main", lambda: status)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("t5x_style", run_name="__main__")
+    assert end.value.code == status
+
+
+def test_a_reader_that_left_is_status_1_and_gets_no_more(monkeypatch, tmp_path):
+    def leave(arguments):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(main_module, "_run", leave)
+    with (tmp_path / "output").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main_module.main(["toy"]) == 1
+        print("late", file=output)
+    assert (tmp_path / "output").read_text() == ""
+
+
+# What a command does if nothing is said about it.
+DEFAULTS = {
+    "plan": {"max_epochs": 4.0, "past_forty_epochs": False, "sequence_length": 2048},
+    "tokenizer": {
+        "vocab_size": 4096, "vocab_sizes": (), "round_to": 1, "model_type": "unigram",
+        "spaces_inside_words": False, "text_symbols": (), "control_symbols": (),
+        "added_terms": (), "sample_bytes": 4_000_000, "seed": 0, "compare": (), "terms": (),
+    },
+    "cache": {"describe": False, "verify": False},
+    "compile": {
+        "compute_dtype": "bfloat16", "z_loss": 0.0, "sources": 1, "eos_id": 1, "search": False,
+        "search_minutes": 30.0,
+    },
+    "train": {
+        "compute_dtype": "bfloat16", "z_loss": 0.0, "seed": 0, "max_epochs": 40.0,
+        "at_cap": "refuse", "allow_blend_change": False, "log_period": 10, "eval_period": 1000,
+        "checkpoint_period": 1000, "keep_checkpoints": 3, "metrics": (),
+    },
+    "evaluate": {"batch_size": 16, "metrics": ()},
+    "generate": {
+        "prompt": "", "samples": 1, "max_tokens": 128, "temperature": 0.8, "top_p": 0.95, "seed": 0,
+    },
+    "sweep": {"concurrent_trials": 1},
+    "fit": {"loss": "blended", "drop_highest": 0, "name": "own", "bootstrap": 4000, "seed": 0},
+    "report": {},
+    "config": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", main_module.VERBS)
+def test_the_defaults_of_a_verb(verb):
+    """A parameter that is not listed has none, or is left to the verb (None)."""
+    function = getattr(main_module.verb_module(verb), verb)
+    defaults = {name: item.default for name, item in inspect.signature(function).parameters.items()}
+    assert defaults.pop("dry_run") is False
+    given = {
+        k: v for k, v in defaults.items() if v is not None and v is not inspect.Parameter.empty
+    }
+    assert given == DEFAULTS[verb]
 
 
 @pytest.mark.parametrize(

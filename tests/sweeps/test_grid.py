@@ -82,3 +82,18 @@ def test_references_are_strings():
 def test_grids_that_make_no_sense(grid, message):
     with pytest.raises(UsageError, match=message):
         grid_trials(grid)
+
+
+def test_a_name_of_120_characters_is_the_longest_that_stays_readable():
+    (fits,) = grid_trials({"X": ["a" * 118]})
+    assert fits.name == "X=" + "a" * 118
+    (cut,) = grid_trials({"X": ["a" * 119]})
+    assert len(cut.name) == 120
+    assert cut.name.startswith("X=" + "a" * 109 + "-")
+
+
+def test_a_label_is_as_short_as_can_be_and_values_are_written_as_gin():
+    grid = {"a/M.width": [None], "b/M.width": [True], "train.seed": [{"k": (1, 2.5)}]}
+    (trial,) = grid_trials(grid)
+    assert trial.name.startswith("a-M.width=None,b-M.width=True,seed=-k-1,-2.5-")
+    assert gin_text({"k": (1, "@x()")}, "here") == "{'k': [1, @x()]}"

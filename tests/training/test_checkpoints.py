@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
+from t5x_style.errors import UsageError
+from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps, find_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,19 @@ def test_the_best_of_an_earlier_life_is_kept(tmp_path):
             checkpointer.save(step, {"step": jnp.int32(step)}, {"tokens": step}, 0)
         checkpointer.close()
     assert set(checkpoint_steps(str(tmp_path))) == {0, 5}
+
+
+def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path):
+    names = ("checkpoint_9", "checkpoint_10", "checkpoint_11.orbax-checkpoint-tmp", "checkpoint_x")
+    for name in names:
+        (tmp_path / name / "state").mkdir(parents=True)
+    assert sorted(checkpoint_steps(str(tmp_path))) == [9, 10]
+    assert find_checkpoint(str(tmp_path)) == tmp_path / "checkpoint_10"
+    assert find_checkpoint(str(tmp_path / "checkpoint_9")) == tmp_path / "checkpoint_9"
+    with pytest.raises(
+        UsageError, match=r"next to it: checkpoint_10, .*, checkpoint_9, checkpoint"
+    ):
+        find_checkpoint(str(tmp_path / "checkpoint_8"))
+    with pytest.raises(UsageError, match=r"neither a checkpoint nor a run with one$"):
+        find_checkpoint(str(tmp_path / "checkpoint_9" / "state"))
+    assert checkpoint_steps(str(tmp_path / "absent")) == {}

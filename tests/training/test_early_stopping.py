@@ -82,6 +82,19 @@ def test_small_steps_add_up_to_a_gain():
     assert first_stop(EarlyStopping(patience_tokens=200, min_delta=0.01), evaluations) == 2
 
 
+def test_a_fall_of_just_min_delta_is_no_gain():
+    for score, since in ((1.75, 0), (1.74, 1)):
+        rule = EarlyStopping(patience_tokens=100, min_delta=0.25)
+        assert rule.state(lines([2.0, score]), LEGAL).since_step == since
+    assert EarlyStopping(1).state(lines([2.0, 1.99]), LEGAL).since_step == 1
+
+
+def test_the_rule_that_is_not_spelled_out():
+    rule = EarlyStopping(patience_tokens=1)
+    assert (rule.min_delta, rule.sources) == (0.0, None)
+    assert (rule.measure, rule.mode) == ("bits_per_byte", "advise")
+
+
 def test_of_equal_scores_the_first_is_the_best():
     state = EarlyStopping(patience_tokens=1).state(lines([2.0, 1.0, 1.0]), LEGAL)
     assert state.best_step == 1
@@ -175,6 +188,7 @@ def test_lines_on_other_text_are_not_compared():
         ({"patience_tokens": 0}, "patience_tokens = 0: must be 1 or more"),
         ({"min_delta": -0.1}, "min_delta = -0.1"),
         ({"min_delta": math.nan}, "min_delta = nan"),
+        ({"min_delta": math.inf}, "min_delta = inf"),
         ({"mode": "stopp"}, "did you mean 'stop'"),
         ({"measure": "bits"}, "bits_per_byte, loss"),
         ({"sources": ["legal", "legal"]}, "names a source twice"),

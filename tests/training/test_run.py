@@ -9,9 +9,10 @@ import pytest
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
-from t5x_style.reporting import derived_rows, read_run
-from t5x_style.training import EarlyStopping, derive, train
-from tests.training.runs import make_run
+from t5x_style.reporting import SilentWriter, derived_rows, read_derived, read_run
+from t5x_style.training import EarlyStopping, derive, session, train
+from tests.disk import Disk
+from tests.training.runs import ARCHITECTURE, make_run
 
 OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e8, 1e12))
 FLOPS = ("model_flops_6nd", "model_flops_full", "model_flops_causal", "hardware_flops")
@@ -98,3 +99,42 @@ def test_what_cannot_be_watched_or_named_is_refused(tmp_path):
         make_run(tmp_path, early_stopping=rule)
     with pytest.raises(UsageError, match="a law that ships"):
         make_run(tmp_path, own_law=dataclasses.replace(OWN, name="hoffmann"))
+
+
+@pytest.mark.parametrize(
+    "name", ["log_period", "eval_period", "checkpoint_period", "keep_checkpoints"]
+)
+def test_a_period_is_at_least_one_step(tmp_path, name):
+    assert getattr(make_run(tmp_path, **{name: 1}), name) == 1
+    with pytest.raises(UsageError, match=f"train.{name} = 0: must be 1 or more"):
+        make_run(tmp_path, **{name: 0})
+
+
+def test_a_model_has_a_row_for_each_piece_and_may_have_more(tmp_path):
+    for size in (128, 129):
+        make_run(tmp_path, architecture=dataclasses.replace(ARCHITECTURE, vocab_size=size))
+    with pytest.raises(UsageError, match=r"vocab_size = 127 is below .* which has 128 pieces"):
+        make_run(tmp_path, architecture=dataclasses.replace(ARCHITECTURE, vocab_size=127))
+
+
+def test_the_end_of_a_run_without_a_rule_says_nothing(tmp_path):
+    run = make_run(tmp_path, early_stopping=EarlyStopping(patience_tokens=1))
+    assert run.end(None, 3) == {}
+    state = run.plateau([])
+    assert state is None
+    assert make_run(tmp_path).plateau([{"step": 1}]) is None
+
+
+def test_the_files_before_step_0_are_on_the_disk(tmp_path, monkeypatch):
+    """A resumed run reads plan.json; a power cut after the first checkpoint must not lose it."""
+    disk = Disk(monkeypatch)
+    run = make_run(tmp_path)
+    session._write_plan(run, derive(run))
+    assert disk.has_name(tmp_path / "plan.json")
+    assert read_derived(tmp_path).identity == derive(run).identity
+    writer = SilentWriter()
+    session.record_end(run, writer, 5, {"step": 1.0}, {})
+    assert disk.has_name(tmp_path / "plan.json")
+    achieved = read_derived(tmp_path).achieved
+    assert (achieved["step"], achieved["tokens"]) == (5, 640)
+    assert sum(source["tokens"] for source in achieved["sources"].values()) == 640

@@ -1,0 +1,130 @@
+"""The verbs on a trained model: what they refuse, and how they call the rooms, without a model."""
+
+import contextlib
+import dataclasses
+import types
+
+import pytest
+
+from t5x_style import data, inference, partitioning
+from t5x_style.accounting import Architecture, Topology
+from t5x_style.commands.runs import evaluate as verb
+from t5x_style.commands.runs.generate import generate
+from t5x_style.data import Packing, TokenStore
+from t5x_style.errors import UsageError
+from t5x_style.training import evaluation
+from tests.plans import made_up_plan
+
+VOCABULARY = types.SimpleNamespace(hash="own", path="own.model", eos_id=1)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of the rooms, of a run whose source `legal` alone has a validation split."""
+    found = {}
+    derived = made_up_plan(
+        {"legal": 0.5, "web": 0.5}, tokens=32, packing={"windows": "document_starts"}
+    )
+    legal = dataclasses.replace(derived.sources["legal"], validation_store="stores/legal")
+    derived = dataclasses.replace(derived, sources=derived.sources | {"legal": legal})
+    model = types.SimpleNamespace(
+        architecture=Architecture(vocab_size=8, layers=1, d_model=8, d_ff=8, heads=2)
+    )
+
+    def restore(model_dir, topology, *, step=None):
+        found["restore"] = (model_dir, topology, step)
+        return inference.RestoredModel(derived, VOCABULARY, topology, None, model, {}, 7)
+
+    def evaluator(model, mesh, sets, topology, **options):
+        found["evaluator"] = (sets, options)
+        measures = {"loss": 2.0, "perplexity": 7.4, "bits_per_byte": 1.25, "tokens": 9}
+        line = {f"eval/{name}/{key}": value for name in sets for key, value in measures.items()}
+        return lambda parameters: line
+
+    monkeypatch.setattr(inference, "restore_model", restore)
+    monkeypatch.setattr(evaluation, "Evaluator", evaluator)
+    monkeypatch.setattr(partitioning, "in_force", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(data, "evaluation_set", lambda *arguments: arguments)
+    monkeypatch.setattr(
+        TokenStore, "open", lambda path, *, tokenizer_hash: f"{path} of {tokenizer_hash}"
+    )
+    monkeypatch.setattr(
+        inference,
+        "sample",
+        lambda *arguments, **options: found.update(sample=options) or ["x", "y"],
+    )
+    return found
+
+
+def corpus_of(vocabulary, monkeypatch):
+    """A corpus with that vocabulary and two other sources."""
+    found = []
+
+    def stores(corpus, *, build):
+        found.append(build)
+        return types.SimpleNamespace(validation={"b": "store b", "a": "store a"})
+
+    monkeypatch.setattr(verb, "shared_stores", stores)
+    return types.SimpleNamespace(tokenizer=vocabulary), found
+
+
+def test_text_of_another_vocabulary_is_refused(calls, monkeypatch):
+    """Its ids mean other text: the loss would be a number without a meaning."""
+    other = types.SimpleNamespace(hash="other", path="other.model")
+    corpus, built = corpus_of(other, monkeypatch)
+    message = r"path = 'other\.model' is not the vocabulary of run, which is 'own\.model'"
+    with pytest.raises(UsageError, match=message):
+        verb.evaluate(model_dir="run", corpus=corpus)
+    assert built == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_other_sources_are_built_unless_it_is_a_dry_run(calls, monkeypatch, dry_run, capsys):
+    corpus, built = corpus_of(types.SimpleNamespace(hash="own", path="a copy"), monkeypatch)
+    result = verb.evaluate(model_dir="run", corpus=corpus, dry_run=dry_run)
+    assert built == [not dry_run]
+    assert ("evaluator" in calls) != dry_run
+    if dry_run:
+        assert result == {"model_dir": "run", "step": 7, "sources": ["a", "b"]}
+    else:
+        rows = capsys.readouterr().out.splitlines()
+        assert [row.split() for row in rows[:1] + rows[2:]] == [
+            ["source", "loss", "perplexity", "bits_per_byte", "tokens"],
+            ["a", "2", "7.4", "1.25", "9"],
+            ["b", "2", "7.4", "1.25", "9"],
+        ]
+
+
+def test_the_sources_of_the_run_are_evaluated_as_it_was_trained(calls):
+    result = verb.evaluate(model_dir="run", step=5, batch_size=4, eval_tokens=99)
+    assert calls["restore"] == ("run", Topology(), 5)
+    sets, options = calls["evaluator"]
+    assert sets == {"legal": ("stores/legal of own", VOCABULARY, 32, 99)}
+    assert options == {
+        "batch_size": 4, "eos_id": 1, "packing": Packing(windows="document_starts"), "metrics": (),
+    }  # fmt: skip
+    assert (result["step"], result["eval/legal/bits_per_byte"]) == (7, 1.25)
+
+
+def test_a_run_without_a_validation_split_is_refused(calls, monkeypatch):
+    corpus, _ = corpus_of(VOCABULARY, monkeypatch)
+    monkeypatch.setattr(
+        verb, "shared_stores", lambda *_, build: types.SimpleNamespace(validation={})
+    )
+    with pytest.raises(UsageError, match=r"^run: no source has a validation split"):
+        verb.evaluate(model_dir="run", corpus=corpus)
+
+
+def test_each_sample_is_printed_behind_its_prompt(calls, capsys):
+    result = generate(model_dir="run", prompt="pro", samples=2, step=5, seed=3, top_p=0.5)
+    assert calls["restore"] == ("run", Topology(), 5)
+    assert calls["sample"] == {
+        "samples": 2, "max_tokens": 128, "temperature": 0.8, "top_p": 0.5, "seed": 3,
+    }  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [
+        "--- sample 1 of 2, step 7 ---", "prox", "--- sample 2 of 2, step 7 ---", "proy",
+    ]  # fmt: skip
+    assert result == {"model_dir": "run", "step": 7, "prompt": "pro", "texts": ["x", "y"]}
+    del calls["sample"]
+    assert generate(model_dir="run", dry_run=True) == {"model_dir": "run", "step": 7}
+    assert "sample" not in calls
