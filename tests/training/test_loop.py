@@ -148,7 +148,7 @@ def test_lines_are_on_disk_before_each_checkpoint_and_the_step_is_done(work_of):
         ]  # fmt: skip
 
 
-def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of):
+def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of, capsys):
     bench = {"scores": [4.0, 3.0, 2.0, 1.0], "resumed": False}
     work, end = work_of(steps=5, evaluate=2, bench=bench)
     assert work[:3] == ["evaluate", "score 0", "read 1"]
@@ -157,6 +157,8 @@ def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of):
     ]  # fmt: skip
     assert end["evaluation"]["eval/domain/bits_per_byte"] == 1.0
     assert end["resumed_from"] is None
+    printed = capsys.readouterr().out
+    assert "evaluated at step 5: bits per byte domain 1.0000, general 1.0000\n" in printed
     # A resumed run has its evaluation.
     work, _ = work_of(steps=5, bench={"step": 3})
     assert work[:3] == ["read 4", "step 4", "read 5"]
