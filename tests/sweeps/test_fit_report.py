@@ -94,7 +94,11 @@ def test_of_the_runs_that_repeat_the_worst_is_named():
     [
         ({}, {}, []),
         ({"params_exponent_interval": (0.25, 0.45)}, {}, []),
-        ({"params_exponent_interval": (0.25, 0.46)}, {}, ["the exponent a of N ~ C^a is between"]),
+        (
+            {"params_exponent_interval": (0.25, 0.46)},
+            {},
+            ["the exponent a of N ~ C^a is between 0.25 and 0.46 (10 %"],
+        ),
         ({}, {"intervals": {"alpha": (0.25, 0.75), "beta": (0.25, 0.75)}}, []),
         ({}, {"intervals": {"alpha": (0.2, 0.75), "beta": (0.2, 0.75)}}, ["alpha = 0.5", "beta ="]),
         # A tenth of the loss at the largest run, E + 0.02, is E at 0.0022.

@@ -189,6 +189,9 @@ def test_the_highest_losses_are_dropped():
     points = [Point(str(loss), 1, 1, loss) for loss in (3.0, 5.0, 4.0, 2.0)]
     assert without_highest(points, 0) == points
     assert [point.loss for point in without_highest(points, 2)] == [3.0, 2.0]
+    assert without_highest([], 0) == []
+    with pytest.raises(UsageError, match="less than the 1 points"):
+        without_highest(points[:1], 1)
     for count in (-1, 4):
         with pytest.raises(UsageError, match=f"--drop_highest={count}"):
             without_highest(points, count)

@@ -12,6 +12,7 @@ import pytest
 
 from t5x_style.errors import Fault, UsageError
 from t5x_style.reporting import RunWriter, read_run
+from t5x_style.reporting.run import writer as run_writer
 from tests.calls import calls_of
 from tests.disk import Disk
 
@@ -159,6 +160,26 @@ def test_lost_seconds_are_remembered_until_a_checkpoint_holds_them(killed_run):
         assert writer.lost_seconds == 40
     with RunWriter(killed_run, resume_step=3) as writer:
         assert writer.lost_seconds == 0
+
+
+def test_work_that_began_with_its_first_line_is_lost_from_there(killed_run):
+    """The clock of both may show the same second."""
+    text = (killed_run / "events.jsonl").read_text()
+    (killed_run / "events.jsonl").write_text(text.replace("4650.0", "4670.0"))
+    with RunWriter(killed_run, resume_step=2) as writer:
+        assert writer.lost_seconds == 20
+
+
+def test_a_single_line_is_written_without_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_writer, "FLUSH_SECONDS", 0.01)
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 1, "tokens": 1})
+        deadline = time.monotonic() + 20
+        while not (written := (tmp_path / "metrics.jsonl").stat().st_size):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+    assert written
 
 
 def test_starting_from_nothing_cuts_every_line(tmp_path):
