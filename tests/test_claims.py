@@ -7,7 +7,6 @@ as a number that equals whatever rounds to it. tools/check_claims finds figures 
 import ast
 import contextlib
 import gzip
-import importlib.machinery
 import importlib.util
 import inspect
 import io
@@ -59,6 +58,7 @@ from t5x_style.hosts.lifeline import KEEP_ALIVE
 from t5x_style.kernels.flash import ALIBI_POSITIONS
 from t5x_style.quantities import bits_per_byte
 from tests.data.store_helpers import counting_stores
+from tests.scripts import script
 
 ROOT = pathlib.Path(__file__).parents[1]
 GIN = ROOT / "gin_configs"
@@ -75,14 +75,6 @@ GOALS = {
     "chinchilla-70b-v5p": (math.inf, 70, 64),
     "llama-64b-v5e-x2": (math.inf, 55, 0),
 }
-
-
-def script(name: str):
-    """A Python script of tools/ as a module."""
-    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "tools" / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    return module
 
 
 check_claims = script("check_claims")

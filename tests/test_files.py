@@ -8,7 +8,7 @@ import pytest
 
 from t5x_style import files
 from t5x_style.errors import UsageError
-from tests.recorded_os import RecordedOs
+from tests.disk import RecordedOs
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Every script of tools/ runs: in a mode of seconds, its Python in children that start warm."""
 
-import importlib.machinery
+import collections
 import importlib.util
 import os
 import pathlib
@@ -13,10 +13,10 @@ import pytest
 from t5x_style.training import train
 from tests import warm
 from tests.conftest import SLOW_FILES
+from tests.scripts import TOOLS, script
 from tests.training.runs import make_run
 
 ROOT = pathlib.Path(__file__).parents[1]
-TOOLS = ROOT / "tools"
 # The programs inside of a script of bash.
 PROGRAM = re.compile(r"<<'(PYTHON|E)'\n(.*?)\n\1\n", re.DOTALL)
 
@@ -182,9 +182,7 @@ def test_test():
 
 
 def test_prose(capsys):
-    loader = importlib.machinery.SourceFileLoader("prose", str(TOOLS / "prose"))
-    prose = importlib.util.module_from_spec(importlib.util.spec_from_loader("prose", loader))
-    loader.exec_module(prose)
+    prose = script("prose")
     text = "# A heading of no weight\n\nOne two `three, four. Five`\nsix. Seven [eight](nine.md).\n"
     text += "\n| A | table |\n\n```\nAnd code.\n```\n- An item\n  of four.\n- Last."
     assert prose.sentences(text) == [(3, 4), (4, 2), (11, 4), (13, 1)]
@@ -200,3 +198,51 @@ def test_prose(capsys):
     assert "docs/results/scale.md: " in printed
     assert "docs/log.md" not in printed
     assert "circles of imports: 0" in printed
+
+
+FAULTY = b'''"""Not 1 of these."""
+LIMIT: int = 9
+@kept(3)
+def f(a: int = 1.5) -> list[2]:
+    if a <= LIMIT and not (a is None or a in (7,)):
+        f(a * 2 - 1)
+    while a:
+        break
+    if min(a, 0.0) == 4: raise ValueError(f"{a + 1}" + "5")
+    return "6" + str(True)
+'''
+
+
+def test_mutate_knows_these_faults():
+    found = [
+        (fault.line, fault.before, fault.after)
+        for fault in script("mutate").faults_of("t5x_style/f.py", FAULTY)
+    ]
+    assert sorted(found) == [
+        *[(2, "9", "10"), (4, "1.5", "1.6500000000000001")],
+        *[(5, "7", "8"), (5, "<=", "<"), (5, "and", "or"), (5, "in", "not in")],
+        *[(5, "is", "is not"), (5, "not", ""), (5, "or", "and")],
+        *[(6, "*", "/"), (6, "-", "+"), (6, "1", "2"), (6, "2", "3"), (6, "f(a * 2 - 1)", "pass")],
+        *[(7, "a", "(not (a))"), (8, "break", "continue")],
+        *[(9, "0.0", "1.0"), (9, "4", "5"), (9, "==", "!="), (9, "min", "max")],
+        *[(9, 'raise ValueError(f"{a + 1}" + "5")', "pass"), (10, "True", "False")],
+    ]
+
+
+def test_mutate_draws_from_every_room():
+    mutate = script("mutate")
+    faults = [
+        mutate.Fault(f"t5x_style/{room}/a.py", line, 0, 1, "0", "1")
+        for room, lines in (("data", 900), ("optim", 90), ("step", 2), ("hosts", 1))
+        for line in range(lines)
+    ]
+    drawn = mutate.drawn(faults, 50, seed=3)
+    assert drawn == mutate.drawn(faults, 50, seed=3) != mutate.drawn(faults, 50, seed=4)
+    assert len(set(drawn)) == 50
+    rooms = collections.Counter(fault.room for fault in drawn)
+    assert (rooms["step"], rooms["hosts"]) == (2, 1)
+    assert rooms["data"] > rooms["optim"] >= 2
+
+
+def test_mutate():
+    assert "noticed: 1 of 1, 100.0%" in run_script("mutate", "--smoke")

@@ -23,7 +23,7 @@ from t5x_style.data import (
 from t5x_style.data.building.decontaminate import ensure_index
 from t5x_style.data.cleaning.contamination import Index
 from t5x_style.errors import Fault, UsageError
-from tests.recorded_os import RecordedOs
+from tests.disk import RecordedOs
 
 WORDS = [f"word{i}" for i in range(3000)]
 

@@ -32,7 +32,7 @@ from t5x_style.data.stores.needed import planned_stores
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import Fault, UsageError
 from tests.data.store_helpers import write_jsonl
-from tests.recorded_os import RecordedOs
+from tests.disk import RecordedOs
 
 
 @pytest.fixture
