@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import types
 
+import numpy as np
 import pytest
 
 from t5x_style.accounting import (
@@ -13,6 +15,9 @@ from t5x_style.accounting import (
     training_flops_per_token,
 )
 from t5x_style.commands.main import main
+from t5x_style.compiling.estimates import StepEstimate
+from t5x_style.compiling.memory_use import ChipMemory
+from t5x_style.compiling.report import planned_report
 
 TOY = """
 include 'gin_configs/runs/pretrain.gin'
@@ -177,3 +182,46 @@ def test_what_would_make_it_fit(compiled):
     assert status == 2
     assert "which has 15.75 GiB" in output
     assert "would fit, by the planner's estimate: MICROBATCHES = " in output
+
+
+@pytest.fixture
+def made_up_search(monkeypatch):
+    """A search of 7 minutes that finds two layouts, the second one slower."""
+    from t5x_style.compiling import search as module
+
+    def search(spec, shape, topology, minutes, report):
+        assert minutes == 7
+        devices = np.array([types.SimpleNamespace(device_kind="TPU v5e")] * 4)
+        mesh = types.SimpleNamespace(size=4, devices=devices)
+        trials = []
+        for remat, seconds in (("save_dots", 1.0), ("full", 2.0)):
+            layout = dataclasses.replace(topology, data=1, fsdp=4, remat=remat)
+            memory = ChipMemory(0, 0, 0, 0, 0, 0, 0, peak=1000, usable=15 * 2**30)
+            estimate = StepEstimate(module.ASSUMPTIONS, seconds, 0.0, {}, 1, 4, 1.0, 1.0, 1.0)
+            planned = planned_report(spec, shape, layout, mesh)
+            estimates = {module.ASSUMPTIONS: estimate}
+            found = dataclasses.replace(planned, memory=memory, estimates=estimates)
+            trials.append(module.Trial(layout, "", found))
+            report(trials[-1])
+        return trials
+
+    monkeypatch.setattr(module, "search", search)
+
+
+def test_a_search_prints_its_trials_and_the_fastest_as_a_gin_file(compiled, made_up_search):
+    status, result, _ = compiled("--search", "--search_minutes=7")
+    assert status == 0
+    assert [trial["unbeaten"] for trial in result["trials"]] == [True, False]
+    assert "Topology.fsdp = 4\n" in result["gin"]
+    assert "Topology.remat = 'save_dots'\n" in result["gin"]
+    assert [trial["seconds"] for trial in result["trials"]] == [1.0, 2.0]
+    assert result["fastest"]["remat"] == "save_dots"
+
+
+def test_a_search_writes_the_fastest_where_it_is_asked_to(compiled, made_up_search, tmp_path):
+    path = tmp_path / "fast.gin"
+    _, result, output = compiled("--search", "--search_minutes=7", f"--write={path}")
+    assert path.read_text() == result["gin"]
+    assert f"written: {path}" in output
+    status, _, output = compiled("--search", "--search_minutes=7", "--write=fast.txt")
+    assert (status, "--write=fast.txt: name a gin file" in output) == (2, True)

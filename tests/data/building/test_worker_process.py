@@ -257,3 +257,14 @@ def test_dates_and_licenses_go_into_the_store(tokenizer, tmp_path):
         dropped = pyarrow.parquet.read_table(store.path / "dropped.parquet").to_pylist()
         assert [row["reason"] for row in dropped] == ["bad_record"]
         assert "a.jsonl:31" in dropped[0]["detail"]
+
+
+def test_a_disk_that_is_full_is_a_fault(in_files, tokenizer, tmp_path, monkeypatch):
+    def fail(plans, corpus, engine):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker_process, "build_stores", fail)
+    corpus = corpus_of(in_files, tokenizer, tmp_path, 1)
+    request = {"action": "build", "corpus": corpus.to_json(), "plans": [], "beam_options": None}
+    with pytest.raises(Fault, match=r"No space left on device; finished parts are kept$"):
+        worker_process.answer(request)
