@@ -319,3 +319,12 @@ def test_hardware_flops_are_those_of_the_traced_step(remat, feed_forward, parall
 def test_causal_attention_of_one_token_is_one_key():
     causal, full = (training_flops_per_token(BLOOMBERG, 1, name) for name in ("causal", "full"))
     assert causal == full
+
+
+def test_the_head_is_computed_twice_by_two_vocabulary_chunks():
+    head = forward_terms(BLOOMBERG, 2048)["head"]
+    whole, two = (
+        training_flops_per_token(BLOOMBERG, 2048, "hardware", Topology(loss_vocab_chunks=chunks))
+        for chunks in (1, 2)
+    )
+    assert two == whole + head

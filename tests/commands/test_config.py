@@ -62,6 +62,14 @@ def test_shows_mistakes_instead_of_refusing_them(config, tmp_path):
     assert "required, and missing" in out
 
 
+def test_names_what_has_no_value(config, tmp_path):
+    path = tmp_path / "run.gin"
+    path.write_text(RUN_FILE.replace("ToyModel.width = 8\n", ""))
+    status, out, _ = config(f"--gin_file={path}")
+    assert status == 0
+    assert "# ToyModel.width has no value and no default" in out.splitlines()
+
+
 def test_compares_two_files_with_their_includes(config, tmp_path):
     (tmp_path / "run.gin").write_text(RUN_FILE)
     (tmp_path / "new.gin").write_text(f"include '{tmp_path}/run.gin'\nTRAIN_STEPS = 30\n")

@@ -66,6 +66,10 @@ def test_fits_not(value, annotation):
         (3, Sequence[int], "write [3]"),
         (3, str, "write '3'"),
         ("rop", Literal["rope", "alibi"], "did you mean 'rope'?"),
+        # Of several containers, the one of the value's shape is meant.
+        ({"a": "x"}, int | Mapping[str, int] | Sequence[int], "has an entry 'a': 'x' that is a"),
+        (["x"], int | Mapping[str, int] | Sequence[int], "has an element 0, 'x', that is a"),
+        ("x", int | Mapping[str, int] | Sequence[int], "not int | Mapping[str, int] | Sequence"),
     ],
 )
 def test_says_what_would_be_right(value, annotation, advice):

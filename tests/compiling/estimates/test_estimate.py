@@ -121,6 +121,11 @@ def test_kernels_by_a_flat_share_and_by_the_compilers_schedule(monkeypatch):
     flat = estimate(*arguments, **others, assumptions="flat")
     products = 2 * 2 + 5
     assert flat.kernel_seconds == pytest.approx(products * 2 * 256_000 * 128 * 128 / (0.4 * 459e12))
+    # So many of each, too.
+    counts = dict(zip(SPLASH, (2, 3, 5), strict=True))
+    several = dataclasses.replace(PROGRAM, kernel_calls=counts)
+    found = estimate(several, *arguments[1:], **others, assumptions="flat").kernel_seconds
+    assert found / flat.kernel_seconds == pytest.approx((2 * 2 + 2 * 3 + 3 * 5) / products)
     unread = estimate(*arguments, **others)
     assert unread.kernel_seconds == pytest.approx(kernel_flops(SPLASH, WORK) / (0.4 * 459e12))
     cycles = {"fwd": (100, 10), "dq": (200, 20), "dkv": (300, 30)}

@@ -46,6 +46,7 @@ def derived():
             "patience_tokens": 100_000,
         },
         laws={
+            "none": LawAudit(None, None, None, None),
             "one": LawAudit(1e9, 2e10, 2.5, 0.75),
             "two": LawAudit(2e9, 1e10, None, None),
             "three": LawAudit(None, 1e10, None, None),
