@@ -142,6 +142,29 @@ def test_overview_names_every_verb_and_its_absence_is_a_mistake(capsys):
     assert main_module.main([]) == 2
 
 
+@pytest.mark.parametrize("verb", sorted(set(main_module.VERBS) - {"config"}))
+def test_every_verb_refuses_what_nothing_reads_before_anything_else(verb, monkeypatch):
+    from t5x_style.config.help import signature_of
+
+    class Refused(Exception):
+        pass
+
+    def refuse():
+        raise Refused
+
+    module = main_module.verb_module(verb)
+    monkeypatch.setattr(module, "refuse_unconsumed", refuse)
+    with pytest.raises(Refused):
+        getattr(module, verb)(**dict.fromkeys(signature_of(getattr(module, verb))))
+
+
+def test_a_result_in_json_leaves_no_file_open(run_toy):
+    run_toy()
+    before = os.listdir("/proc/self/fd")
+    assert run_toy()[0] == 0
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 @pytest.mark.parametrize("verb", main_module.VERBS)
 def test_every_verb_documents_every_parameter(verb, capsys):
     from t5x_style.config.help import parameter_docs, signature_of

@@ -27,6 +27,14 @@ def test_a_host_of_each_chip(chip):
 
 
 @NEEDS_LIBTPU
+@pytest.mark.parametrize(("chip", "shape", "devices"), [("v5e", "1x1", 1), ("v6e", "2x4", 8)])
+def test_a_part_of_a_host_and_a_host_of_eight(chip, shape, devices):
+    described = described_devices(Topology(chip=chip, slice=shape))
+    assert len(described) == devices
+    assert {device.process_index for device in described} == {0}
+
+
+@NEEDS_LIBTPU
 @pytest.mark.parametrize("chip", HOST)
 def test_usable_memory_is_what_the_compiler_grants(chip):
     device = described_devices(Topology(chip=chip, slice=HOST[chip]))[0]

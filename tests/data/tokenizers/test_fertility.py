@@ -1,6 +1,7 @@
 """What a vocabulary makes of text, against counts by hand."""
 
 import math
+import types
 
 import pytest
 
@@ -77,3 +78,9 @@ def test_the_worst_are_those_that_cost_most(tokenizer):
         cost.values(), reverse=True
     )[:2]
     assert "the" not in [word for word, _, _ in worst_split(tokenizer, words, 9)]
+
+
+def test_a_word_of_two_pieces_is_split():
+    in_letters = types.SimpleNamespace(encode=str.split)
+    words = [("a", 9), ("a b", 2), ("a b c", 1)]
+    assert worst_split(in_letters, words, 9) == [("a b", 2, 2), ("a b c", 1, 3)]
