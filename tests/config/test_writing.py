@@ -10,7 +10,8 @@ import pytest
 from t5x_style.accounting import Architecture, Topology
 from t5x_style.commands.main import load_named, main
 from t5x_style.config import checks
-from t5x_style.config.writing import layout_gin
+from t5x_style.config.writing import check_target, layout_gin
+from t5x_style.errors import UsageError
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -99,3 +100,17 @@ def test_a_plan_s_file_has_the_values_that_the_plan_prints(budget, tmp_path, cap
     assert ("does not know its chips" in text) == (budget == "flops")
     checks.parse([str(path)], load=load_named)
     assert dataclasses.asdict(Architecture()) == plan["architecture"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plan.txt", r"--write=.*plan\.txt: name a gin file, as in --write=plan\.gin"),
+        ("none/plan.gin", r"--write=.*none/plan\.gin: no folder .*none$"),
+        ("gs://b/plan.gin", r"--write = 'gs://b/plan\.gin': gs:// is not a"),
+    ],
+)
+def test_where_a_plan_cannot_be_written(name, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        check_target(name if "://" in name else f"{tmp_path}/{name}")
+    assert check_target(f"{tmp_path}/plan.gin") == tmp_path / "plan.gin"

@@ -290,3 +290,15 @@ def test_near_duplicates_without_the_library_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(UsageError, match=r"t5x_style\[clean\]"):
         Duplicates(near=True)
+
+
+def test_the_bounds_of_the_settings_are_settings():
+    Duplicates(shingle_words=1, permutations=1, threshold=1.0)
+    for refused in (
+        {"shingle_words": 0},
+        {"permutations": 0},
+        {"threshold": 0.0},
+        {"threshold": 1.1},
+    ):
+        with pytest.raises(UsageError, match=rf"^Duplicates\.{next(iter(refused))} = "):
+            Duplicates(**refused)
