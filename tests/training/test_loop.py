@@ -67,10 +67,10 @@ class Bench:
     def evaluator(self, parameters):
         self.note("evaluate", 1_000)
         return {
-            f"eval/{name}/{measure}": score
+            f"eval/{name}/{measure}": value
             for score in self.scores_of_now()
             for name in ("domain", "general")
-            for measure, score in (("bits_per_byte", score), ("tokens", 8))
+            for measure, value in (("bits_per_byte", score), ("tokens", 8))
         }
 
     def scores_of_now(self):
