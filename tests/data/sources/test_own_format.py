@@ -10,6 +10,7 @@ import pytest
 from t5x_style.__main__ import main
 from t5x_style.data import Source
 from t5x_style.data.sources.documents import documents, parts
+from t5x_style.data.sources.formats import FileFormat, Split
 from t5x_style.errors import Fault, UsageError
 
 # All that a user writes. A part is one file.
@@ -133,3 +134,21 @@ def test_an_error_of_its_code_names_the_source_and_the_file(folder):
     message = r"'cases': Source.format = 'my_team_csv.CsvFormat' failed on cases-1.csv: Unicode"
     with pytest.raises(Fault, match=message):
         list(documents(source, "train"))
+
+
+def test_parts_are_of_the_size_that_is_asked_for_and_lose_no_byte(tmp_path):
+    class Cut(FileFormat):
+        def cuts(self, path, part_bytes):
+            return [(3, 30), (4, 10), (7, 40), (None, 5)]
+
+        def records(self, split, part, on_read):
+            return iter(())
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(85))
+    split = Split(str(path), "case/Source.splits", ("text",))
+    found = [(part.start, part.stop, part.size) for part in Cut().parts(split, 40)]
+    assert found == [(0, 4, 40), (4, 7, 40), (7, None, 5)]
+    assert [(p.start, p.stop, p.size) for p in Cut().parts(split, 31)] == found
+    assert [(p.stop, p.size) for p in Cut().parts(split, 100)] == [(None, 85)]
+    assert [p.path for p in Cut().parts(split, 1)] == [str(path)] * 4
