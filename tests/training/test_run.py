@@ -7,12 +7,12 @@ import shutil
 import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
-from t5x_style.data import BatchPlan
+from t5x_style.data import BatchPlan, SharePhase
 from t5x_style.errors import UsageError
 from t5x_style.reporting import SilentWriter, derived_rows, read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, session, train
 from tests.disk import Disk
-from tests.training.runs import ARCHITECTURE, make_run
+from tests.training.runs import ARCHITECTURE, make_run, stores
 
 OWN = ParametricLaw("mine", 1.5, 40.0, 60.0, 0.3, 0.3, "made up", (1e8, 1e12))
 FLOPS = ("model_flops_6nd", "model_flops_full", "model_flops_causal", "hardware_flops")
@@ -138,3 +138,14 @@ def test_the_files_before_step_0_are_on_the_disk(tmp_path, monkeypatch):
     achieved = read_derived(tmp_path).achieved
     assert (achieved["step"], achieved["tokens"]) == (5, 640)
     assert sum(source["tokens"] for source in achieved["sources"].values()) == 640
+
+
+def test_shares_of_the_whole_run_and_of_its_ends(tmp_path):
+    only, both = {"domain": 1.0}, {"domain": 0.5, "general": 0.5}
+    phases = (SharePhase(80 * 16, only, only), SharePhase(None, both, both))
+    run = make_run(tmp_path, steps=20, stores=dataclasses.replace(stores(), phases=phases))
+    # Of 160 rows, 80 are of one source, and 80 of both in turns.
+    assert run.shares == pytest.approx({"domain": 0.75, "general": 0.25})
+    found = derive(run).sources
+    shares = [(s.first_share, s.account.share, s.last_share) for s in found.values()]
+    assert shares == [(1.0, 0.75, 0.5), (0.0, 0.25, 0.5)]
