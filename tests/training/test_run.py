@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.data import BatchPlan, SharePhase
 from t5x_style.errors import UsageError
+from t5x_style.partitioning import make_mesh
 from t5x_style.reporting import SilentWriter, derived_rows, read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, session, train
 from tests.disk import Disk
@@ -149,3 +151,37 @@ def test_shares_of_the_whole_run_and_of_its_ends(tmp_path):
     found = derive(run).sources
     shares = [(s.first_share, s.account.share, s.last_share) for s in found.values()]
     assert shares == [(1.0, 0.75, 0.5), (0.0, 0.25, 0.5)]
+
+
+ASKED, ANOTHER = {"domain": 0.25}, {"domain": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "kinds"),
+    [
+        (None, None, ["started", "warned", "warned"]),
+        (5, None, ["resumed", "warned", "warned"]),
+        # The blend of the last start was another one: it changes here, and once.
+        (5, ANOTHER, ["resumed", "blend_changed", "warned", "warned"]),
+        (5, ASKED, ["resumed", "warned", "warned"]),
+        (6, ANOTHER, ["resumed", "warned", "warned"]),
+    ],
+)
+def test_a_start_is_announced_with_its_warnings(tmp_path, step, before, kinds):
+    run = make_run(tmp_path)
+    derived = dataclasses.replace(derive(run), notices=["one", "two"])
+    (old,) = run.blend
+    changed = types.SimpleNamespace(step=5, asked=ASKED, shares=old.shares)
+    announced = types.SimpleNamespace(
+        **{name: getattr(run, name) for name in ("plan", "topology", "config_changes")},
+        initial_checkpoint_path=None,
+        blend=(old, changed) if step else (old,),
+    )
+    events = []
+    writer = types.SimpleNamespace(event=lambda kind, **fields: events.append((kind, fields)))
+    session._announce(announced, derived, before, writer, make_mesh(run.topology), step)
+    assert [kind for kind, _ in events] == kinds
+    assert [fields["reason"] for _, fields in events[-2:]] == ["one", "two"]
+    assert {(fields["step"], fields["tokens"]) for _, fields in events} == {
+        (step or 0, (step or 0) * 128)
+    }
