@@ -116,6 +116,9 @@ def test_what_is_said_twice_or_asked_in_an_exam_is_dropped_and_named(corpus):
     assert "17% of its words" in detail
     assert detail.endswith("held1")
     assert law.meta["filtered"] == {"duplicate": 2, "near_duplicate": 1, "contaminated": 2}
+    # What is held out is not looked for in itself.
+    held = stores.validation["law"]
+    assert held.meta["filtered"] == {"duplicate": 0, "near_duplicate": 0}
 
     assert kept(web) == {"w0", "w1"}
     found = dropped(web)
