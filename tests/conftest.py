@@ -7,10 +7,10 @@ import pathlib
 import shutil
 import tempfile
 
-import gin
 import hypothesis
 import pytest
 
+from t5x_style.config import checks
 from tests import golden_numbers
 
 # A time limit on each example says more about the machine's other work than about the code.
@@ -93,5 +93,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_bound():
-    """What a module before left bound in gin would fill in what this one leaves to its default."""
-    gin.clear_config()
+    """What a module before left bound in gin would fill in what this one leaves to its default.
+
+    gin's tables and the places of their bindings are cleared together, as for a new command.
+    """
+    checks.parse()
