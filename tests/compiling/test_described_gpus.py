@@ -31,6 +31,11 @@ def test_a_missing_compiler_is_named(monkeypatch):
         described_devices(Topology(chip="h200", slice="1x8"))
 
 
+def test_the_nodes_of_gpus_are_named_in_the_slice():
+    with pytest.raises(UsageError, match=r"Topology\.slices = 2: .* as in '2x8'"):
+        described_devices(Topology(chip="h200", slice="1x8", data=2, slices=2))
+
+
 @pytest.mark.parametrize("chip", ["h100", "h200"])
 def test_jax_takes_three_quarters_of_what_the_card_has(chip):
     # Vendors print round gigabytes, cards report some 6 % more.

@@ -22,6 +22,7 @@ FileLocations
 StackFrames
 1 {file_location_id=2 parent_frame_id=1}
 2 {file_location_id=1 parent_frame_id=2}
+3 {file_location_id=1 parent_frame_id=3}
 
 
 """
@@ -335,6 +336,11 @@ def test_kinds_of_operations_and_the_costliest_first():
         (
             'op_name="jit(step)/layers/attend/dot" stack_frame_id=2',
             "models/attention.py:38 < models/decoder.py:77",
+        ),
+        # Of three lines, the innermost and its caller.
+        (
+            'op_name="jit(step)/layers/attend/dot" stack_frame_id=3',
+            "models/attention.py:38 < models/attention.py:38",
         ),
         ('op_name="jit(step)/layers/attend/dot"', "layers/attend/dot"),
         ('op_name="jit(step)/layers/attend/dot" stack_frame_id=9', "layers/attend/dot"),

@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import time
+import types
 
+import jax
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from t5x_style.errors import EXIT_FAULT, Fault, UsageError
+from t5x_style.errors import EXIT_FAULT, Fault, Preempted, UsageError
 from t5x_style.hosts import Hosts, from_writer, hosts, is_writer, preemption_requested
 from t5x_style.hosts.lifeline import Place
 from tests import warm
@@ -129,6 +131,30 @@ def test_a_process_that_does_not_come():
     alone = Hosts(f"localhost:{free_port()}", processes=2, index=0, timeout_seconds=0.5)
     with pytest.raises(Fault, match=r"1 of 2 processes reached .* missing: 1;"), alone.join():
         pass
+    assert is_writer()
+
+
+def test_a_preemption_leaves_the_processes_in_order_and_goes_on(monkeypatch):
+    """The command ends with the status of a preemption: a scheduler starts it again."""
+    calls, closed = [], []
+    line = types.SimpleNamespace(
+        place=Place("localhost:1", 2, 0),
+        service_port=1,
+        close=lambda failure: closed.append(failure),
+    )
+    monkeypatch.setattr(hosts, "rendezvous", lambda *_: line)
+    for name in ("initialize", "shutdown"):
+        monkeypatch.setattr(
+            jax.distributed, name, lambda *_, called=name, **__: calls.append(called)
+        )
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    with (
+        pytest.raises(Preempted, match=r"^saved$"),
+        Hosts("localhost:1", processes=2, index=0).join(),
+    ):
+        raise Preempted("saved")
+    assert calls == ["initialize", "shutdown"]
+    assert closed == [None]
     assert is_writer()
 
 

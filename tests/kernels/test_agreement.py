@@ -14,7 +14,7 @@ from t5x_style.kernels import (
     flash_attention,
     plain_attention,
 )
-from t5x_style.kernels.flash import with_alibi_features
+from t5x_style.kernels.flash import _CausalMask, with_alibi_features
 from tests.kernels.formula import attention_and_gradients, random_qkv
 
 LENGTH = 256
@@ -151,3 +151,19 @@ def test_flash_adds_alibi_up_to_the_last_position_that_is_exact():
         return flash_attention(inputs, block_size=4096)
 
     assert jax.eval_shape(call, q, k, v).shape == q.shape
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 7])
+def test_the_mask_knows_of_each_block_whether_any_and_all_of_it_is_seen(window):
+    """Blocks down to one token; the kernel skips a block of which nothing is seen."""
+    length = 8
+    seen = np.tril(np.ones((length, length), bool))
+    if window is not None:
+        seen &= ~np.tril(seen, -window)
+    mask = _CausalMask(length, 1, window)
+    starts = [(at, at + size) for size in (1, 2, 4) for at in range(0, length, size)]
+    for queries in starts:
+        for keys in starts:
+            block = mask[slice(*queries), slice(*keys)]
+            within = seen[slice(*queries), slice(*keys)]
+            assert (block.any(), block.all()) == (within.any(), within.all()), (queries, keys)

@@ -5,10 +5,12 @@ import functools
 import re
 
 import jax
+import pytest
 
 from t5x_style.accounting import Architecture, Topology
 from t5x_style.compiling.hlo import read_program
 from t5x_style.data import BatchPlan
+from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.program import step_program
@@ -66,3 +68,13 @@ def test_the_gradients_summed_over_passes_lie_split_over_data():
     there = collections.Counter(tuple(map(int, shape.split(","))) for shape in carried[0])
     assert (LAYERS, WIDTH // 8, INNER) in shards
     assert there >= collections.Counter(shards)
+
+
+def test_a_step_whose_parameters_are_not_split_is_refused():
+    """By the rules of the run, before anything is compiled or allocated."""
+    topology = Topology(fsdp=8, unsharded_tolerance=0.0)
+    mesh = make_mesh(topology)
+    adamw, plan = AdamW(Schedule(1e-3)), BatchPlan.from_settings(16, LENGTH, train_steps=10)
+    spec = StepSpec(ARCHITECTURE, adamw, plan, compute_dtype="float32")
+    with in_force(topology, mesh), pytest.raises(UsageError, match="unsharded"):
+        step_program(spec, topology, mesh)

@@ -8,11 +8,12 @@ import types
 import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
-from t5x_style.data import BatchPlan, SharePhase
+from t5x_style.data import BatchPlan, BlendPhase, SharePhase
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import make_mesh
 from t5x_style.reporting import SilentWriter, derived_rows, read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, session, train
+from t5x_style.training.identity import refuse_another_run
 from tests.disk import Disk
 from tests.training.runs import ARCHITECTURE, make_run, stores
 
@@ -69,6 +70,16 @@ def test_a_run_with_an_older_order_of_rows_is_refused(audited, tmp_path, allow_b
     (folder / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(UsageError, match=r"(?s)row_order: None there.*another order of rows"):
         train(make_run(folder, steps=15, allow_blend_change=allow_blend_change))
+
+
+@pytest.mark.parametrize("other", [{}, {"new": None}])
+def test_what_one_run_has_and_the_other_has_not_is_named(other):
+    """Whichever of the two has it: a plan.json of another version has other fields."""
+    common = {"blend": {"a": 1}, "stores": {"legal": "one"}, "seed": 0}
+    runs = [common | {"new": {"size": 3}}, common | other]
+    for old, new in (runs, runs[::-1]):
+        with pytest.raises(UsageError, match=r"new: .* there, .* asked for"):
+            refuse_another_run(old, new, "run", allow_blend_change=False)
 
 
 def test_going_on_with_another_law(tmp_path):
@@ -151,6 +162,20 @@ def test_shares_of_the_whole_run_and_of_its_ends(tmp_path):
     found = derive(run).sources
     shares = [(s.first_share, s.account.share, s.last_share) for s in found.values()]
     assert shares == [(1.0, 0.75, 0.5), (0.0, 0.25, 0.5)]
+
+
+def test_a_source_has_no_share_at_an_end_whose_blend_leaves_it_out(tmp_path):
+    only, both = {"domain": 1.0}, {"domain": 0.5, "general": 0.5}
+    run = make_run(tmp_path, steps=20)
+    (whole,) = run.blend
+    for first, last in ((only, both), (both, only)):
+        versions = [
+            dataclasses.replace(whole, row=row, phases=(BlendPhase(None, shares, shares),))
+            for row, shares in ((0, first), (80, last))
+        ]
+        found = derive(dataclasses.replace(run, blend=versions)).sources["general"]
+        expected = (first.get("general", 0.0), last.get("general", 0.0))
+        assert (found.first_share, found.last_share) == expected
 
 
 ASKED, ANOTHER = {"domain": 0.25}, {"domain": 0.5}

@@ -60,6 +60,7 @@ def changed(**values):
         (changed(fitted_flops=...), "fitted_flops missing"),
         (changed(irreducible="1.7"), "irreducible = '1.7' is not a positive number"),
         (changed(irreducible=True), "irreducible = True is not a positive number"),
+        (changed(tokens_exponent=0), "tokens_exponent = 0 is not a positive number"),
         (changed(tokens_exponent=-0.3), r"tokens_exponent = -0\.3 is not a positive number"),
         (changed(tokens_exponent=float("nan")), "tokens_exponent = nan is not a positive number"),
         (changed(source=3), "source = 3 is not a string"),

@@ -18,6 +18,7 @@ from t5x_style.commands.main import main
 from t5x_style.compiling.estimates import StepEstimate
 from t5x_style.compiling.memory_use import ChipMemory
 from t5x_style.compiling.report import planned_report
+from t5x_style.step import program
 
 TOY = """
 include 'gin_configs/runs/pretrain.gin'
@@ -156,6 +157,16 @@ def test_refusals(flags, message, compiled):
     status, _, output = compiled(*flags)
     assert status == 2
     assert message in output
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_programs_are_kept_where_it_is_asked(compiled, monkeypatch, keep):
+    kept = []
+    monkeypatch.setattr(program, "keep_programs_in", kept.append)
+    flags = ["--keep_program=programs"] if keep else []
+    status, _, errors = compiled("--gin.Topology.data=4", "--dry_run", *flags)
+    assert status == 0, errors
+    assert kept == (["programs"] if keep else [])
 
 
 def test_a_flag_that_xla_does_not_have(compiled):

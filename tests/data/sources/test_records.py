@@ -364,6 +364,25 @@ def test_array_records_of_examples(tmp_path):
         list(documents(as_json, "train"))
 
 
+def test_a_file_of_array_records_is_cut_for_many_workers(tmp_path):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path = tmp_path / "a.array_record"
+    writer = ArrayRecordWriter(str(path), "group_size:64")
+    for i in range(3000):
+        writer.write(json.dumps({"text": f"text {i}"}).encode())
+    writer.close()
+    source = Source(name="a", format="array_record", splits={"train": str(path)})
+    size = path.stat().st_size
+    found = parts(source, "train", part_bytes=size // 3)
+    assert [(part.start, part.stop) for part in found] == [(0, 1024), (1024, 2048), (2048, 3000)]
+    assert sum(part.size for part in found) == size
+    read = [record for part in found for record in records(source, "train", part)]
+    assert [json.loads(record.data)["text"] for record in read] == [
+        f"text {i}" for i in range(3000)
+    ]
+
+
 def test_lines_are_read_a_megabyte_at_a_time(tmp_path, monkeypatch):
     """Not by the 8 kB that Python reads unless it is asked for more."""
     path = tmp_path / "a.jsonl"

@@ -26,7 +26,7 @@ from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.worker_process import build_stores
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.formats import Part
-from t5x_style.data.stores import needed
+from t5x_style.data.stores import needed, planned
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.needed import planned_stores
 from t5x_style.data.tokenizers.train import train_tokenizer
@@ -334,6 +334,36 @@ def test_the_shares_of_a_module_are_whole_or_not_there(corpus, monkeypatch):
     named = recorded.named(kept)
     assert recorded.events[named - 1][::2] == ("synced", json.dumps(answer).encode())
     assert recorded.events[named + 1][:2] == ("synced", kept.parent)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_store_of_a_task_depends_on_the_caches_that_it_is_read_from(
+    corpus, monkeypatch, cached
+):
+    monkeypatch.setattr(planned, "module_digest", lambda *_, **__: "0" * 64)
+    theirs = [
+        planned.plan_store(
+            dataclasses.replace(
+                corpus,
+                mixture_or_task_module="theirs",
+                use_cached_tasks=cached,
+                cached_task_dirs=[folder],
+            ),
+            "a task",
+            "train",
+            [],
+            remember=False,
+        )
+        for folder in ("one", "two")
+    ]
+    assert (theirs[0].fingerprint != theirs[1].fingerprint) == cached
+
+
+def test_a_source_without_a_share_is_not_trained_on(corpus):
+    without = dataclasses.replace(corpus, mixtures={"blend": {"legal": 1.0, "general": 0.0}})
+    (phase,), plans = planned_stores(without, Builder(without), remember=False)
+    assert phase.start == {"legal": 1.0}
+    assert "general" not in {plan.task for plan in plans if plan.split == "train"}
 
 
 def another_tokenizer(embedded, tmp_path):

@@ -74,6 +74,8 @@ def test_a_model_is_read():
     assert parse_models(json.dumps([ENTRY]), where="here") == (
         KnownModel("A", 1e9, 20e9, 2024, "a paper"),
     )
+    (least,) = parse_models(json.dumps([ENTRY | {"params": 1, "tokens": 0.5}]), where="here")
+    assert (least.params, least.tokens) == (1, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
 from t5x_style.reporting import PlannedSource, RunWriter, read_run, write_report
-from t5x_style.reporting.html import html_table
+from t5x_style.reporting.html import captioned, html_table
 from t5x_style.reporting.html import page as html_page
 from t5x_style.reporting.page import run_report
 from tests.disk import Disk
@@ -171,6 +171,12 @@ def test_a_run_that_stopped_early_with_the_users_own_law(made_up_run, tmp_path):
     assert "early stopping at 50.0% of it" in page.text
     assert "mine: compute efficiency 50.0%" in page.text
     assert f"the {own['expected_loss']:.4f} that mine expects" in page.text
+
+
+def test_a_figure_is_labelled_once_though_one_is_inside():
+    text = captioned("Loss & rate", '<svg a="1"><svg b="2"></svg></svg>')
+    inside = '<svg role="img" aria-label="Loss &amp; rate" a="1"><svg b="2"></svg></svg>'
+    assert text == f"<figure><figcaption>Loss &amp; rate</figcaption>\n{inside}</figure>"
 
 
 def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
