@@ -173,7 +173,7 @@ def _unconsumed_problems() -> list[str]:
     by_others = _reachable_by_other_verbs()
     by_source = graph.reach([("", _command.source_verb)]) if _command.source_verb else {}
     problems = []
-    for (node, parameter), origin in _command.reader.origins.items():
+    for (node, parameter), origin in _places().items():
         if _is_consumed(node, parameter) or _covered(node, deferred) or _covered(node, by_source):
             continue
         if origin.file is not None and (
@@ -208,20 +208,31 @@ def origins(message: str) -> str:
 
     Empty if the message has a place already.
     """
-    if any(origin.where in message for origin in _command.reader.origins.values()):
+    places = _places()
+    if any(origin.where in message for origin in places.values()):
         return ""
     lines = []
-    for (node, parameter), origin in _command.reader.origins.items():
+    for (node, parameter), origin in places.items():
         name = graph.binding_name(node, parameter)
         plain = name.rsplit("/", 1)[-1]
         if node[1] == MACRO or not re.search(rf"(?<![\w.]){re.escape(plain)}(?![\w.])", message):
             continue
-        places = [f"{name} is set at {origin.where}"]
+        found = [f"{name} is set at {origin.where}"]
         for macro in graph.macros_in(graph.bindings()[node][parameter]):
-            if (found := _command.reader.origins.get(((macro, MACRO), "value"))) is not None:
-                places.append(f"{macro} at {found.where}")
-        lines.append("\n  " + ", ".join(places))
+            if (of_macro := places.get(((macro, MACRO), "value"))) is not None:
+                found.append(f"{macro} at {of_macro.where}")
+        lines.append("\n  " + ", ".join(found))
     return "".join(lines)
+
+
+def _places() -> dict[tuple[Node, str], Origin]:
+    """The place of every binding that gin still has; plain Python may have cleared gin."""
+    bound = graph.bindings()
+    return {
+        (node, parameter): origin
+        for (node, parameter), origin in _command.reader.origins.items()
+        if parameter in bound.get(node, {})
+    }
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -363,6 +363,15 @@ def test_plain_python_needs_no_configuration(toy):
     assert result["model"]["width"] == 4
 
 
+def test_plain_python_may_clear_gin_after_a_command(run_toy, toy):
+    """In a notebook, say: the places of bindings outlive the bindings."""
+    assert run_toy("--gin.ToyModel.layers=3")[0] == 0
+    gin.clear_config()
+    result = toy.toy(model=toy.ToyModel(width=4), optimizer={}, model_dir="/tmp/x", dry_run=False)
+    assert result["model"]["width"] == 4
+    assert checks.origins("ToyModel.layers = 3 is wrong") == ""
+
+
 def test_a_verb_shares_the_bindings_of_another_but_its_own_win(toy, tmp_path):
     path = tmp_path / "run.gin"
     path.write_text("toy.steps = 3\ntoy.verify = True\ntoy.dry_run = True\n")

@@ -1,5 +1,6 @@
 """Which checkpoint of which run is restored; the parameters themselves are made up."""
 
+import pathlib
 import types
 
 import jax
@@ -28,8 +29,6 @@ def run(tmp_path, monkeypatch):
 
 def find_checkpoint(place: str):
     """The newest checkpoint of a folder, or the one that is named."""
-    import pathlib
-
     path = pathlib.Path(place)
     return path if path.name.startswith("checkpoint_") else path / "checkpoint_100"
 
