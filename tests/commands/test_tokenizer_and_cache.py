@@ -11,7 +11,7 @@ import pytest
 
 from t5x_style.__main__ import main
 from t5x_style.data import Tokenizer
-from t5x_style.data.sources.files import EMBEDDED
+from t5x_style.data.formats.files import EMBEDDED
 from t5x_style.data.tokenizers.extend import read_extension
 
 MIXTURE = "gin_configs/mixtures/legal_general.gin"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from t5x_style.data import Source
+from t5x_style.data.formats.format import BadRecord
 from t5x_style.data.sources.documents import document_of, documents, parts, records
-from t5x_style.data.sources.formats import BadRecord
 from t5x_style.errors import Fault, UsageError
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(

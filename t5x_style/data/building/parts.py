@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.formats.format import BadRecord, Part
 from t5x_style.data.sources.documents import belongs, document_of, records, refusal
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.formats import BadRecord, Part
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype

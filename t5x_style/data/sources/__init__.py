@@ -1,1 +1,1 @@
-"""Where documents come from: files of every format, and the filters on them."""
+"""Where documents come from: the sources of a corpus, and the filters on them."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from t5x_style.data.formats.format import BadRecord, OnRead, Part, Record, decoded
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.formats import BadRecord, OnRead, Part, Record, decoded
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import Fault, UsageError, did_you_mean
 

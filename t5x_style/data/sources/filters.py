@@ -9,7 +9,7 @@ from typing import Any
 
 import gin
 
-from t5x_style.data.sources.files import content_digests, module_file
+from t5x_style.data.formats.files import content_digests, module_file
 from t5x_style.errors import Fault, UsageError
 from t5x_style.plugins import load
 

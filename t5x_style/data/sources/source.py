@@ -10,14 +10,14 @@ from typing import Any
 
 import gin
 
+from t5x_style.data.formats.array_record import ArrayRecord, ArrayRecordExample
+from t5x_style.data.formats.files import content_digests, module_file
+from t5x_style.data.formats.format import Format, Split
+from t5x_style.data.formats.plain_files import Jsonl, Text
+from t5x_style.data.formats.tables import HuggingFace, Parquet
+from t5x_style.data.formats.tfds import Tfds
 from t5x_style.data.sources import filters
-from t5x_style.data.sources.array_record import ArrayRecord, ArrayRecordExample
-from t5x_style.data.sources.files import content_digests, module_file
 from t5x_style.data.sources.filters import Filter
-from t5x_style.data.sources.formats import Format, Split
-from t5x_style.data.sources.plain_files import Jsonl, Text
-from t5x_style.data.sources.tables import HuggingFace, Parquet
-from t5x_style.data.sources.tfds import Tfds
 from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.plugins import load
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from t5x_style.data.blend.phases import SharePhase, named_phases
-from t5x_style.data.sources.files import content_digests
+from t5x_style.data.formats.files import content_digests
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.planned import PlannedStore, module_digest, plan_store, unbuilt

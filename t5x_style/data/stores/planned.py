@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data.cleaning.contamination import Contamination
-from t5x_style.data.sources.files import content_digests, module_file
+from t5x_style.data.formats.files import content_digests, module_file
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import FORMAT_VERSION, META_FILE, read_meta

@@ -7,7 +7,7 @@ import pytest
 
 from t5x_style.data.building.parts import Job
 from t5x_style.data.building.progress import Progress, _duration
-from t5x_style.data.sources.formats import Part
+from t5x_style.data.formats.format import Part
 
 
 def job(folder, number, size):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from t5x_style.data import Source
-from t5x_style.data.sources import files
+from t5x_style.data.formats import files
 from t5x_style.data.sources.documents import documents, parts, records
 from t5x_style.errors import Fault, UsageError
 

@@ -24,8 +24,8 @@ from t5x_style.data import (
 from t5x_style.data.building.parts import Job, build_part
 from t5x_style.data.building.pool import run_in_pool
 from t5x_style.data.building.worker_process import build_stores
+from t5x_style.data.formats.format import Part
 from t5x_style.data.sources.documents import documents
-from t5x_style.data.sources.formats import Part
 from t5x_style.data.stores import needed, planned
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.needed import planned_stores

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from t5x_style.data.sources.formats import OnRead, Part, Record, Split
+from t5x_style.data.formats.format import OnRead, Part, Record, Split
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import local_path
 

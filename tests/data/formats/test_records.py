@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t5x_style.data import FileFormat, Source
-from t5x_style.data.sources import formats, plain_files
-from t5x_style.data.sources.array_record import BrokenExample, example_fields
+from t5x_style.data.formats import format as file_format
+from t5x_style.data.formats import plain_files
+from t5x_style.data.formats.array_record import BrokenExample, example_fields
+from t5x_style.data.formats.format import BadRecord, LineCount, Part
 from t5x_style.data.sources.documents import (
     Document,
     belongs,
@@ -24,7 +26,6 @@ from t5x_style.data.sources.documents import (
     parts,
     records,
 )
-from t5x_style.data.sources.formats import BadRecord, LineCount, Part
 from t5x_style.errors import Fault, UsageError
 
 LINES = st.lists(
@@ -89,7 +90,7 @@ def test_the_lines_before_a_part_are_counted_once(tmp_path):
 
 
 def test_lines_before_any_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "BUFFER_BYTES", 4)
+    monkeypatch.setattr(file_format, "BUFFER_BYTES", 4)
     content = b"\na\nbcdefg\n\nhi\njk"
     (tmp_path / "a").write_bytes(content)
     for offset in range(len(content) + 1):
@@ -328,7 +329,7 @@ def test_an_example_as_tensorflow_writes_it():
 def test_examples_are_parsed_without_tensorflow():
     program = (
         "import sys\n"
-        "from t5x_style.data.sources.array_record import example_fields\n"
+        "from t5x_style.data.formats.array_record import example_fields\n"
         "fields = example_fields(bytes.fromhex('0a0c0a0a0a016e12051a030a0107'))\n"
         "print(fields, 'tensorflow' in sys.modules)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_style.data.sources.formats import FileFormat, OnRead, Part, Record, Split
+from t5x_style.data.formats.format import FileFormat, OnRead, Part, Record, Split
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.files import local_path
 

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5x_style.data.sources.formats import (
+from t5x_style.data.formats.format import (
     BadRecord,
     FileFormat,
     OnRead,

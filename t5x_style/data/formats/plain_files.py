@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from t5x_style.data.sources.formats import (
+from t5x_style.data.formats.format import (
     BUFFER_BYTES,
     FileFormat,
     LineCount,

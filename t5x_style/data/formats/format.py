@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from t5x_style.data.sources.files import matching_files
+from t5x_style.data.formats.files import matching_files
 from t5x_style.files import local_path
 
 BUFFER_BYTES = 1 << 20

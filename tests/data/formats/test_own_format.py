@@ -9,8 +9,8 @@ import pytest
 
 from t5x_style.__main__ import main
 from t5x_style.data import Source
+from t5x_style.data.formats.format import FileFormat, Split
 from t5x_style.data.sources.documents import documents, parts
-from t5x_style.data.sources.formats import FileFormat, Split
 from t5x_style.errors import Fault, UsageError
 
 # All that a user writes. A part is one file.

@@ -1,0 +1,1 @@
+"""File formats: which files a split names, their parts, and their records."""
