@@ -22,6 +22,7 @@ from t5x_style.data import (
 )
 from t5x_style.data.building.decontaminate import ensure_index
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.cleaning.normal_form import document_digest
 from t5x_style.errors import Fault, UsageError
 from tests.disk import RecordedOs
 
@@ -365,6 +366,6 @@ def test_an_open_store_tells_of_its_fingerprints(corpus):
     start = 0
     for end, digest, signature in zip(opened.document_ends, digests, signatures, strict=True):
         words = tokenizer.decode(opened.tokens[start : end - 1])
-        assert digest.tobytes() == corpus.duplicates.digest(words)
+        assert digest.tobytes() == document_digest(words)
         np.testing.assert_array_equal(signature, corpus.duplicates.signature(words))
         start = end

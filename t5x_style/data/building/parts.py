@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.cleaning.normal_form import document_digest
 from t5x_style.data.formats.format import BadRecord, Part
 from t5x_style.data.sources.documents import belongs, document_of, records, refusal
 from t5x_style.data.sources.filters import filtered
@@ -32,7 +33,7 @@ from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, write_whole
 
 # Of the three files. Parts of another version are made again.
-PART_VERSION = 3
+PART_VERSION = 4
 # Held in memory before they are written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
@@ -279,7 +280,7 @@ def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict
             writer.drop(row | {"reason": CONTAMINATED, "detail": detail})
             return False
     if corpus.duplicates is not None:
-        row["digest"] = corpus.duplicates.digest(text)
+        row["digest"] = document_digest(text)
         if corpus.duplicates.near:
             row["signature"] = corpus.duplicates.signature(text).tobytes()
     return True

@@ -1,7 +1,6 @@
 """Documents with the text of an earlier one, or nearly: the first of them is kept."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +8,9 @@ import gin
 import numpy as np
 
 from t5x_style.data.cleaning.ngrams import MULTIPLIER, ngram_hashes, word_hashes
+from t5x_style.data.cleaning.normal_form import COMPARISON_VERSION, document_digest
 from t5x_style.errors import UsageError
 
-DIGEST_BYTES = 16
 # The share of pairs at just the threshold that must share a band, and so be compared.
 RECALL = 0.95
 # A document is compared with at most this many kept ones of a band. Without a limit, a million
@@ -53,8 +52,8 @@ class Duplicates:
     """Drops documents that repeat an earlier one.
 
     Attributes:
-      exact: drops a document with the text of an earlier one. White space is ignored, since line
-        breaks depend on the file. Case and punctuation count.
+      exact: drops a document with the text of an earlier one. White space and invisible characters
+        are ignored, since they depend on the file (`document_digest`). Case and punctuation count.
       near: drops a document whose set of shingles has an estimated Jaccard similarity of at least
         `threshold` to that of an earlier one. Needs the extra t5x_style[clean].
       threshold: of that similarity, above 0 and at most 1.
@@ -86,16 +85,8 @@ class Duplicates:
 
     def made_from(self) -> dict[str, Any]:
         """All that fingerprints and verdicts depend on, as plain values."""
-        plain = dataclasses.asdict(self)
+        plain = dataclasses.asdict(self) | {"comparison": COMPARISON_VERSION}
         return plain | ({"rensa": _rensa().ALGORITHM_VERSION} if self.near else {})
-
-    def digest(self, text: str) -> bytes:
-        """16 bytes of BLAKE2b over the text, white space made one space, and none at the ends.
-
-        Some two of 10^9 documents share a digest by chance with a probability of 10^-21.
-        """
-        plain = " ".join(text.split())
-        return hashlib.blake2b(plain.encode(), digest_size=DIGEST_BYTES).digest()
 
     def signature(self, text: str) -> np.ndarray:
         """The MinHash values of a text's shingles (Broder 1997), uint32 [permutations].
@@ -105,7 +96,7 @@ class Duplicates:
         words = word_hashes(text)
         shingles = ngram_hashes(words, min(self.shingle_words, max(len(words), 1)))
         if not len(shingles):  # punctuation alone: similar to itself only
-            shingles = np.frombuffer(self.digest(text)[:8], np.uint64)
+            shingles = np.frombuffer(document_digest(text)[:8], np.uint64)
         values = _rensa().digest_matrix_from_flat_token_hashes(
             shingles, [0, len(shingles)], self.permutations, 0
         )

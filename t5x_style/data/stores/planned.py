@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data.cleaning.contamination import Contamination
+from t5x_style.data.cleaning.normal_form import COMPARISON_VERSION
 from t5x_style.data.formats.files import content_digests, module_file
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
@@ -175,6 +176,7 @@ def contamination_made_from(
       cache_dir, remember: as in `content_digests`.
     """
     return {
+        "comparison": COMPARISON_VERSION,
         "ngram": contamination.ngram,
         "max_share": contamination.max_share,
         "evaluation_sets": [

@@ -1,0 +1,100 @@
+"""The form in which texts are compared: what a reader cannot see is no difference."""
+
+import hashlib
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_style.data.cleaning.normal_form import document_digest, normal_form
+
+CHINESE = "第一条为了保护民事主体的合法权益，调整民事关系，维护社会和经济秩序，制定本法。"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("décès", unicodedata.normalize("NFD", "décès")),
+        ("한국어", unicodedata.normalize("NFD", "한국어")),
+        ("\ufeffthe court", "the court"),
+        ("juris\u00addiction", "jurisdiction"),
+        ("juris\u00ad\n  diction", "jurisdiction"),
+        ("a\u200bb\u200cc\u200dd\u2060e", "abcde"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("\u202babc\u202c \u200eone\u200f", "abc one"),
+        ("❤\ufe0f", "❤"),
+        ("葛\U000e0100城", "葛城"),
+        ("e\u200b\u0301", "é"),
+        ("a\u00a0b\u3000c\u2028d\r\ne", "a b c d e"),
+        (CHINESE, "\n".join(CHINESE[i : i + 7] for i in range(0, len(CHINESE), 7))),
+        ("新しい iPhone です。\n「はい」", "新しいiPhoneです。「はい」"),
+        ("สวัสดี\nครับ", "สวัสดีครับ"),
+    ],
+)
+def test_texts_that_read_the_same_have_one_digest(one, other):
+    assert one != other
+    assert document_digest(one) == document_digest(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1 23", "12 3"),
+        ("The court", "the court"),
+        ("a, b", "a b"),
+        ("x²", "x2"),
+        ("décès", "deces"),
+        ("한 국어", "한국어"),
+        ("один два", "одиндва"),
+        ("第一条", "第二条"),
+        ("juris-diction", "jurisdiction"),
+    ],
+)
+def test_texts_that_read_differently_have_two(one, other):
+    assert document_digest(one) != document_digest(other)
+
+
+def test_the_digest_is_blake2b_of_the_text():
+    expected = hashlib.blake2b(b"a b", digest_size=16).digest()
+    assert document_digest(" a\n b") == expected
+    expected = hashlib.blake2b("décès 第一".encode(), digest_size=16).digest()
+    assert document_digest("de\u0301ce\u0300s") != expected
+    expected = hashlib.blake2b("décès第一".encode(), digest_size=16).digest()
+    assert document_digest("\ufeffde\u0301ce\u0300s 第\n一\n") == expected
+
+
+# Unicode's category Cf is "format": no shape. All of it that is ignorable by default must go; the
+# others (marks before Arabic numbers, hieroglyph joiners, shorthand) are drawn.
+DRAWN_FORMATS = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0xFFF9, 0xFFFA, 0xFFFB,
+                 0x110BD, 0x110CD, *range(0x13430, 0x13440)}  # fmt: skip
+
+
+def test_of_all_format_characters_those_that_are_drawn_stay():
+    formats = {c for c in range(0x110000) if unicodedata.category(chr(c)) == "Cf"}
+    left = {c for c in formats if normal_form(f"a{chr(c)}b") != "ab"}
+    assert left == DRAWN_FORMATS & formats  # a younger Unicode has more
+
+
+def test_letters_digits_and_signs_stay_but_for_fillers_without_a_shape():
+    gone = {
+        c
+        for c in range(0x20000)
+        if unicodedata.category(chr(c))[0] in "LNPSZ" and normal_form(f"a{chr(c)}b") == "ab"
+    }
+    assert {unicodedata.name(chr(c)) for c in gone} == {
+        "HANGUL CHOSEONG FILLER",
+        "HANGUL JUNGSEONG FILLER",
+        "HANGUL FILLER",
+        "HALFWIDTH HANGUL FILLER",
+    }
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@settings(max_examples=300, deadline=None)
+def test_the_normal_form_of_a_normal_form_is_itself(text):
+    once = normal_form(text)
+    assert normal_form(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+    decomposed = unicodedata.normalize("NFD", once)
+    assert document_digest(decomposed) == document_digest(text)
