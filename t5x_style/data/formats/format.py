@@ -13,15 +13,19 @@
 import abc
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from t5x_style.data.formats.files import matching_files
+from t5x_style.errors import did_you_mean
 from t5x_style.files import local_path
 
 BUFFER_BYTES = 1 << 20
+# Names of fields that a message lists.
+SHOWN_FIELDS = 20
 
 OnRead = Callable[[int], None]
 
@@ -93,11 +97,14 @@ class Record:
       data: fields by name, or bytes that `Format.fields` parses.
       line: where counting of lines began, and the number from there, 1 for the first. None if the
         record is no line, or has its number in `where`.
+      problem: why the record has no usable text, where the format knows it. It is a bad record
+        then, and `data` is not looked at.
     """
 
     where: str
     data: bytes | Mapping[str, Any]
     line: tuple[LineCount, int] | None = None
+    problem: str | None = None
 
     @property
     def place(self) -> str:
@@ -110,6 +117,22 @@ class Record:
 
 class BadRecord(Exception):
     """A record without a usable text. The message has the place and the reason."""
+
+
+class MissingField(Exception):
+    """A record without a field. The message names the keys at the level that fails."""
+
+    def __init__(self, name: str, outer: str, level: Any, rest: str):
+        """`level`, under the path `outer`, is where `rest` of the `name` was looked for."""
+        self.found = (name, outer, level, rest)
+
+    def __str__(self) -> str:
+        """Made when it is shown: a field of metadata may be missing in every record."""
+        name, outer, level, rest = self.found
+        if not isinstance(level, Mapping):
+            return f"no field {name!r}; {outer!r} is a {type(level).__name__}, not an object"
+        owner = repr(outer) if outer else "it"
+        return f"no field {name!r}; {owner} has {_listed(level)}{did_you_mean(rest, level)}"
 
 
 @runtime_checkable
@@ -189,6 +212,32 @@ class FileFormat(abc.ABC):
     def fields(self, record: Record) -> Mapping[str, Any] | bytes:
         """The data of the record as it is."""
         return record.data
+
+
+def field_value(fields: Mapping[str, Any], name: str) -> Any:
+    """The value of a field. `doc.text` is the field `text` of the object `doc`.
+
+    A field that has the dot in its name comes first. The names of the columns of a table follow
+    the same rule: `fields` may be a schema, with a mapping for every nested column.
+
+    Raises:
+      MissingField: there is none.
+    """
+    level, outer, rest = fields, "", name
+    while rest not in level:
+        head, dot, inner = rest.partition(".")
+        if not dot or head not in level:
+            raise MissingField(name, outer, level, rest)
+        level, outer, rest = level[head], f"{outer}.{head}" if outer else head, inner
+        if not isinstance(level, Mapping):
+            raise MissingField(name, outer, level, rest)
+    return level[rest]
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    shown = list(itertools.islice(names, SHOWN_FIELDS))
+    more = len(names) - len(shown)
+    return (", ".join(shown) or "no field") + (f" and {more:,} more" if more else "")
 
 
 def decoded(record: Record, data: bytes) -> str:

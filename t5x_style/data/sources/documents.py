@@ -6,10 +6,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5x_style.data.formats.format import BadRecord, OnRead, Part, Record, decoded
+from t5x_style.data.formats.format import (
+    BadRecord,
+    MissingField,
+    OnRead,
+    Part,
+    Record,
+    decoded,
+    field_value,
+)
 from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.source import Source
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.errors import Fault, UsageError
 
 # Large enough that starting a part costs little, small enough that many workers share a file.
 PART_BYTES = 32 << 20
@@ -80,9 +88,11 @@ def document_of(source: Source, record: Record) -> Document:
     """The text of a record, and the other fields that the source names.
 
     Raises:
-      BadRecord: broken JSON, no such field, not a string, not UTF-8, or no date where one is
-        needed.
+      BadRecord: broken JSON, no such field, not a string, not UTF-8, no date where one is needed,
+        or a problem that the format found.
     """
+    if record.problem is not None:
+        raise BadRecord(f"{record.place}: {record.problem}")
     fields = source.reader.fields(record)
     if isinstance(fields, bytes):
         fields = {source.text_field: fields}
@@ -151,20 +161,26 @@ def _named(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
     """The place of a record, with its id if it has one."""
     if source.id_field is None:
         return record.place
-    name = fields.get(source.id_field)
+    name = _optional(fields, source.id_field)
     if isinstance(name, bytes):
         name = name.decode(errors="replace")
     return f"{record.place} ({source.id_field} {name!r})"
 
 
+def _optional(fields: Mapping[str, Any], field: str) -> Any:
+    try:
+        return field_value(fields, field)
+    except MissingField:
+        return None
+
+
 def _text(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
-    if source.text_field not in fields:
+    try:
+        text = field_value(fields, source.text_field)
+    except MissingField as missing:
         raise BadRecord(
-            f"{_named(source, record, fields)}: no field {source.text_field!r} (text_field of "
-            f"source {source.name!r}); it has {', '.join(fields)}"
-            f"{did_you_mean(source.text_field, fields)}"
-        )
-    text = fields[source.text_field]
+            f"{_named(source, record, fields)}: {missing} (text_field of source {source.name!r})"
+        ) from None
     if isinstance(text, bytes):
         return decoded(record, text)
     if not isinstance(text, str):
@@ -189,7 +205,7 @@ def _metadata(
     source: Source, record: Record, fields: Mapping[str, Any], field: str | None
 ) -> str | None:
     """A field as text: a date in ISO form, a list with commas; None where there is none."""
-    value = None if field is None else fields.get(field)
+    value = None if field is None else _optional(fields, field)
     if value is None:
         return None
     if isinstance(value, bytes):

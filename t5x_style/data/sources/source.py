@@ -51,7 +51,8 @@ class Source:
         object) or 'array_record_example' (each a tf.train.Example); 'tfds'; or 'module.NAME', a
         class or an instance that is a `Format`. The module is found on the Python path. The content
         of its file is part of the fingerprint of a store.
-      text_field: the field of a record that holds the text.
+      text_field: the field of a record that holds the text. 'doc.text' is the field 'text' of the
+        object 'doc', unless a field has that very name. So it is for the other fields.
       id_field: the field that names a record, in messages and in the store; None: file and line
         alone.
       date_field, license_field: fields that go into the store with each document.
