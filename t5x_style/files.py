@@ -5,15 +5,31 @@ path such as `gs://bucket/run` is refused: pathlib would make a local folder cal
 """
 
 import contextlib
+import datetime
+import errno
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import IO
 
-from t5x_style.errors import UsageError
+from t5x_style.errors import EXIT_FAULT, Fault, UsageError
 
 PathLike = str | os.PathLike[str]
+
+# The lock file of a folder that one process owns.
+OWNER_FILE = ".owner"
+# The answers of file systems without locks, such as Lustre without its option `flock`.
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+# There the owner touches its file so often, and is dead after so long without it.
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 30.0
 
 
 def local_path(path: PathLike, where: str) -> pathlib.Path:
@@ -85,6 +101,122 @@ def locked(path: pathlib.Path, when_held: Callable[[], None]) -> Iterator[None]:
             when_held()
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def owned(lock: pathlib.Path, what: str) -> Iterator[None]:
+    """Be the one process that writes `what`, until the block ends or the process does.
+
+    The lock file has host, process and time of its owner. The kernel releases it with the process,
+    however that ends. Where the file system has no locks, a thread touches the file instead. An
+    owner whose file is silent for SILENT_SECONDS is dead, and its place is taken with a notice.
+
+    Args:
+      lock: the lock file, such as `MODEL_DIR / OWNER_FILE`. A missing folder is made, and goes
+        again if nothing was written into it.
+      what: the flag or binding with its value, for messages: `MODEL_DIR = runs/first`.
+
+    Raises:
+      UsageError: another process owns it; names host, process and time.
+      Fault: the lock file cannot be written.
+    """
+    is_new = not lock.parent.exists()
+    since = datetime.datetime.now(datetime.UTC)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since.isoformat(" ")}
+    with contextlib.ExitStack() as held:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                held.callback(_remove_if_empty, lock.parent)
+            file = _flocked(lock, what)
+            if file is None:
+                held.enter_context(_beating(lock, json.dumps(owner), what))
+            else:
+                held.enter_context(file)
+                file.truncate(0)
+                file.write(json.dumps(owner))
+                file.flush()
+                # Before the lock falls: later the file may be another process's.
+                held.callback(lock.unlink, missing_ok=True)
+        except OSError as error:
+            raise Fault(f"{what}: cannot write {lock}: {error}") from error
+        yield
+
+
+def _flocked(lock: pathlib.Path, what: str) -> IO[str] | None:
+    """The lock file, open and locked; None where the file system has no locks."""
+    while True:
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open(lock, "a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _in_use(lock, what) from None
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return None
+                raise
+            # The owner before may have removed the file meanwhile: this lock would be on no file.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                    opened.pop_all()
+                    return file
+
+
+def _in_use(lock: pathlib.Path, what: str) -> UsageError:
+    try:
+        owner = json.loads(lock.read_text())
+        since = f"{owner['since'][:19]} UTC"
+        by = f"process {owner['pid']} on host {owner['host']}, since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        by = "another process"  # it has not written its name yet
+    return UsageError(f"{what} is in use by {by}: wait for its end, stop it, or name another place")
+
+
+@contextlib.contextmanager
+def _beating(lock: pathlib.Path, owner: str, what: str) -> Iterator[None]:
+    """Own a file by touching it. No clock of another machine is read."""
+    before = lock.read_text()
+    if before:
+        print(
+            f"{what}: its file system has no locks; waiting {SILENT_SECONDS:.0f} s for a sign of "
+            f"its last owner: {before}",
+            file=sys.stderr,
+        )
+        seen, began = lock.stat().st_mtime_ns, time.monotonic()
+        while time.monotonic() - began < SILENT_SECONDS:
+            time.sleep(BEAT_SECONDS / 4)
+            if not lock.exists():
+                break
+            if lock.stat().st_mtime_ns != seen:
+                raise _in_use(lock, what)
+        else:
+            print(f"{what}: its last owner is silent, and its place is taken", file=sys.stderr)
+    write_whole(lock, owner)
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            if not lock.exists() or lock.read_text() != owner:
+                # This process was asleep for long, or another one started at the same moment.
+                print(f"error: {_in_use(lock, what)}", file=sys.stderr, flush=True)
+                os._exit(EXIT_FAULT)
+            os.utime(lock)
+
+    thread = threading.Thread(target=beat, name="owner", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if lock.exists() and lock.read_text() == owner:
+            lock.unlink()
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def file_digest(path: PathLike) -> str:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from t5x_style.commands.main import main
+from t5x_style.files import OWNER_FILE, owned
 from tests import warm
 from tests.conftest import WITHOUT_PROGRAM_CACHE
 
@@ -148,6 +149,23 @@ def test_started_again_it_says_that_it_is_finished(here):
     status, out, _ = here("train", "--gin_file=run.gin")
     assert status == 0
     assert "is finished: 20 steps" in out
+
+
+def test_a_run_that_another_process_owns_is_read_and_not_written(finished, here):
+    run_files = {path: path.stat().st_mtime_ns for path in (finished[0] / "run").iterdir()}
+    with owned(finished[0] / "run" / OWNER_FILE, "another start"):
+        status, _, errors = here("train", "--gin_file=run.gin", "--gin.CACHE_DIR=nowhere")
+        assert status == 2
+        assert f"MODEL_DIR = run is in use by process {os.getpid()} on host " in errors
+        assert not (finished[0] / "nowhere").exists(), "refused before any work"
+        for verb in (
+            ["train", "--gin_file=run.gin"],
+            ["evaluate", "--model_dir=run"],
+            ["generate", "--model_dir=run"],
+            ["report", "--model_dirs=run"],
+        ):
+            assert here(*verb, "--dry_run")[0] == 0, verb
+    assert {path: path.stat().st_mtime_ns for path in (finished[0] / "run").iterdir()} == run_files
 
 
 def test_another_architecture_in_the_same_folder_is_refused(here):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from t5x_style.errors import EXIT_PREEMPTED, EXIT_USAGE, Preempted, UsageError
-from t5x_style.files import local_path, locked
+from t5x_style.files import OWNER_FILE, local_path, owned
 from t5x_style.sweeps.grid import Trial, gin_flag
 from t5x_style.sweeps.record import SweepRecord, TrialEntry, read_sweep
 from t5x_style.sweeps.results import trial_result
@@ -61,12 +61,7 @@ def run_trials(
       Preempted: the machine asked this process to stop; the trials were asked to save.
     """
     folder = local_path(sweep_dir, "--sweep_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def refuse() -> None:
-        raise UsageError(f"another sweep is at work in {folder}")
-
-    with locked(folder / "sweep.lock", refuse), _stop_on_sigterm():
+    with owned(folder / OWNER_FILE, f"--sweep_dir = {folder}"), _stop_on_sigterm():
         record = _record(trials, folder, list(arguments), identity)
         record.write(folder)
         _run_all(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from t5x_style.errors import Fault, UsageError
+from t5x_style.files import OWNER_FILE, owned
 from t5x_style.sweeps import SweepRecord, TrialEntry, grid_trials, read_sweep, run_trials, trials
 from tests.disk import Disk
 
@@ -303,8 +304,13 @@ def test_two_sweeps_do_not_share_a_directory(tmp_path):
     process = start_sweep(tmp_path)
     wait_for(lambda: pids(tmp_path))
     try:
-        with pytest.raises(UsageError, match="another sweep is at work"):
+        in_use = rf"--sweep_dir = {tmp_path} is in use by process {process.pid} on host "
+        with pytest.raises(UsageError, match=in_use):
             sweep(tmp_path)
+        # The trials own their own folders.
+        (trial,) = (path.parent for path in tmp_path.glob("*/starts"))
+        with owned(trial / OWNER_FILE, "a trial"):
+            pass
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -13,7 +13,7 @@ from t5x_style.accounting import Architecture, Topology, verdict_of_line
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path
+from t5x_style.files import OWNER_FILE, local_path, owned
 from t5x_style.quantities import count
 from t5x_style.reporting import (
     ACHIEVED_HEADERS,
@@ -124,7 +124,7 @@ def train(
     law = None if own_law is None else read_law(own_law)
     from t5x_style import training
     from t5x_style.data import BatchPlan, Packing
-    from t5x_style.hosts import Hosts
+    from t5x_style.hosts import Hosts, from_writer
     from t5x_style.step.spec import StepSpec
 
     # The processes of a start are not part of the run.
@@ -144,9 +144,13 @@ def train(
         packing=packing or Packing(),
         z_loss=z_loss,
     )
-    # A dry run does not wait for other processes.
-    together = contextlib.nullcontext() if dry_run else (hosts or Hosts()).join(config_text)
-    with together:
+    with contextlib.ExitStack() as held:
+        # A dry run writes nothing, and does not wait for other processes.
+        if not dry_run:
+            held.enter_context((hosts or Hosts()).join(config_text))
+            lock = owned(pathlib.Path(model_dir) / OWNER_FILE, f"MODEL_DIR = {model_dir}")
+            # The processes of a run are one owner. All of them learn of a refusal.
+            from_writer(lambda: held.enter_context(lock))
         stores = shared_stores(corpus, build=not dry_run)
         run = training.open_run(
             model_dir=model_dir,
