@@ -92,6 +92,25 @@ def test_the_development_tools_stand_on_the_base_that_users_get():
     assert {name: development.get(name) for name in pins("base")} == pins("base")
 
 
+def test_every_extra_that_users_are_offered_has_code_behind_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    code = "\n".join(path.read_text() for path in (ROOT / "t5x_style").rglob("*.py"))
+    # `dev` is for this checkout; `tpu` and `gpu` bring jax's backends, which it loads itself.
+    for name in extras.keys() - {"dev", "tpu", "gpu"}:
+        modules = [re.split(r"[>=<\[;]", package)[0].replace("-", "_") for package in extras[name]]
+        imported = [
+            module
+            for module in modules
+            if re.search(rf"^\s*(import|from) {module}\b", code, re.MULTILINE)
+        ]
+        assert imported, f"nothing imports {extras[name]} of the extra {name}"
+    table = (ROOT / "README.md").read_text().partition("## Installing")[2]
+    offered = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert "clean" in offered
+    assert offered <= extras.keys()
+
+
 def test_continuous_integration_is_a_script():
     """The scripts of tools/ are in tests/test_tools.py."""
     path = ROOT / ".ci/run"
