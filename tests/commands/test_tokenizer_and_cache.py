@@ -1,5 +1,6 @@
 """The verbs of the data room, from the command line to the files."""
 
+import contextlib
 import gzip
 import importlib.util
 import itertools
@@ -12,6 +13,7 @@ import pytest
 from t5x_style.__main__ import main
 from t5x_style.data import Tokenizer
 from t5x_style.data.formats.files import EMBEDDED
+from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.extend import read_extension
 
 MIXTURE = "gin_configs/mixtures/legal_general.gin"
@@ -251,3 +253,35 @@ def test_mistakes_are_named(call):
         status, _, err = call("cache", flag)
         assert status == 2, flag
         assert message in err
+
+
+def test_every_file_to_write_is_checked_before_the_first_is_trained(call):
+    """Of two sizes the second is somebody's, and so is the grown.json beside a vocabulary."""
+    pathlib.Path("small_600.model").write_bytes(b"theirs")
+    status, _, err = call("tokenizer", "--vocab_sizes=[512, 600]")
+    assert status == 2
+    assert "small_600.model is there and was not made here" in err
+    assert not pathlib.Path("small_512.model").exists()
+    assert call("tokenizer", "--dry_run", "--vocab_sizes=[512, 600]")[0] == 2
+    assert call("tokenizer")[0] == 0
+    pathlib.Path("grown.json").write_text("theirs")
+    grow = ["--extend=small.model", "--output=grown.model", "--gin.VOCAB_SIZE=520"]
+    assert call("tokenizer", *grow)[0] == 0
+    assert pathlib.Path("grown.json").read_text() == "theirs"
+    assert len(read_extension(Tokenizer("grown.model")).sub_pieces) == 8
+
+
+def test_what_another_process_made_meanwhile_is_not_made_again(call, monkeypatch):
+    """The lock is held by a process that trains the same vocabulary."""
+    assert call("tokenizer", "--output=theirs.model")[0] == 0
+
+    @contextlib.contextmanager
+    def waits(file):
+        for suffix in ("", ".made_from.json"):
+            pathlib.Path(f"theirs.model{suffix}").rename(f"{file}{suffix}")
+        yield
+
+    monkeypatch.setattr(made_from, "lock", waits)
+    status, out, _ = call("tokenizer")
+    assert status == 0
+    assert "small.model: is there already" in out

@@ -12,6 +12,7 @@ from t5x_style.accounting import Topology
 from t5x_style.data import Source, Tokenizer, TokenStore, evaluation_set
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary
+from t5x_style.data.tokenizers.made_from import json_file
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import in_force, make_mesh
@@ -87,7 +88,7 @@ def grown(base):
         tokenizer, {"legal": texts(0, 12)}, {"legal": 1.0}, vocab_size=GROWN, path=path
     )
     beside = {"extension": extension.to_json(), "model": Tokenizer(str(path)).hash}
-    path.with_suffix(".json").write_text(json.dumps(beside))
+    json_file(path).write_text(json.dumps(beside))
     return Tokenizer(str(path))
 
 
@@ -140,7 +141,7 @@ def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
     extension = Extension(FakeTokenizer.hash, 128, {128 + i: (2 + i, 9, 5) for i in range(12)})
     grown = FakeTokenizer(str(tmp_path / "grown.model"), "grown", 140)
     beside = {"extension": extension.to_json(), "model": grown.hash}
-    (tmp_path / "grown.json").write_text(json.dumps(beside))
+    json_file(tmp_path / "grown.model").write_text(json.dumps(beside))
 
     alone, split = Topology(), Topology(fsdp=2, tensor=4)
     with in_force(alone, make_mesh(alone)):
@@ -203,12 +204,12 @@ def test_vocabularies_that_do_not_fit(base, grown, tmp_path):
         other, {"legal": texts(0, 20)}, {"legal": 1.0}, vocab_size=BASE + 20, path=path
     )
     beside = {"extension": extension.to_json(), "model": Tokenizer(str(path)).hash}
-    path.with_suffix(".json").write_text(json.dumps(beside))
+    json_file(path).write_text(json.dumps(beside))
     with pytest.raises(UsageError, match=r"stranger\.model, which extends another one"):
         train(text_run(tmp_path / "run", Tokenizer(str(path)), **start))
     beside["model"] = grown.hash
-    path.with_suffix(".json").write_text(json.dumps(beside))
-    with pytest.raises(UsageError, match=r"stranger\.json describes another vocabulary"):
+    json_file(path).write_text(json.dumps(beside))
+    with pytest.raises(UsageError, match=r"stranger.*made_from.json describes another vocabulary"):
         train(text_run(tmp_path / "run", Tokenizer(str(path)), **start))
     deeper = dataclasses.replace(ARCHITECTURE, vocab_size=GROWN, layers=3)
     with pytest.raises(UsageError, match="another architecture: blocks"):

@@ -78,6 +78,7 @@ def tokenizer(
     refuse_unconsumed()
     from t5x_style.commands.corpora.fertility_tables import print_comparison
     from t5x_style.data import Tokenizer
+    from t5x_style.data.tokenizers import made_from
     from t5x_style.data.tokenizers.comparison import compare as compare_vocabularies
     from t5x_style.data.tokenizers.recipe import Recipe
     from t5x_style.errors import UsageError
@@ -116,6 +117,8 @@ def tokenizer(
     for other in others.values():
         other.hash  # noqa: B018  a missing file is refused before the training
     sources = [source for source in corpus.sources if source.name in shares]
+    for file in paths:
+        made_from.check_writable(file)
     trained = []
     for file, size in paths.items():
         recipe = Recipe(
@@ -133,9 +136,11 @@ def tokenizer(
             missing = "would be extended" if base else "would be trained"
             state = "is there" if recipe.is_made(file) else missing
             print(f"{file}: {size:,} pieces, {state}")
-        elif recipe.is_made(file):
-            print(f"{file}: is there already, from the same arguments and files")
-        else:
+            continue
+        with made_from.lock(file):
+            if recipe.is_made(file):
+                print(f"{file}: is there already, from the same arguments and files")
+                continue
             start = time.monotonic()
             new = recipe.make(file)
             what = f"({new:,} of them new) extended from {base.path}" if base else "trained"

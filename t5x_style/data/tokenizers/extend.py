@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import heapq
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -20,6 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.kinds import SPACE_MARK
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.data.tokenizers.train import sampled, units
@@ -49,27 +49,30 @@ class Extension:
     sub_pieces: Mapping[int, Sequence[int]]
 
     def to_json(self) -> dict[str, Any]:
-        """The entry `extension` of the JSON file next to the vocabulary."""
+        """The entry `extension` of the JSON beside the vocabulary."""
         sub_pieces = {str(token): list(ids) for token, ids in self.sub_pieces.items()}
         return dataclasses.asdict(self) | {"sub_pieces": sub_pieces}
 
 
 def read_extension(tokenizer: Tokenizer) -> Extension | None:
-    """How a vocabulary extends another, from the JSON file next to it. None if it does not.
+    """How a vocabulary extends another, from the JSON beside it. None if it does not.
 
     Raises:
-      UsageError: the JSON file is of another vocabulary.
+      UsageError: the JSON is broken, or of another vocabulary.
     """
-    json_file = pathlib.Path(tokenizer.path).with_suffix(".json")
-    if not tokenizer.path.endswith(".model") or not json_file.is_file():
-        return None
-    known = json.loads(json_file.read_text())
+    file = pathlib.Path(tokenizer.path)
+    known = made_from.read(file)
+    if known is None:
+        raise UsageError(
+            f"{made_from.json_file(file)} is broken: `t5x-style tokenizer` with the arguments that "
+            f"made {file} makes it again"
+        )
     if "extension" not in known:
         return None
     if known["model"] != tokenizer.hash:
         raise UsageError(
-            f"{json_file} describes another vocabulary than {tokenizer.path}: its hash is "
-            f"{known['model'][:12]}, that of the file is {tokenizer.hash[:12]}"
+            f"{made_from.json_file(file)} describes another vocabulary than {tokenizer.path}: its "
+            f"hash is {known['model'][:12]}, that of the file is {tokenizer.hash[:12]}"
         )
     fields = known["extension"]
     sub_pieces = {int(token): tuple(ids) for token, ids in fields["sub_pieces"].items()}

@@ -1,19 +1,21 @@
-"""A vocabulary file and the JSON next to it, which names all that the vocabulary was made from."""
+"""How a vocabulary is made: all that it depends on, and the work itself."""
 
 import dataclasses
 import functools
 import json
 import pathlib
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.sources.source import Source
+from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.extend import extend_vocabulary
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.data.tokenizers.train import train_tokenizer
-from t5x_style.errors import UsageError
-from t5x_style.files import file_digest, write_whole
+from t5x_style.files import file_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +65,14 @@ class Recipe:
 
     def is_made(self, file: pathlib.Path) -> bool:
         """Whether `file` was made by this recipe, from the same texts."""
-        known = _read_json(file)
-        known.pop("extension", None)
-        return file.is_file() and known == self.made_from | {"model": file_digest(file)}
+        known = made_from.read(file)
+        if not known or not file.is_file() or known["model"] != file_digest(file):
+            return False
+        of_the_files = ("model", "replaces", "extension")
+        return {k: v for k, v in known.items() if k not in of_the_files} == self.made_from
 
     def make(self, file: pathlib.Path) -> int:
-        """Writes the `.model` file, and then its JSON.
+        """Writes the `.model` file, and the JSON beside it.
 
         Returns:
           the number of new pieces of an extension; `vocab_size` for a vocabulary that is trained.
@@ -78,40 +82,39 @@ class Recipe:
             is not possible.
           Fault: a source without text.
         """
-        if file.exists() and "sources" not in _read_json(file):
-            raise UsageError(f"{file} is there and was not made here: name another file to write")
+        made_from.check_writable(file)
+        if made_from.read(file) is None:
+            print(
+                f"warning: {made_from.json_file(file)} is broken, and is made again",
+                file=sys.stderr,
+            )
         plain = dict(self.made_from)
         texts = {source.name: documents(source, "train") for source in self.sources}
-        if self.base is None:
-            train_tokenizer(
-                texts,
-                self.shares,
-                path=file,
-                vocab_size=self.vocab_size,
-                sample_bytes=self.sample_bytes,
-                seed=self.seed,
-                **self.options,
-            )
-            new_pieces = self.vocab_size
-        else:
-            extension = extend_vocabulary(
-                self.base,
-                texts,
-                self.shares,
-                path=file,
-                vocab_size=self.vocab_size,
-                sample_bytes=self.sample_bytes,
-                seed=self.seed,
-                terms=self.added_terms,
-            )
-            plain["extension"] = extension.to_json()
-            new_pieces = len(extension.sub_pieces)
-        plain["model"] = file_digest(file)
-        write_whole(file.with_suffix(".json"), json.dumps(plain, indent=1) + "\n")
+        with tempfile.TemporaryDirectory() as folder:
+            trained = pathlib.Path(folder) / file.name
+            if self.base is None:
+                train_tokenizer(
+                    texts,
+                    self.shares,
+                    path=trained,
+                    vocab_size=self.vocab_size,
+                    sample_bytes=self.sample_bytes,
+                    seed=self.seed,
+                    **self.options,
+                )
+                new_pieces = self.vocab_size
+            else:
+                extension = extend_vocabulary(
+                    self.base,
+                    texts,
+                    self.shares,
+                    path=trained,
+                    vocab_size=self.vocab_size,
+                    sample_bytes=self.sample_bytes,
+                    seed=self.seed,
+                    terms=self.added_terms,
+                )
+                plain["extension"] = extension.to_json()
+                new_pieces = len(extension.sub_pieces)
+            made_from.write(file, trained.read_bytes(), file_digest(trained), plain)
         return new_pieces
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    """The JSON file next to a vocabulary: ours, or another program's tokenizer.json. Or {}."""
-    json_file = file.with_suffix(".json")
-    return json.loads(json_file.read_text()) if json_file.is_file() else {}

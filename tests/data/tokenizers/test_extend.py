@@ -10,6 +10,7 @@ import pytest
 from t5x_style.data import Tokenizer
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary, read_extension
+from t5x_style.data.tokenizers.made_from import json_file
 from t5x_style.data.tokenizers.train import train_tokenizer
 from t5x_style.errors import UsageError
 
@@ -172,9 +173,9 @@ def test_what_lies_beside_a_vocabulary(embedded, tmp_path):
     extension = extend(embedded, base, tmp_path / "grown.model")
     grown = Tokenizer(str(tmp_path / "grown.model"))
     beside = {"model": grown.hash, "extension": extension.to_json()}
-    (tmp_path / "grown.json").write_text(json.dumps(beside))
+    json_file(tmp_path / "grown.model").write_text(json.dumps(beside))
     assert read_extension(grown) == extension
-    (tmp_path / "grown.json").write_text(json.dumps(beside | {"model": base.hash}))
+    json_file(tmp_path / "grown.model").write_text(json.dumps(beside | {"model": base.hash}))
     with pytest.raises(UsageError, match="describes another vocabulary"):
         read_extension(grown)
 
