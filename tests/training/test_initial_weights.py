@@ -139,7 +139,7 @@ def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
     small = dataclasses.replace(ARCHITECTURE, vocab_size=130, tied_head=tied)
     train(make_run(tmp_path / "run", steps=5, architecture=small))
     extension = Extension(FakeTokenizer.hash, 128, {128 + i: (2 + i, 9, 5) for i in range(12)})
-    grown = FakeTokenizer(str(tmp_path / "grown.model"), "grown", 140)
+    grown = FakeTokenizer(str(tmp_path / "grown.model"), hash="grown", vocab_size=140)
     beside = {"extension": extension.to_json(), "model": grown.hash}
     json_file(tmp_path / "grown.model").write_text(json.dumps(beside))
 
