@@ -3,26 +3,52 @@
 pyarrow is imported when it is called: in the process that builds stores.
 """
 
+import abc
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from t5x_style.data.formats.columns import PIECE_BYTES, Column, find_columns, rows_of
 from t5x_style.data.formats.format import FileFormat, OnRead, Part, Record, Split
-from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.errors import Fault, UsageError
 from t5x_style.files import local_path
 
 HF_STATE_FILE = "state.json"
 # Rows that are read at a time: they hold whole documents.
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256
 BUFFER_BYTES = 1 << 20
 
 
-class Parquet(FileFormat):
+class Table(FileFormat):
+    """Files of columns. A file without the columns of a source is refused before any is read."""
+
+    @abc.abstractmethod
+    def schema(self, path: pathlib.Path) -> Any:
+        """The Arrow schema of a file."""
+
+    def parts(self, split: Split, part_bytes: int) -> list[Part]:
+        """The parts of each file.
+
+        Raises:
+          UsageError: a file lacks a column, or its type is no text.
+          Fault: a file is broken, or of another format.
+        """
+        for path in self.files(split):
+            find_columns(path, self.schema(path), split.fields)
+        return super().parts(split, part_bytes)
+
+
+class Parquet(Table):
     """Parquet files, cut between row groups."""
+
+    def schema(self, path: pathlib.Path) -> Any:
+        """From the end of the file."""
+        with _parquet(path) as file:
+            return file.schema_arrow
 
     def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
         """Row groups, and bytes of the file in proportion to their rows."""
@@ -34,25 +60,29 @@ class Parquet(FileFormat):
         """The rows of the row groups of a part.
 
         Raises:
-          UsageError: the file has no such column.
+          UsageError: the file lacks a column, or its type is no text.
           Fault: the file is broken, or no Parquet.
         """
         path = pathlib.Path(part.path)
         with _parquet(path) as file:
-            _check_columns(path, file.schema_arrow.names, split.fields)
+            columns = find_columns(path, file.schema_arrow, split.fields)
             groups = list(range(file.num_row_groups)[part.start : part.stop])
             size, total = path.stat().st_size, file.metadata.num_rows
             number = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
-            columns = list(split.fields)
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+            batches = file.iter_batches(
+                _rows_at_once(file.metadata, groups, columns.values()),
+                row_groups=groups,
+                columns=[".".join(column.path) for column in columns.values()],
+            )
+            for batch in batches:
                 before = number
-                for row in _as_bytes(batch).to_pylist():
+                for row, problem in rows_of(batch, columns):
                     number += 1
-                    yield Record(f"{path} row {number}", row)
+                    yield Record(f"{path} row {number}", row, problem=problem)
                 on_read(size * number // total - size * before // total)
 
 
-class HuggingFace(FileFormat):
+class HuggingFace(Table):
     """A folder that `datasets.Dataset.save_to_disk` wrote: Arrow streams, cut between batches."""
 
     def files(self, split: Split) -> list[pathlib.Path]:
@@ -87,6 +117,11 @@ class HuggingFace(FileFormat):
                 )
         return files
 
+    def schema(self, path: pathlib.Path) -> Any:
+        """From the start of the file."""
+        with _arrow(path) as stream:
+            return stream.schema
+
     def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
         """Batches, and bytes of the file in proportion to their rows."""
         return list(enumerate(_batch_sizes(path), start=1))
@@ -95,13 +130,13 @@ class HuggingFace(FileFormat):
         """The rows of the batches of a part.
 
         Raises:
-          UsageError: the file has no such column.
+          UsageError: the file lacks a column, or its type is no text.
           Fault: the file is broken, or no Arrow stream.
         """
         path = pathlib.Path(part.path)
         sizes = _batch_sizes(path)
         with _arrow(path) as stream:
-            _check_columns(path, stream.schema.names, split.fields)
+            columns = find_columns(path, stream.schema, split.fields)
             number = 0
             for position, batch in enumerate(stream):
                 if part.stop is not None and position >= part.stop:
@@ -111,10 +146,9 @@ class HuggingFace(FileFormat):
                     number += batch.num_rows
                     continue
                 for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                    piece = batch.select(list(split.fields)).slice(start, ROWS_AT_ONCE)
-                    for row in _as_bytes(piece).to_pylist():
+                    for row, problem in rows_of(batch.slice(start, ROWS_AT_ONCE), columns):
                         number += 1
-                        yield Record(f"{path} row {number}", row)
+                        yield Record(f"{path} row {number}", row, problem=problem)
                 on_read(sizes[position])
 
 
@@ -129,6 +163,17 @@ def _sizes(path: pathlib.Path, rows: Sequence[int]) -> list[int]:
     return np.diff(ends, prepend=0).tolist()
 
 
+def _rows_at_once(metadata: Any, groups: Sequence[int], columns: Iterable[Column]) -> int:
+    """Rows of a batch: their texts are `PIECE_BYTES` or less, by the mean of a row group."""
+    names = [".".join(column.path) for column in columns]
+    largest = 1.0
+    for group in map(metadata.row_group, groups):
+        chunks = map(group.column, range(group.num_columns))
+        used = (chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names)
+        largest = max(largest, sum(used) / max(1, group.num_rows))
+    return max(1, min(ROWS_AT_ONCE, int(PIECE_BYTES / largest)))
+
+
 @contextlib.contextmanager
 def _parquet(path: pathlib.Path) -> Iterator[Any]:
     import pyarrow
@@ -137,7 +182,12 @@ def _parquet(path: pathlib.Path) -> Iterator[Any]:
     try:
         # Read as it is needed: the default holds a whole row group, which may be the whole file.
         with pyarrow.parquet.ParquetFile(
-            path, page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER_BYTES
+            path,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            buffer_size=BUFFER_BYTES,
+            # Spark's. In nanoseconds, the default, a date after 2262 would become another one.
+            coerce_int96_timestamp_unit="us",
         ) as file:
             yield file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -154,23 +204,3 @@ def _arrow(path: pathlib.Path) -> Iterator[Any]:
             yield stream
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as an Arrow stream: {error}") from error
-
-
-def _as_bytes(batch: Any) -> Any:
-    """The batch with its texts undecoded, so that one that is not UTF-8 spoils its row alone."""
-    import pyarrow
-
-    for i, field in enumerate(batch.schema):
-        if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type):
-            column = batch.column(i).cast(pyarrow.large_binary())
-            batch = batch.set_column(i, field.name, column)
-    return batch
-
-
-def _check_columns(path: pathlib.Path, columns: Sequence[str], fields: Sequence[str]) -> None:
-    for field in fields:
-        if field not in columns:
-            raise UsageError(
-                f"{path} has no column {field!r}; it has {', '.join(columns)}"
-                f"{did_you_mean(field, columns)}"
-            )

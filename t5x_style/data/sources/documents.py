@@ -204,17 +204,29 @@ def _whole_characters(source: Source, record: Record, fields: Mapping[str, Any],
 def _metadata(
     source: Source, record: Record, fields: Mapping[str, Any], field: str | None
 ) -> str | None:
-    """A field as text: a date in ISO form, a list with commas; None where there is none."""
+    """A field as text: a date in ISO form, a list with commas, a whole number without a point.
+
+    None where there is none.
+    """
     value = None if field is None else _optional(fields, field)
     if value is None:
         return None
+    if isinstance(value, list):
+        text = ", ".join(_plain(record, item) for item in value)
+    else:
+        text = _plain(record, value)
+    return _whole_characters(source, record, fields, text)
+
+
+def _plain(record: Record, value: Any) -> str:
     if isinstance(value, bytes):
         return decoded(record, value)
     if isinstance(value, datetime.date):
-        value = value.isoformat()
-    elif isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return _whole_characters(source, record, fields, str(value))
+        return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        # pandas makes floats of whole numbers where some are missing.
+        value = int(value)
+    return str(value)
 
 
 def _check_date(source: Source, record: Record, date: str | None) -> None:

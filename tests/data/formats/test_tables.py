@@ -124,7 +124,7 @@ def test_a_file_of_something_else_is_refused_by_its_name(kind, tmp_path):
 @pytest.mark.parametrize("kind", [as_parquet, as_hf])
 def test_a_column_that_is_not_there_is_named_with_the_nearest(kind, tmp_path):
     source = Source(name="a", text_field="bdy", **kind(tmp_path))
-    with pytest.raises(UsageError, match=r"no column 'bdy'; it has id, body, other.*body"):
+    with pytest.raises(UsageError, match=r"no field 'bdy'; it has id, body, other.*body"):
         list(documents(source, "train"))
 
 
