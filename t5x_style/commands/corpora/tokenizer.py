@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from t5x_style.data import Corpus
+    from t5x_style.data.sources.sample import Sample
 
 # The mixture files bind both verbs of the data room.
 CONFIGURABLES = ("t5x_style.data", "t5x_style.commands.corpora.cache")
@@ -49,8 +51,9 @@ def tokenizer(
 ) -> dict[str, Any]:
     """Trains a vocabulary with byte fallback on the blend, and measures it on text.
 
-    The sample has the blend's shares, by byte. A vocabulary that was trained with the same
-    arguments on the same files is kept.
+    The sample has the blend's shares, by byte, and is drawn over the whole of each source. It is
+    judged on text that it was not trained on. A vocabulary that was trained with the same arguments
+    on the same files is kept.
 
     Args:
       corpus: sources and blend, @Corpus(); its tokenizer names the file to write.
@@ -69,7 +72,7 @@ def tokenizer(
       added_terms: words and phrases that become one piece each, before others; with extend only.
       output: the .model file to write; by default that of corpus.tokenizer.
       sample_bytes: text to train on.
-      seed: of the choice of documents.
+      seed: of the choice of texts, 0 or more.
       compare: other vocabularies to put into the tables: .model or .json files, or 'bytes'.
       terms: words and phrases of the domain to see in pieces.
       terms_file: a file of more of them, one a line.
@@ -80,12 +83,13 @@ def tokenizer(
     from t5x_style.data import Tokenizer
     from t5x_style.data.tokenizers import made_from
     from t5x_style.data.tokenizers.comparison import compare as compare_vocabularies
-    from t5x_style.data.tokenizers.recipe import Recipe
-    from t5x_style.errors import UsageError
+    from t5x_style.data.tokenizers.recipe import Recipe, judged_texts, train_samples
+    from t5x_style.errors import UsageError, at_least
     from t5x_style.files import local_path
 
-    if round_to < 1:
-        raise UsageError(f"tokenizer.round_to = {round_to}: must be 1 or more")
+    at_least("tokenizer.round_to", round_to, 1)
+    at_least("tokenizer.sample_bytes", sample_bytes, 1)
+    at_least("tokenizer.seed", seed, 0)
     form = {
         "model_type": model_type,
         "spaces_inside_words": spaces_inside_words,
@@ -119,6 +123,14 @@ def tokenizer(
     sources = [source for source in corpus.sources if source.name in shares]
     for file in paths:
         made_from.check_writable(file)
+
+    @functools.cache
+    def samples() -> dict[str, Sample]:
+        found = train_samples(sources, shares, sample_bytes, seed)
+        for name, one in found.items():
+            print(f"{name}: {one}")
+        return found
+
     trained = []
     for file, size in paths.items():
         recipe = Recipe(
@@ -142,16 +154,20 @@ def tokenizer(
                 print(f"{file}: is there already, from the same arguments and files")
                 continue
             start = time.monotonic()
-            new = recipe.make(file)
+            new = recipe.make(file, {name: one.texts for name, one in samples().items()})
             what = f"({new:,} of them new) extended from {base.path}" if base else "trained"
             print(f"{file}: {size:,} pieces {what} in {time.monotonic() - start:.1f} s")
             trained.append(str(file))
     if dry_run:
         return {"vocabularies": [str(file) for file in paths]}
     ours = {str(file): Tokenizer(str(file)) for file in paths}
-    comparison = compare_vocabularies(sources, shares, ours, others, shown_terms)
+    texts, judged_on = {}, {}
+    for source in sources:
+        texts[source.name], judged_on[source.name] = judged_texts(source, samples)
+        print(f"{source.name}: judged on {judged_on[source.name]}")
+    comparison = compare_vocabularies(texts, shares, ours, others, shown_terms)
     print_comparison(comparison)
-    return {"trained": trained, **comparison.to_json()}
+    return {"trained": trained, "judged_on": judged_on, **comparison.to_json()}
 
 
 def _read_terms(terms_file: str | None) -> list[str]:

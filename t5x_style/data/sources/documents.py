@@ -136,17 +136,27 @@ def kept_documents(source: Source, split: str) -> Iterator[Document]:
     """
     for part in parts(source, split):
         for record in records(source, split, part):
-            try:
-                document = document_of(source, record)
-            except BadRecord as bad:
-                if source.on_bad_record == "skip":
-                    continue
-                raise refusal(source, str(bad)) from None
-            if not belongs(source, split, document):
+            document = document_in(source, split, record)
+            if document is None:
                 continue
             text, _ = filtered(source.filters, document.text)
             if text is not None and text.strip():
                 yield dataclasses.replace(document, text=text)
+
+
+def document_in(source: Source, split: str, record: Record) -> Document | None:
+    """The document of a record; None if it is of another split, or a bad one that is skipped.
+
+    Raises:
+      Fault: a bad record, unless the source skips them.
+    """
+    try:
+        document = document_of(source, record)
+    except BadRecord as bad:
+        if source.on_bad_record == "skip":
+            return None
+        raise refusal(source, str(bad)) from None
+    return document if belongs(source, split, document) else None
 
 
 def refusal(source: Source, bad: str) -> Fault:

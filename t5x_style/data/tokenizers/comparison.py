@@ -5,8 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from t5x_style.data.sources.documents import documents
-from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers.fertility import (
     Fertility,
     domain_words,
@@ -17,7 +15,6 @@ from t5x_style.data.tokenizers.fertility import (
 )
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 
-SAMPLE_CHARACTERS = 1_000_000
 WORST_WORDS = 10
 
 
@@ -95,23 +92,22 @@ class Comparison:
 
 
 def compare(
-    sources: Sequence[Source],
+    texts: Mapping[str, Sequence[str]],
     shares: Mapping[str, float],
     ours: Mapping[str, Tokenizer],
     others: Mapping[str, Tokenizer],
     terms: Sequence[str],
 ) -> Comparison:
-    """Measures vocabularies on the validation splits, or on train splits where there is none.
+    """Measures vocabularies on texts.
 
     Args:
-      sources: those of the blend.
+      texts: {source: texts that none of them was trained on}.
       shares: {source: share of the blend's bytes}.
       ours: {path: vocabulary} to choose from.
       others: {path: vocabulary} to compare with.
       terms: words and phrases to show in pieces.
     """
     vocabularies = {**ours, **others}
-    texts = {source.name: list(_sample_texts(source)) for source in sources}
     measured = [
         SourceFertility(source, name, vocabulary.vocab_size, fertility(vocabulary, texts[source]))
         for source in shares
@@ -148,13 +144,3 @@ def _pieces(tokenizer: Tokenizer, term: str) -> tuple[int, str]:
     """The number of tokens of a term within a text, after a space, and its pieces."""
     tokens = tokenizer.encode(f" {term}")
     return len(tokens), " ".join(tokenizer.piece(token) for token in tokens)
-
-
-def _sample_texts(source: Source) -> Iterator[str]:
-    """The first documents of a source's validation split, or of its train split."""
-    characters = 0
-    for text in documents(source, source.split_names()[-1]):
-        yield text
-        characters += len(text)
-        if characters >= SAMPLE_CHARACTERS:
-            return

@@ -6,16 +6,75 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from t5x_style.data.sources.documents import documents
+from t5x_style.data.sources.sample import Sample, sample
 from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.extend import extend_vocabulary
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.data.tokenizers.train import train_tokenizer
+from t5x_style.errors import Fault
 from t5x_style.files import file_digest
+from t5x_style.quantities import byte_count
+
+# Of each source, for the tables that compare vocabularies.
+JUDGED_BYTES = 1_000_000
+
+
+def holds_out(source: Source) -> bool:
+    """Whether texts of the train split are held out, to judge on: there is no validation split."""
+    return "validation" not in source.split_names()
+
+
+def train_samples(
+    sources: Sequence[Source], shares: Mapping[str, float], sample_bytes: int, seed: int
+) -> dict[str, Sample]:
+    """{source: the texts of its train split to train on, and those to judge on if it has none}.
+
+    Args:
+      sources, shares, sample_bytes, seed: as of a `Recipe`.
+
+    Raises:
+      UsageError: there is no file.
+      Fault: a bad record, unless the source skips them.
+    """
+    return {
+        source.name: sample(
+            source,
+            "train",
+            round(shares[source.name] * sample_bytes),
+            seed=seed,
+            held_out_bytes=JUDGED_BYTES if holds_out(source) else 0,
+        )
+        for source in sources
+    }
+
+
+def judged_texts(
+    source: Source, samples: Callable[[], Mapping[str, Sample]]
+) -> tuple[Sequence[str], str]:
+    """Texts of a source that its vocabularies were not trained on, and what they are, for people.
+
+    Args:
+      source: the source.
+      samples: gives those of `train_samples`. Called if the source has no validation split.
+
+    Raises:
+      UsageError: there is no file.
+      Fault: a bad record, unless the source skips them; a validation split without text.
+    """
+    if not holds_out(source):
+        found = sample(source, "validation", JUDGED_BYTES)
+        if not found.texts:
+            raise Fault(f"source {source.name!r}: its validation split has no text to judge on")
+        return found.texts, f"its validation split, {found}"
+    found = samples()[source.name]
+    if not found.held_out:
+        return found.texts, "what it was trained on: the source has no second text"
+    size = byte_count(sum(len(text.encode()) for text in found.held_out))
+    return found.held_out, f"{size} of its train split that no vocabulary here is trained on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +86,8 @@ class Recipe:
       shares: {source: share of the sample's bytes}.
       cache_dir: where digests of files are kept.
       vocab_size: V, all ids included.
-      sample_bytes: bytes of text to look at.
-      seed: of the choice of documents.
+      sample_bytes: bytes of text to train on.
+      seed: of the choice of texts.
       options: other arguments of `train_tokenizer`; none for an extension.
       base: the vocabulary to extend. None: one is trained.
       added_terms: words and phrases that become one piece each in an extension.
@@ -56,7 +115,7 @@ class Recipe:
         if self.base is not None:
             plain |= {"extends": self.base.hash, "added_terms": self.added_terms}
         plain["sources"] = [
-            {"name": source.name, "share": self.shares[source.name]}
+            {"name": source.name, "share": self.shares[source.name], "held_out": holds_out(source)}
             | source.made_from("train", self.cache_dir, remember=False)
             for source in self.sources
         ]
@@ -71,8 +130,12 @@ class Recipe:
         of_the_files = ("model", "replaces", "extension")
         return {k: v for k, v in known.items() if k not in of_the_files} == self.made_from
 
-    def make(self, file: pathlib.Path) -> int:
+    def make(self, file: pathlib.Path, texts: Mapping[str, Iterable[str]]) -> int:
         """Writes the `.model` file, and the JSON beside it.
+
+        Args:
+          file: to write.
+          texts: {source: its sample}, of `train_samples`.
 
         Returns:
           the number of new pieces of an extension; `vocab_size` for a vocabulary that is trained.
@@ -89,7 +152,6 @@ class Recipe:
                 file=sys.stderr,
             )
         plain = dict(self.made_from)
-        texts = {source.name: documents(source, "train") for source in self.sources}
         with tempfile.TemporaryDirectory() as folder:
             trained = pathlib.Path(folder) / file.name
             if self.base is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_style.data.sources.sample import stretches
 from t5x_style.data.tokenizers.kinds import SPACE_MARK
 from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
 from t5x_style.errors import Fault, UsageError, one_of
@@ -19,9 +20,6 @@ from t5x_style.files import write_whole
 THREADS = 4
 # Long enough that pieces across a line's end (".\n") are seen, well below the trainer's limit.
 UNIT_CHARACTERS = 2000
-# Documents are chosen at random among the first ones of a source, of this many times the wanted
-# bytes. So a source of a terabyte is not read to its end.
-SCANNED = 8
 SMALLEST_VOCABULARY = 320
 MODEL_TYPES = ("unigram", "bpe")
 # The names that sentencepiece gives to ids 0, 1 and 2, and to BOS.
@@ -51,7 +49,7 @@ def train_tokenizer(
     make the same file on any machine.
 
     Args:
-      texts: {source: its documents}.
+      texts: {source: its documents, or a sample of them}.
       shares: {source: share of the sample's bytes}. A source smaller than its share is repeated, as
         in training.
       vocab_size: V, all of these ids included: at least 320 and the symbols.
@@ -61,7 +59,7 @@ def train_tokenizer(
         BloombergGPT does (2303.17564, section 2.3).
       text_symbols: strings without white space that are one id each wherever a text has them.
       control_symbols: ids that no text is encoded to and that decode to nothing.
-      seed: of the choice of documents.
+      seed: of the order of the texts, and so of those that are left out; 0 or more.
       sample_bytes: bytes of text to train on.
 
     Raises:
@@ -142,25 +140,21 @@ def _check_symbols(symbols: Sequence[str]) -> None:
 
 
 def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> Iterator[str]:
-    """Random documents of a source, `wanted_bytes` of UTF-8 in all. The last one is cut.
+    """The texts of a source in random order, `wanted_bytes` of UTF-8 in all. The last one is cut.
+
+    They are repeated if they are fewer, and held in memory all at once.
 
     Raises:
-      Fault: no document, or none with text.
+      Fault: no text, or empty ones alone.
     """
-    scanned: list[str] = []
-    size = 0
-    for text in texts:
-        scanned.append(text)
-        size += len(text)
-        if size >= SCANNED * wanted_bytes:
-            break
-    if not size:
+    held = list(texts)
+    if not any(held):
         raise Fault(f"source {name!r} has no text to train a vocabulary on")
     random = np.random.Generator(np.random.Philox(seed))
     left = wanted_bytes
     while left > 0:
-        for i in random.permutation(len(scanned)):
-            text = scanned[i]
+        for i in random.permutation(len(held)):
+            text = held[i]
             content = text.encode()
             if len(content) > left:
                 text = content[:left].decode(errors="ignore")
@@ -171,12 +165,5 @@ def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> It
 
 
 def units(text: str) -> Iterator[str]:
-    """Cuts a text before a newline or a space: the trainer strips newlines at the end of a unit."""
-    start = 0
-    while start < len(text):
-        end = start + UNIT_CHARACTERS
-        if end < len(text):
-            cut = max(text.rfind("\n", start + 1, end), 0) or text.rfind(" ", start + 1, end)
-            end = cut if cut > start else end
-        yield text[start:end]
-        start = end
+    """Pieces of a text: the trainer strips newlines at the end of one, so a cut is before them."""
+    return stretches(text, UNIT_CHARACTERS)

@@ -4,37 +4,23 @@ import json
 
 import pytest
 
-from t5x_style.data import Source, Tokenizer
+from t5x_style.data import Tokenizer
 from t5x_style.data.tokenizers import comparison
 from t5x_style.data.tokenizers.comparison import compare
 
 BYTES = Tokenizer("bytes")
 
 
-@pytest.fixture
-def sources(tmp_path):
-    """Law has a validation split, which is compared on, and the web has none."""
-    texts = {
-        "law.train": ["never looked at"],
-        "law.validation": ["lessee lessee lessee lessor", "the the the lessor lessor"],
-        "web.train": ["the the the the city", "city city lessor lessor" + " the" * 50],
-    }
-    files = {}
-    for name, documents in texts.items():
-        files[name] = str(tmp_path / f"{name}.jsonl")
-        (tmp_path / f"{name}.jsonl").write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in documents)
-        )
-    law = {"train": files["law.train"], "validation": files["law.validation"]}
-    return [
-        Source(name="law", splits=law),
-        Source(name="web", splits={"train": files["web.train"]}),
-    ]
+TEXTS = {
+    "law": ["lessee lessee lessee lessor", "the the the lessor lessor"],
+    "web": ["the the the the city", "city city lessor lessor" + " the" * 50],
+}
+LAW = {"law": TEXTS["law"]}
 
 
-def test_every_vocabulary_on_every_source(sources, tokenizer):
+def test_every_vocabulary_on_every_source(tokenizer):
     shares = {"law": 0.75, "web": 0.25}
-    found = compare(sources, shares, {"ours": tokenizer}, {"bytes": BYTES}, ["fee"])
+    found = compare(TEXTS, shares, {"ours": tokenizer}, {"bytes": BYTES}, ["fee"])
     assert [(row.source, row.vocabulary, row.pieces) for row in found.fertility] == [
         ("law", "ours", 512),
         ("law", "bytes", 259),
@@ -52,39 +38,29 @@ def test_every_vocabulary_on_every_source(sources, tokenizer):
     assert [term.tokens for term in found.terms] == [len(tokenizer.encode(" fee")), 4]
 
 
-def test_the_best_is_chosen_among_ours_and_by_the_bits_of_a_byte(sources, tokenizer):
+def test_the_best_is_chosen_among_ours_and_by_the_bits_of_a_byte(tokenizer):
     shares = {"law": 0.5, "web": 0.5}
     both = {"bytes": BYTES, "small": tokenizer}
-    assert compare(sources, shares, both, {}, []).best == "small"
+    assert compare(TEXTS, shares, both, {}, []).best == "small"
     # Another vocabulary is compared with, and never chosen.
-    assert compare(sources, shares, {"bytes": BYTES}, {"small": tokenizer}, []).best == "bytes"
+    assert compare(TEXTS, shares, {"bytes": BYTES}, {"small": tokenizer}, []).best == "bytes"
 
 
-def test_the_words_of_a_source_that_cost_most(sources, monkeypatch):
+def test_the_words_of_a_source_that_cost_most(monkeypatch):
     """Of nine words of law, lessee is three and never elsewhere, lessor three and two of 59."""
     shares = {"law": 0.5, "web": 0.5}
-    worst = compare(sources, shares, {"bytes": BYTES}, {}, []).worst_words
+    worst = compare(TEXTS, shares, {"bytes": BYTES}, {}, []).worst_words
     (word,) = (word for word in worst if word.source == "law")
     assert (word.word, word.count, word.tokens) == ("lessee", 3, 7)
     assert word.pieces.split()[:2] == ["<0x20>", "<0x6C>"]
     monkeypatch.setattr(comparison, "WORST_WORDS", 0)
-    assert compare(sources, shares, {"bytes": BYTES}, {}, []).worst_words == []
+    assert compare(TEXTS, shares, {"bytes": BYTES}, {}, []).worst_words == []
     # A single source has no words of its own: there is nothing to compare with.
-    assert compare(sources[:1], {"law": 1.0}, {"bytes": BYTES}, {}, []).worst_words == []
+    assert compare(LAW, {"law": 1.0}, {"bytes": BYTES}, {}, []).worst_words == []
 
 
-@pytest.mark.parametrize(("characters", "documents"), [(1, 1), (27, 1), (28, 2), (999, 2)])
-def test_no_more_documents_are_read_than_the_sample_needs(
-    sources, monkeypatch, characters, documents
-):
-    monkeypatch.setattr(comparison, "SAMPLE_CHARACTERS", characters)
-    texts = list(comparison._sample_texts(sources[0]))
-    assert len(texts) == documents
-    assert texts[0] == "lessee lessee lessee lessor"
-
-
-def test_as_json(sources):
-    found = compare(sources[:1], {"law": 1.0}, {"bytes": BYTES}, {}, ["a", "b"])
+def test_as_json():
+    found = compare(LAW, {"law": 1.0}, {"bytes": BYTES}, {}, ["a", "b"])
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["terms"] == {"a": {"bytes": "<0x20> <0x61>"}, "b": {"bytes": "<0x20> <0x62>"}}
     assert plain["fertility"] == [

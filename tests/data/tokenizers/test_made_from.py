@@ -14,13 +14,13 @@ from tests.data.store_helpers import write_jsonl
 from tests.disk import Disk
 
 HUGGING_FACE = '{"model": {"type": "BPE"}, "added_tokens": []}'
+TEXTS = [f"the lessee of flat {n} pays the lessor, quickly and often" for n in range(100)]
 
 
 @pytest.fixture
 def recipe(tmp_path):
     """350 pieces of a hundred short texts."""
-    texts = [f"the lessee of flat {n} pays the lessor, quickly and often" for n in range(100)]
-    source = Source(name="a", splits={"train": write_jsonl(tmp_path / "a.jsonl", texts)})
+    source = Source(name="a", splits={"train": write_jsonl(tmp_path / "a.jsonl", TEXTS)})
     return Recipe(
         sources=[source],
         shares={"a": 1.0},
@@ -32,6 +32,10 @@ def recipe(tmp_path):
     )
 
 
+def make(recipe, file):
+    return recipe.make(file, {"a": TEXTS})
+
+
 def other(recipe):
     """The same recipe for another vocabulary."""
     return dataclasses.replace(recipe, vocab_size=331)
@@ -41,7 +45,7 @@ def test_a_tokenizer_json_beside_the_vocabulary_stays_as_it_is(recipe, tmp_path)
     """GPT-2, Llama 3 and Qwen are downloaded as a tokenizer.json, without a .model."""
     theirs = tmp_path / "tokenizer.json"
     theirs.write_text(HUGGING_FACE)
-    recipe.make(tmp_path / "tokenizer.model")
+    make(recipe, tmp_path / "tokenizer.model")
     assert theirs.read_text() == HUGGING_FACE
     beside = tmp_path / "tokenizer.model.made_from.json"
     assert json.loads(beside.read_text())["vocab_size"] == 330
@@ -50,17 +54,17 @@ def test_a_tokenizer_json_beside_the_vocabulary_stays_as_it_is(recipe, tmp_path)
 
 def test_a_model_that_somebody_put_in_the_place_of_ours_is_not_overwritten(recipe, tmp_path):
     file = tmp_path / "a.model"
-    recipe.make(file)
+    make(recipe, file)
     file.write_bytes(b"theirs")
     with pytest.raises(UsageError, match=r"a\.model is there and was not made here"):
-        other(recipe).make(file)
+        make(other(recipe), file)
     assert file.read_bytes() == b"theirs"
 
 
 def test_our_own_vocabulary_is_replaced_by_another_of_ours(recipe, tmp_path):
     file = tmp_path / "a.model"
-    recipe.make(file)
-    other(recipe).make(file)
+    make(recipe, file)
+    make(other(recipe), file)
     assert Tokenizer(str(file)).vocab_size == 331
 
 
@@ -72,7 +76,7 @@ def test_a_stop_between_the_two_files_blocks_no_later_start(
     """Stopped after `written` of the two files, with or without a vocabulary there before."""
     file = tmp_path / "a.model"
     if before:
-        recipe.make(file)
+        make(recipe, file)
     old = file.read_bytes() if before else None
     write, calls = made_from.write_whole, []
 
@@ -84,19 +88,19 @@ def test_a_stop_between_the_two_files_blocks_no_later_start(
 
     monkeypatch.setattr(made_from, "write_whole", stops)
     with pytest.raises(KeyboardInterrupt):
-        other(recipe).make(file)
+        make(other(recipe), file)
     monkeypatch.undo()
     assert not other(recipe).is_made(file)
     assert (file.read_bytes() if file.exists() else None) == old
     third = dataclasses.replace(recipe, vocab_size=332)
-    third.make(file)
+    make(third, file)
     assert third.is_made(file)
     assert Tokenizer(str(file)).vocab_size == 332
 
 
 def test_both_files_are_on_the_disk(recipe, tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
-    recipe.make(tmp_path / "a.model")
+    make(recipe, tmp_path / "a.model")
     for name in ("a.model", "a.model.made_from.json"):
         assert disk.has_name(tmp_path / name), name
 
@@ -104,11 +108,11 @@ def test_both_files_are_on_the_disk(recipe, tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["", '{"vocab_size": 3', "[]", "\0\0\0\0"])
 def test_a_broken_json_is_made_again_and_the_vocabulary_is_kept(recipe, tmp_path, capsys, content):
     file, beside = tmp_path / "a.model", tmp_path / "a.model.made_from.json"
-    recipe.make(file)
+    make(recipe, file)
     whole, model = beside.read_text(), file.read_bytes()
     beside.write_text(content)
     assert not recipe.is_made(file)
-    recipe.make(file)
+    make(recipe, file)
     assert "a.model.made_from.json is broken" in capsys.readouterr().err
     assert json.loads(beside.read_text())["model"] == json.loads(whole)["model"]
     assert file.read_bytes() == model
@@ -118,11 +122,11 @@ def test_a_broken_json_is_made_again_and_the_vocabulary_is_kept(recipe, tmp_path
 def test_beside_a_broken_json_another_vocabulary_is_not_overwritten(recipe, tmp_path):
     """Nothing shows any more that it was made here."""
     file, beside = tmp_path / "a.model", tmp_path / "a.model.made_from.json"
-    recipe.make(file)
+    make(recipe, file)
     model = file.read_bytes()
     beside.write_text("")
     with pytest.raises(UsageError, match=r"a\.model\.made_from\.json is broken"):
-        other(recipe).make(file)
+        make(other(recipe), file)
     assert (file.read_bytes(), beside.read_text()) == (model, "")
 
 
