@@ -16,12 +16,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Annotated, Any
 
 from t5x_style.errors import EXIT_FAULT, Fault, UsageError
 
 PathLike = str | os.PathLike[str]
+
+
+def absolute(path: str, _: Mapping[str, Any]) -> str:
+    """A path with the folder of the start in front, if it is relative: see `LocalPath`."""
+    return path if "://" in path else str(pathlib.Path(path).absolute())
+
+
+# The type of a parameter that names a file or folder. A run's config.gin has its value as the
+# function returns it. That is called with the value, and the other parameters by name.
+LocalPath = Annotated[str, absolute]
 
 # The lock file of a folder that one process owns.
 OWNER_FILE = ".owner"

@@ -142,7 +142,8 @@ def test_config_gin_alone_starts_the_same_run(finished):
     alone = run(folder, "train", "--gin_file=run/config.gin", "--gin.MODEL_DIR=again", "--json")
     assert json.loads(alone.stdout)["line"]["loss"] == json.loads(done.stdout)["line"]["loss"]
     before, after = ((folder / name / "config.gin").read_text() for name in ("run", "again"))
-    assert after == before.replace("'run'", "'again'")
+    assert after == before.replace(f"'{folder}/run'", f"'{folder}/again'")
+    assert f"'{folder}/legal.jsonl'" in before, "its paths are absolute"
 
 
 def test_started_again_it_says_that_it_is_finished(here):

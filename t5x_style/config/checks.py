@@ -17,7 +17,7 @@ from t5x_style.config.files import GinReader, Origin
 from t5x_style.config.flags import FlagBinding
 from t5x_style.config.graph import MACRO, Node
 from t5x_style.config.help import annotation_text, signature_of
-from t5x_style.config.types import annotations_of, coerced, mismatch
+from t5x_style.config.types import annotations_of, coerced, mismatch, with_absolute_paths
 from t5x_style.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -187,8 +187,8 @@ def _unconsumed_problems() -> list[str]:
 def operative_config(*, without: Callable | None = None) -> str:
     """The consumed values, defaults included, as gin text without includes: a run's config.gin.
 
-    This text alone starts the same run again. It is the state at refuse_unconsumed(), so the calls
-    that a verb makes later do not enter.
+    This text alone starts the same run again, from any folder, since its paths are absolute. It is
+    the state at refuse_unconsumed(), so the calls that a verb makes later do not enter.
 
     Args:
       without: a configurable whose parameters are left out.
@@ -200,7 +200,7 @@ def operative_config(*, without: Callable | None = None) -> str:
     for node in graph.reach(_unevaluated(chosen)):
         for parameter, (bound, value) in graph.effective(node).items():
             chosen.setdefault(bound, {}).setdefault(parameter, value)
-    return graph.config_text(chosen)
+    return graph.config_text(with_absolute_paths(chosen))
 
 
 def origins(message: str) -> str:

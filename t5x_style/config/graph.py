@@ -6,6 +6,8 @@ A node is `(scope, selector)`: a configurable that is called in a scope. A macro
 `("NAME", "gin.macro")`, as in gin.
 """
 
+import math
+import pprint
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +19,8 @@ from gin import config_parser
 Node = tuple[str, str]
 MACRO = "gin.macro"
 REQUIRED = "gin.REQUIRED"
+# Characters of a line that is written.
+LINE = 100
 
 
 def bindings() -> dict[Node, dict[str, Any]]:
@@ -93,7 +97,36 @@ def parse_one_value(parser: config_parser.ConfigParser) -> tuple[Any, bool]:
 
 def config_text(values: Mapping[Node, Mapping[str, Any]]) -> str:
     """Bindings as gin text, with the imports recorded so far."""
-    return gin_config._config_str(values, max_line_length=100)
+    written = {
+        node: {parameter: _as_written(value) for parameter, value in bound.items()}
+        for node, bound in values.items()
+    }
+    return gin_config._config_str(written, max_line_length=LINE)
+
+
+class _InOrder(dict):
+    """A dictionary that gin writes in its own order; it sorts the keys of any other."""
+
+    def __repr__(self) -> str:
+        return pprint.pformat(dict(self), width=LINE - 4, sort_dicts=False)
+
+
+class _Infinite(float):
+    """An infinite number, which gin has no word for: it leaves out what it cannot write."""
+
+    def __repr__(self) -> str:
+        return "1e999" if self > 0 else "-1e999"
+
+
+def _as_written(value: Any) -> Any:
+    """The same value, for gin's writer."""
+    if isinstance(value, dict):
+        return _InOrder((_as_written(key), _as_written(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_as_written(item) for item in value)
+    if isinstance(value, float) and math.isinf(value):
+        return _Infinite(value)
+    return value
 
 
 def binding_name(node: Node, parameter: str) -> str:

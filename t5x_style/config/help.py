@@ -44,6 +44,7 @@ def annotation_text(annotation: object) -> str:
     if annotation is inspect.Parameter.empty:
         return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"Annotated\[str, <function [^>]*>\]|\bLocalPath\b", "str", text)
     return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
 
 

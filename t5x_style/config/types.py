@@ -15,6 +15,7 @@ from typing import Any
 
 from gin import config as gin_config
 
+from t5x_style.config import graph
 from t5x_style.config.graph import is_configurable
 from t5x_style.config.help import annotation_text, signature_of
 from t5x_style.errors import did_you_mean
@@ -22,11 +23,14 @@ from t5x_style.errors import did_you_mean
 UNKNOWN = inspect.Parameter.empty
 
 
-def annotations_of(function_or_class: Callable) -> dict[str, Any]:
+def annotations_of(function_or_class: Callable, *, include_extras: bool = False) -> dict[str, Any]:
     """Parameter -> annotation. An annotation that would need an import stays a string.
 
     A verb imports its heavy types under `if TYPE_CHECKING:`. Such a type is found once another
     module has imported it, as is the case for everything that gin can make.
+
+    Args:
+      include_extras: keep what `Annotated` adds to a type.
     """
     construct = (
         function_or_class.__init__ if inspect.isclass(function_or_class) else function_or_class
@@ -38,10 +42,11 @@ def annotations_of(function_or_class: Callable) -> dict[str, Any]:
     found = {}
     for name, parameter in signature_of(function_or_class).items():
         annotation = parameter.annotation
-        if isinstance(annotation, str):
-            holder = types.SimpleNamespace(__annotations__={name: annotation})
-            with contextlib.suppress(NameError, AttributeError, TypeError):
-                annotation = typing.get_type_hints(holder, globalns=namespace)[name]
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(NameError, AttributeError, TypeError):
+            annotation = typing.get_type_hints(
+                holder, globalns=namespace, include_extras=include_extras
+            )[name]
         found[name] = annotation
     return found
 
@@ -260,6 +265,38 @@ def coerced(text: str, value: Any, annotation: Any) -> Any:
     if number and str in kinds and not kinds & {int, float, object, Any}:
         return text
     return value
+
+
+def with_absolute_paths(
+    values: Mapping[graph.Node, Mapping[str, Any]],
+) -> dict[graph.Node, dict[str, Any]]:
+    """Bindings in which every path is absolute, as `files.LocalPath` marks them, in macros too."""
+    changed = {node: dict(bound) for node, bound in values.items()}
+
+    def absolute(value: Any, annotation: Any, others: Mapping[str, Any]) -> Any:
+        if (macro := graph.macro_name(value)) is not None:
+            bound = changed.get((macro, graph.MACRO))
+            if bound is not None:
+                bound["value"] = absolute(bound["value"], annotation, others)
+            return value
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is typing.Annotated and isinstance(value, str):
+            return annotation.__metadata__[0](value, others)
+        if origin in (typing.Union, types.UnionType):
+            for alternative in arguments:
+                value = absolute(value, alternative, others)
+        elif isinstance(value, dict) and len(arguments) == 2:
+            return {key: absolute(item, arguments[1], others) for key, item in value.items()}
+        elif isinstance(value, list | tuple) and arguments:
+            return type(value)(absolute(item, arguments[0], others) for item in value)
+        return value
+
+    for node, bound in changed.items():
+        made = graph.configurable(node[1]).wrapped
+        annotations = {} if node[1] == graph.MACRO else annotations_of(made, include_extras=True)
+        for parameter in bound.keys() & annotations.keys():
+            bound[parameter] = absolute(bound[parameter], annotations[parameter], bound)
+    return changed
 
 
 def _is_not(value: Any, wanted: str) -> str:

@@ -13,7 +13,7 @@ from t5x_style.accounting import Architecture, Topology, verdict_of_line
 from t5x_style.accounting.laws.own import read_law
 from t5x_style.config.checks import config_differences, operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import OWNER_FILE, local_path, owned
+from t5x_style.files import OWNER_FILE, LocalPath, local_path, owned
 from t5x_style.quantities import count
 from t5x_style.reporting import (
     ACHIEVED_HEADERS,
@@ -49,7 +49,7 @@ FEATURE = "targets"
 @gin.configurable
 def train(
     *,
-    model_dir: str,
+    model_dir: LocalPath,
     architecture: Architecture,
     corpus: Corpus,
     optimizer: Optimizer,
@@ -71,10 +71,10 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 3,
     keep_period: int | None = None,
-    initial_checkpoint_path: str | None = None,
+    initial_checkpoint_path: LocalPath | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: Sequence[Metric] = (),
-    own_law: str | None = None,
+    own_law: LocalPath | None = None,
     hosts: Hosts | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 import dataclasses
 import datetime
 import functools
+import glob
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 
 from t5x_style.data.formats.array_record import ArrayRecord, ArrayRecordExample
-from t5x_style.data.formats.files import content_digests, module_file
+from t5x_style.data.formats.files import PACKAGE_PREFIX, content_digests, module_file
 from t5x_style.data.formats.format import Format, Split
 from t5x_style.data.formats.plain_files import Jsonl, Text
 from t5x_style.data.formats.tables import HuggingFace, Parquet
@@ -19,6 +20,7 @@ from t5x_style.data.formats.tfds import Tfds
 from t5x_style.data.sources import filters
 from t5x_style.data.sources.filters import Filter
 from t5x_style.errors import UsageError, did_you_mean, one_of
+from t5x_style.files import LocalPath, absolute
 from t5x_style.plugins import load
 
 FORMATS: Mapping[str, Format] = {
@@ -34,6 +36,15 @@ FORMATS: Mapping[str, Format] = {
 FORMAT_OPTIONS = ("id_field", "date_field", "license_field", "tfds_name", "tfds_data_dir")
 SPLITS = ("train", "validation")
 ON_BAD_RECORD = ("refuse", "skip")
+
+
+def absolute_files(where: str, others: Mapping[str, Any]) -> str:
+    """`files.absolute` of a split's files. An embedded corpus and a split of TFDS are no paths."""
+    reader = FORMATS.get(others.get("format", Source.format))
+    if where.startswith(PACKAGE_PREFIX) or (reader and reader.where_selects):
+        return where
+    # A format of the user's own may read anything.
+    return absolute(where, others) if reader or glob.glob(where, recursive=True) else where
 
 
 @gin.configurable
@@ -68,7 +79,7 @@ class Source:
     """
 
     name: str
-    splits: Mapping[str, str]
+    splits: Mapping[str, Annotated[str, absolute_files]]
     format: str = "jsonl"
     text_field: str = "text"
     id_field: str | None = None
@@ -77,7 +88,7 @@ class Source:
     dates: tuple[str | None, str | None] = (None, None)
     validation_from: str | None = None
     tfds_name: str | None = None
-    tfds_data_dir: str | None = None
+    tfds_data_dir: LocalPath | None = None
     on_bad_record: str = "refuse"
     filters: Sequence[Filter] = ()
 

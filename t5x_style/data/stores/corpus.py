@@ -15,7 +15,7 @@ from t5x_style.data.sources.filters import filters_from_json, filters_to_json
 from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path
+from t5x_style.files import LocalPath, local_path
 
 
 @gin.configurable
@@ -47,12 +47,12 @@ class Corpus:
 
     tokenizer: Tokenizer
     mixture_or_task_name: str | Sequence[Sequence]
-    cache_dir: str
+    cache_dir: LocalPath
     sources: Sequence[Source] = ()
     mixtures: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     mixture_or_task_module: str | None = None
     use_cached_tasks: bool = False
-    cached_task_dirs: Sequence[str] = ()
+    cached_task_dirs: Sequence[LocalPath] = ()
     duplicates: Duplicates | None = None
     contamination: Contamination | None = None
     seed: int = 0

@@ -16,7 +16,7 @@ from t5x_style.data.formats.files import content_digests, module_file
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import FORMAT_VERSION, META_FILE, read_meta
-from t5x_style.files import file_digest
+from t5x_style.files import absolute, file_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,8 @@ def plan_store(
     else:
         made_from |= {"task": task, "module": module_digest(corpus, remember=remember)}
         if corpus.use_cached_tasks:
-            made_from["cached_in"] = list(corpus.cached_task_dirs)
+            # As config.gin has them: the folder of a start changes no store.
+            made_from["cached_in"] = [absolute(folder, {}) for folder in corpus.cached_task_dirs]
     earlier: list[PlannedStore] = []
     if corpus.duplicates is not None:
         across = corpus.duplicates.across_sources

@@ -4,16 +4,22 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import gin
 import numpy as np
 
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path
+from t5x_style.files import absolute, local_path
 
 PAD_ID = 0
+
+
+def absolute_unless_bytes(path: str, others: Mapping[str, Any]) -> str:
+    """`files.absolute`; the word 'bytes' is no path."""
+    return path if path == BYTES else absolute(path, others)
 
 
 @gin.configurable
@@ -31,7 +37,7 @@ class Tokenizer:
         `<eos>`, `<|endoftext|>` or `<|end_of_text|>`.
     """
 
-    path: str
+    path: Annotated[str, absolute_unless_bytes]
     eos: str | None = None
 
     def __post_init__(self):
