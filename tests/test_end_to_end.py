@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -133,7 +134,7 @@ def test_training_never_loads_tensorflow_and_ends_with_the_audit(finished):
         assert math.isfinite(last)
     assert sorted(path.name for path in (folder / "run").iterdir()) == [
         "checkpoint_10", "checkpoint_20", "config.gin", "eval", "events.jsonl", "metrics.jsonl",
-        "plan.json", "train",
+        "plan.json", "train", "vocabulary.model",
     ]  # fmt: skip
 
 
@@ -206,6 +207,48 @@ def test_generate_draws_the_same_text_from_the_same_seed(here):
     assert one[0] != one[1]
     greedy = texts("--temperature=0")
     assert greedy[0] == greedy[1]
+
+
+def test_a_copied_run_is_read_on_another_machine(finished, tmp_path, monkeypatch, capsys):
+    """It has its own vocabulary. The original one is gone, and so is the folder of the start."""
+    folder = finished[0]
+    shutil.copytree(folder / "run", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    (folder / "vocabulary.model").rename(folder / "away")
+    try:
+        assert main(["generate", "--model_dir=copy", "--max_tokens=4"]) == 0
+        assert main(["report", "--model_dirs=copy"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", "--model_dir=copy", "--eval_tokens=2000", "--json"]) == 0
+        again, measured = capsys.readouterr().out, json.loads(finished[1].stdout)["evaluation"]
+        loss = "eval/legal/loss"
+        assert json.loads(again)[loss] == pytest.approx(measured[loss], rel=1e-5)
+        (folder / "stores").rename(folder / "stores_away")
+        assert main(["evaluate", "--model_dir=copy"]) == 2
+        assert "the validation store of 'legal', " in capsys.readouterr().err
+    finally:
+        (folder / "away").rename(folder / "vocabulary.model")
+        if (folder / "stores_away").exists():
+            (folder / "stores_away").rename(folder / "stores")
+    names = {line.split('"')[3] for line in (tmp_path / "copy/plan.json").read_text().splitlines()
+             if line.strip().startswith('"path"')}  # fmt: skip
+    assert names == {"vocabulary.model"}
+    copied = (folder / "run" / "vocabulary.model").read_bytes()
+    assert copied == (folder / "vocabulary.model").read_bytes()
+
+
+def test_another_vocabulary_is_refused_at_a_restart(finished, here):
+    folder = finished[0]
+    original = (folder / "vocabulary.model").read_bytes()
+    # A vocabulary of the same size, trained with another seed.
+    assert here("tokenizer", "--gin_file=run.gin", "--seed=5")[0] == 0
+    try:
+        assert (folder / "vocabulary.model").read_bytes() != original
+        status, _, errors = here("train", "--gin_file=run/config.gin")
+        assert status == 2
+        assert "tokenizer: " in errors
+    finally:
+        (folder / "vocabulary.model").write_bytes(original)
 
 
 def test_dry_run_writes_nothing(finished, here):

@@ -11,6 +11,7 @@ from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.reporting import DerivedRun, read_derived
 from t5x_style.step.model_state import BoundModel, bind_model
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
+from t5x_style.training.initial_weights import run_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +39,12 @@ def restore_model(model_dir: str, topology: Topology, *, step: int | None = None
       UsageError: there is no run or no such checkpoint, or the run's vocabulary has changed since.
     """
     derived = read_derived(model_dir)
-    vocabulary = derived.vocabulary
     checkpoint = find_checkpoint(model_dir if step is None else f"{model_dir}/checkpoint_{step}")
-    tokenizer = Tokenizer(vocabulary.path, vocabulary.eos)
-    if tokenizer.hash != vocabulary.hash:
+    tokenizer = run_tokenizer(model_dir, derived.vocabulary)
+    if tokenizer.hash != derived.vocabulary.hash:
         raise UsageError(
             f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "
-            f"is {tokenizer.hash[:12]}, the run's is {vocabulary.hash[:12]}"
+            f"is {tokenizer.hash[:12]}, the run's is {derived.vocabulary.hash[:12]}"
         )
     mesh = make_mesh(topology)
     with in_force(topology, mesh):

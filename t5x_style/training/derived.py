@@ -42,7 +42,7 @@ def derive(run: Run) -> DerivedRun:
         sources=_sources(run),
         notices=_notices(run),
         vocabulary=VocabularyRecord(
-            path=tokenizer.absolute().path,
+            path=tokenizer.name_in_run,
             eos=tokenizer.eos,
             hash=tokenizer.hash,
             vocab_size=tokenizer.vocab_size,
@@ -76,8 +76,8 @@ def _sources(run: Run) -> dict[str, PlannedSource]:
             account=dataclasses.replace(account, share=run.shares[name]),
             first_share=start.get(name, 0.0),
             last_share=end.get(name, 0.0),
-            store=str(run.stores.train[name].path),
-            validation_store=None if validation is None else str(validation.path),
+            store=str(run.stores.train[name].path.absolute()),
+            validation_store=None if validation is None else str(validation.path.absolute()),
         )
     return planned
 

@@ -14,9 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_style.data import Tokenizer
 from t5x_style.data.tokenizers.extend import Extension, read_extension
+from t5x_style.data.tokenizers.kinds import BYTES
 from t5x_style.data.tokenizers.tokenizer import PAD_ID
 from t5x_style.errors import UsageError
-from t5x_style.reporting import read_derived
+from t5x_style.reporting import VocabularyRecord, read_derived
 from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 
 # The parameters [V, D] with a row for each id; a tied model has only the first.
@@ -44,14 +45,21 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
         return restore_parameters(checkpoint, target)
     extension = read_extension(tokenizer)
     if extension is None or extension.base_hash != base.vocabulary.hash:
+        vocabulary = run_tokenizer(str(checkpoint.parent), base.vocabulary).path
         what = "extends nothing" if extension is None else "extends another one"
         raise UsageError(
             f"INITIAL_CHECKPOINT_PATH = {path} was trained with another vocabulary, "
-            f"{base.vocabulary.path}: its ids mean other text than those of {tokenizer.path}, "
+            f"{vocabulary}: its ids mean other text than those of {tokenizer.path}, "
             f"which {what}. Take that vocabulary, or extend it: "
-            f"t5x-style tokenizer --extend={base.vocabulary.path}"
+            f"t5x-style tokenizer --extend={vocabulary}"
         )
     return _extended(checkpoint, base.architecture.vocab_size, extension, target)
+
+
+def run_tokenizer(model_dir: str, record: VocabularyRecord) -> Tokenizer:
+    """The vocabulary of a run, from the run's own copy; an old run has the path of the original."""
+    path = record.path if record.path == BYTES else str(pathlib.Path(model_dir) / record.path)
+    return Tokenizer(path, record.eos)
 
 
 def _extended(

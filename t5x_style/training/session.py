@@ -95,9 +95,11 @@ def open_session(run: Run) -> Session:
 
         writer: RunWriter | SilentWriter = SilentWriter()
         if is_writer():
-            writer = RunWriter(run.model_dir, resume_step=resume_step)
+            # plan.json comes first: after a kill it says that the other files are a run's.
             _write_plan(run, derived)
+            run.stores.tokenizer.write_copy(run.model_dir)
             write_whole(pathlib.Path(run.model_dir) / CONFIG_FILE, run.config_text)
+            writer = RunWriter(run.model_dir, resume_step=resume_step)
         evaluations = from_writer(lambda: _evaluations(run.model_dir))
         ledger.add("lost", writer.lost_seconds)
         _announce(run, derived, blend_before, writer, mesh, resume_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from t5x_style.reporting import table
 
 if TYPE_CHECKING:
     from t5x_style.accounting import Topology
-    from t5x_style.data import Corpus
+    from t5x_style.data import Corpus, TokenStore
     from t5x_style.hosts import Hosts
     from t5x_style.training.evaluation import Metric
 
@@ -53,7 +54,7 @@ def evaluate(
     refuse_unconsumed()
     from t5x_style.accounting import StepShape, Topology
     from t5x_style.accounting.layouts.divisibility import check_divisible
-    from t5x_style.data import Packing, TokenStore, evaluation_set
+    from t5x_style.data import Packing, evaluation_set
     from t5x_style.hosts import Hosts
     from t5x_style.inference import restore_model
     from t5x_style.partitioning import in_force
@@ -66,9 +67,7 @@ def evaluate(
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {
-                name: TokenStore.open(
-                    source.validation_store, tokenizer_hash=restored.tokenizer.hash
-                )
+                name: _opened(model_dir, name, source.validation_store, restored.tokenizer.hash)
                 for name, source in restored.derived.sources.items()
                 if source.validation_store is not None
             }
@@ -113,3 +112,15 @@ def evaluate(
             )
         )
         return {"model_dir": model_dir, "step": restored.step, **line}
+
+
+def _opened(model_dir: str, source: str, path: str, tokenizer_hash: str) -> TokenStore:
+    """The validation store of a source; a run that was copied may not have it at hand."""
+    from t5x_style.data import TokenStore
+
+    if not pathlib.Path(path).exists():
+        raise UsageError(
+            f"{model_dir}: the validation store of {source!r}, {path}, is not here: give "
+            "evaluate.corpus = @Corpus() in a gin file with the sources, and it is built"
+        )
+    return TokenStore.open(path, tokenizer_hash=tokenizer_hash)

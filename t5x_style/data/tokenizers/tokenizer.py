@@ -12,7 +12,7 @@ import numpy as np
 
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import absolute, local_path
+from t5x_style.files import absolute, local_path, write_whole
 
 PAD_ID = 0
 
@@ -54,11 +54,16 @@ class Tokenizer:
                 f"has its own"
             )
 
-    def absolute(self) -> "Tokenizer":
-        """The same vocabulary by its absolute path."""
-        if self.path == BYTES:
-            return self
-        return dataclasses.replace(self, path=str(pathlib.Path(self.path).absolute()))
+    @property
+    def name_in_run(self) -> str:
+        """The name of a run's own copy, 'vocabulary.model' or 'vocabulary.json'; or 'bytes'."""
+        return BYTES if self.path == BYTES else f"vocabulary{pathlib.PurePath(self.path).suffix}"
+
+    def write_copy(self, model_dir: str) -> None:
+        """Copies the file into the folder of a run, unless the same copy is there."""
+        copy = pathlib.Path(model_dir) / self.name_in_run
+        if self.path != BYTES and not (copy.is_file() and copy.read_bytes() == self._content):
+            write_whole(copy, self._content)
 
     def __reduce__(self):
         # Without the cached library object: pickled, it forgets that special tokens are text.

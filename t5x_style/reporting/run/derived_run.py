@@ -60,7 +60,7 @@ class PlannedSource:
     Attributes:
       account: of all its steps.
       first_share, last_share: of the tokens, at the run's first and last row.
-      store, validation_store: folders; None without a validation split.
+      store, validation_store: absolute paths of folders; None without a validation split.
     """
 
     account: SourceAccount
@@ -72,7 +72,11 @@ class PlannedSource:
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyRecord:
-    """The vocabulary of a run: see `data.Tokenizer`."""
+    """The vocabulary of a run: see `data.Tokenizer`.
+
+    Attributes:
+      path: of the run's own copy, in its folder; or 'bytes'.
+    """
 
     path: str
     eos: str | None
