@@ -9,7 +9,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
-from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, write_index
+from t5x_style.data.cleaning.contamination import (
+    LEAST_WORDS,
+    Contamination,
+    EvaluationText,
+    Unseen,
+    write_index,
+)
 from t5x_style.data.sources.documents import kept_documents
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.planned import contamination_made_from, meta_digests
@@ -46,10 +52,19 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         texts = _texts(against, corpus, contamination)
-        for name, count in write_index(building, contamination.ngram, texts).items():
-            print(f"contamination: {count:,} documents of {name} are too short", file=sys.stderr)
+        for name, unseen in write_index(building, contamination.ngram, texts).items():
+            if unseen.too_short:
+                print(f"contamination: {_unseen_line(name, unseen)}", file=sys.stderr)
         publish_folder(building, folder)
     return folder
+
+
+def _unseen_line(name: str, unseen: Unseen) -> str:
+    wordless = f", {unseen.wordless:,} of them have none" if unseen.wordless else ""
+    return (
+        f"{unseen.too_short:,} of the {unseen.documents:,} documents of {name} are not looked for: "
+        f"they have fewer than {LEAST_WORDS} words{wordless}"
+    )
 
 
 def _texts(

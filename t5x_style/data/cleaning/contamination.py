@@ -9,17 +9,22 @@ from typing import BinaryIO, NamedTuple
 import gin
 import numpy as np
 
-from t5x_style.data.cleaning.ngrams import ngram_hashes, word_hashes
+from t5x_style.data.cleaning.ngrams import ngram_hashes
+from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import UsageError
 
 HASHES_FILE = "hashes.uint64"
 DOCUMENTS_FILE = "documents.uint32"
+FILTER_FILE = "filter.uint8"
 NAMES_FILE = "names.json"
 # Documents with fewer words, "yes" and "see above", are in everything that was ever written.
 LEAST_WORDS = 8
 # n-grams that are sorted at a time, 12 bytes each.
 RUN_NGRAMS = 1 << 23
+# Bits of the filter for each n-gram, at least; at most twice as many. So at most an eighth of the
+# n-grams that are not in the index are looked for in it.
+FILTER_BITS = 8
 
 
 @gin.configurable
@@ -75,6 +80,20 @@ class EvaluationText(NamedTuple):
     text: str
 
 
+class Unseen(NamedTuple):
+    """The documents of an evaluation set that cannot be looked for.
+
+    Attributes:
+      documents: of the set.
+      too_short: those of fewer than `LEAST_WORDS` words.
+      wordless: those among them that have none: signs alone.
+    """
+
+    documents: int
+    too_short: int
+    wordless: int
+
+
 class Overlap(NamedTuple):
     """The runs of words that a text shares with evaluation sets.
 
@@ -90,36 +109,59 @@ class Overlap(NamedTuple):
 
 def write_index(
     folder: pathlib.Path, ngram: int, texts: Iterable[EvaluationText], run_ngrams: int = RUN_NGRAMS
-) -> dict[str, int]:
+) -> dict[str, Unseen]:
     """Writes the index of the n-grams of `texts` into `folder`, which must exist.
 
     One file holds the hashes, ascending and without repetition; one the first document of every
-    hash; a third names the documents. That is 12 g bytes for g different n-grams. Memory holds
+    hash; a third names the documents. A bit of the filter is set if the index has a hash that
+    begins with the number of the bit. That is some 14 g bytes for g different n-grams. Memory holds
     `run_ngrams` of them at a time, whatever g is.
 
     Two different runs of 13 words have the same hash of 64 bits with a probability of 2^-59 at most
     (`ngrams`). So less than one text of 10^5 words in 10^4 matches one of 10^8 runs by chance.
 
     Returns:
-      {set: documents that are too short to be looked for}, for the sets that have some.
+      {set: its documents that cannot be looked for}, of all sets.
     """
     names: list[tuple[str, str]] = []
-    too_short: dict[str, int] = {}
+    unseen: dict[str, Unseen] = {}
     lengths = set()
+    short: list[np.ndarray] = []
     runs = _Runs(folder, run_ngrams)
     for text in texts:
         words = word_hashes(text.text)
         length = min(ngram, len(words))
+        before = unseen.get(text.evaluation_set, Unseen(0, 0, 0))
+        unseen[text.evaluation_set] = Unseen(
+            before.documents + 1,
+            before.too_short + (length < LEAST_WORDS),
+            before.wordless + (length == 0),
+        )
         if length < LEAST_WORDS:
-            too_short[text.evaluation_set] = too_short.get(text.evaluation_set, 0) + 1
             continue
+        if length < ngram:
+            short.append(ngram_hashes(words[:LEAST_WORDS], LEAST_WORDS))
         lengths.add(length)
         runs.add(ngram_hashes(words, length), len(names))
         names.append((text.evaluation_set, text.where))
     runs.merge()
+    hashes = _mapped(folder / HASHES_FILE, np.uint64)
+    bits = (FILTER_BITS * (len(hashes) + len(short))).bit_length()
+    _write_filter(folder / FILTER_FILE, max(bits, 3), [hashes, *short], run_ngrams)
     plain = {"lengths": sorted(lengths, reverse=True), "documents": names}
     (folder / NAMES_FILE).write_text(json.dumps(plain))
-    return too_short
+    return unseen
+
+
+def _write_filter(file: pathlib.Path, bits: int, hashes: Iterable[np.ndarray], block: int) -> None:
+    """Writes 2**bits bits, and sets those whose numbers are the first `bits` bits of a hash."""
+    held = np.lib.format.open_memmap(file, "w+", np.uint8, (2**bits // 8,))
+    for whole in hashes:
+        for first in range(0, len(whole), block):
+            numbers = whole[first : first + block] >> np.uint64(64 - bits)
+            for bit in range(8):
+                held[numbers[numbers % 8 == bit] // 8] |= np.uint8(1 << bit)
+    held.flush()
 
 
 class _Runs:
@@ -190,7 +232,7 @@ def _write_sorted(
 def _mapped(file: pathlib.Path, dtype: type) -> np.ndarray:
     if not file.stat().st_size:
         return np.zeros(0, dtype)
-    return np.memmap(file, dtype, "r")
+    return np.asarray(np.memmap(file, dtype, "r"))  # a plain array is indexed faster
 
 
 class Index:
@@ -203,6 +245,8 @@ class Index:
         self.names: list[tuple[str, str]] = plain["documents"]
         self.hashes = _mapped(folder / HASHES_FILE, np.uint64)
         self.documents = _mapped(folder / DOCUMENTS_FILE, np.uint32)
+        self.filter = np.asarray(np.load(folder / FILTER_FILE, mmap_mode="r"))
+        self.shift = np.uint64(65 - (8 * len(self.filter)).bit_length())
 
     def overlap(self, text: str) -> Overlap:
         """The runs that `text` shares with the documents of the index.
@@ -210,18 +254,50 @@ class Index:
         A text with fewer words than a run shares none, unless it contains a whole document.
         """
         words = word_hashes(text)
-        covered = np.zeros(len(words), bool)
-        found = []
-        for length in self.lengths:
-            hashes = ngram_hashes(words, length)
-            places = np.searchsorted(self.hashes, hashes)
-            places[places == len(self.hashes)] = 0
-            hits = np.flatnonzero(self.hashes[places] == hashes)
-            for offset in range(length):
-                covered[hits + offset] = True
-            found.append(self.documents[places[hits]])
-        if not covered.any():
+        # Runs that begin before a word and have not ended, one word after the other.
+        edges = np.zeros(len(words) + 1, np.int32)
+        found = [np.zeros(0, np.uint32)]
+        for length, places, runs in self._candidates(words):
+            rows = np.searchsorted(self.hashes, runs)
+            rows[rows == len(self.hashes)] = 0
+            hits = self.hashes[rows] == runs
+            edges[places[hits]] += 1
+            edges[places[hits] + length] -= 1
+            found.append(self.documents[rows[hits]])
+        documents = np.concatenate(found)
+        if not len(documents):
             return Overlap(0.0, "", "")
-        documents, runs = np.unique(np.concatenate(found), return_counts=True)
-        evaluation_set, where = self.names[documents[np.argmax(runs)]]
-        return Overlap(float(covered.mean()), evaluation_set, where)
+        covered = np.count_nonzero(np.cumsum(edges))
+        distinct, counts = np.unique(documents, return_counts=True)
+        evaluation_set, where = self.names[distinct[np.argmax(counts)]]
+        return Overlap(covered / len(words), evaluation_set, where)
+
+    def _candidates(self, words: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(length, places, hashes) of the runs that pass the filter.
+
+        The filter has the first words of the documents that are shorter than a run, too. So there
+        are two passes over a text, however many lengths such documents have.
+        """
+        if not self.lengths:
+            return
+        longest, *shorter = self.lengths
+        runs = ngram_hashes(words, longest)
+        places = self._passing(runs)
+        if len(places):
+            yield longest, places, runs[places]
+        if not shorter:
+            return
+        begins = ngram_hashes(words, LEAST_WORDS)
+        passing = self._passing(begins)
+        for length in shorter:
+            places = passing[passing <= len(words) - length]
+            if len(places):
+                runs = begins[places]
+                for offset in range(LEAST_WORDS, length):
+                    runs = runs * np.uint64(MULTIPLIER) + words[places + offset]
+                yield length, places, runs
+
+    def _passing(self, hashes: np.ndarray) -> np.ndarray:
+        numbers = hashes >> self.shift
+        held = self.filter[(numbers >> np.uint64(3)).astype(np.intp)]
+        return np.flatnonzero((held >> (numbers & np.uint64(7)).astype(np.uint8)) & 1)

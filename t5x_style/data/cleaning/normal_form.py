@@ -57,6 +57,11 @@ def normal_form(text: str) -> str:
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
 
 
+def is_invisible(character: str) -> bool:
+    """Whether `normal_form` leaves a character out."""
+    return _INVISIBLE.match(character) is not None
+
+
 def document_digest(text: str) -> bytes:
     """16 bytes of BLAKE2b over the normal form of a text, by which equal documents are known.
 

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from t5x_style.data import Corpus, Tokenizer
 from t5x_style.data.building import parts as build_parts
 from t5x_style.data.building.parts import Job
 from t5x_style.data.cleaning.contamination import Contamination, EvaluationText, Index, write_index
-from t5x_style.data.cleaning.ngrams import MULTIPLIER, ngram_hashes, word_hashes
+from t5x_style.data.cleaning.ngrams import ngram_hashes
+from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import UsageError
 
@@ -24,8 +26,8 @@ def words(prefix, count):
 
 def index_of(folder, texts, ngram=13, **options):
     folder.mkdir(exist_ok=True)
-    too_short = write_index(folder, ngram, [EvaluationText(*item) for item in texts], **options)
-    return Index(folder), too_short
+    unseen = write_index(folder, ngram, [EvaluationText(*item) for item in texts], **options)
+    return Index(folder), unseen
 
 
 EVALUATION = [
@@ -38,8 +40,8 @@ EVALUATION = [
 
 @pytest.fixture
 def index(tmp_path):
-    found, too_short = index_of(tmp_path / "index", EVALUATION)
-    assert too_short == {"exam": 1}
+    found, unseen = index_of(tmp_path / "index", EVALUATION)
+    assert unseen == {"exam": (3, 1, 0), "validation": (1, 0, 0)}
     return found
 
 
@@ -74,8 +76,8 @@ def test_texts_shorter_than_a_run_overlap_with_nothing(index, text):
 
 
 def test_an_index_of_nothing_finds_nothing(tmp_path):
-    index, too_short = index_of(tmp_path / "index", EVALUATION[3:])
-    assert too_short == {"exam": 1}
+    index, unseen = index_of(tmp_path / "index", EVALUATION[3:])
+    assert unseen == {"exam": (1, 1, 0)}
     assert index.overlap(EVALUATION[0][2]) == (0.0, "", "")
 
 
@@ -132,6 +134,7 @@ def test_an_index_in_many_runs_is_the_index_in_one(tmp_path):
     assert (one.hashes[1:] > one.hashes[:-1]).all()
     assert sorted(file.name for file in (tmp_path / "many").iterdir()) == [
         "documents.uint32",
+        "filter.uint8",
         "hashes.uint64",
         "names.json",
     ]
@@ -230,3 +233,61 @@ def test_names_are_plain_json(tmp_path, index):
     plain = json.loads((tmp_path / "index" / "names.json").read_text())
     assert plain["lengths"] == [13, 10]
     assert plain["documents"][2] == ["validation", "held.jsonl:7"]
+
+
+def clauses(seed, count):
+    """A text of `count` clauses of 12 to 24 Han characters, none of which is in another text."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(12, 24, count)
+    return "，".join("".join(map(chr, rng.integers(0x4E00, 0x9FA6, n))) for n in lengths) + "。"
+
+
+def test_chinese_documents_are_found_where_they_are_quoted(tmp_path):
+    held_out = [clauses(seed, 6) for seed in range(20)]
+    index, unseen = index_of(tmp_path / "index", [("v", str(i), t) for i, t in enumerate(held_out)])
+    assert unseen == {"v": (20, 0, 0)}
+    for number, text in enumerate(held_out):
+        quoting = clauses(100 + number, 2)[:30] + text + clauses(200 + number, 3)
+        found = index.overlap(quoting)
+        assert found.where == str(number)
+        assert 0.4 < found.share < 0.8
+        broken = "\n".join(text[i : i + 20] for i in range(0, len(text), 20))
+        assert index.overlap(broken).share == 1
+        assert index.overlap(clauses(300 + number, 6)).share == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        unicodedata.normalize("NFD", "Le décès de l'associé met fin à la société de plein droit"),
+        "Le décès de l'as\u00adso\u00adcié met fin à la so\u00ad\nciété de plein droit",
+        "\ufeffLe décès\u200b de\u2060 l'associé\u200e met fin à la société de plein droit",
+        "LE DÉCÈS DE L’ASSOCIÉ MET FIN À LA SOCIÉTÉ DE PLEIN DROIT",
+        "Le décès de l'associé met ﬁn à la société de plein droit",
+    ],
+)
+def test_other_forms_of_the_same_letters_hide_nothing(tmp_path, text):
+    plain = "Le décès de l'associé met fin à la société de plein droit"
+    index, _ = index_of(tmp_path / "index", [("v", "1", plain)])
+    assert index.overlap(text).share == 1
+
+
+def test_indic_words_are_told_apart_by_their_vowels(tmp_path):
+    """Vowel signs are marks: a word is not cut at them, nor is it the same without them."""
+    words = [f"{a}{b}" for a in "कखगघ" for b in ("ी", "ु", "े", "ो")]
+    index, unseen = index_of(tmp_path / "index", [("v", "1", " ".join(words))])
+    assert unseen == {"v": (1, 0, 0)}
+    assert index.overlap(" ".join(words)).share == 1
+    other = [word[0] + "ा" for word in words]
+    assert index.overlap(" ".join(other)).share == 0
+
+
+def test_documents_that_cannot_be_looked_for_are_counted(tmp_path):
+    texts = [
+        ("v", "1", "yes, he does"),
+        ("v", "2", "* * *"),
+        ("v", "3", "。。。"),
+        ("w", "1", "中文"),
+    ]
+    _, unseen = index_of(tmp_path / "index", [*texts, ("v", "4", " ".join(words("a", 20)))])
+    assert unseen == {"v": (4, 3, 2), "w": (1, 1, 0)}

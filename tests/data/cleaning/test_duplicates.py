@@ -98,6 +98,15 @@ def test_planted_near_duplicates_go_and_the_first_of_them_stays():
     assert judged(texts) == ([0, 0, 2, 0, 2, 1], [-1, -1, 0, -1, 0, 1])
 
 
+def test_chinese_texts_are_near_by_their_characters():
+    rng = np.random.default_rng(0)
+    one = "".join(map(chr, rng.integers(0x4E00, 0x9FA6, 600)))
+    other = one[:300] + "中文" + one[302:]
+    broken = "\n".join(other[i : i + 20] for i in range(0, 600, 20))
+    unlike = "".join(map(chr, rng.integers(0x4E00, 0x9FA6, 600)))
+    assert judged([one, other, broken, unlike]) == ([0, 2, 1, 0], [-1, 0, 0, -1])
+
+
 def test_what_repeats_a_near_duplicate_exactly_points_at_the_one_that_stays():
     one, other = pair(1, 385)
     assert judged([one, other, other + " "]) == ([0, 2, 1], [-1, 0, 0])
@@ -256,7 +265,7 @@ def test_every_process_sees_the_same_fingerprints():
     assert digest == document_digest("a b").hex()
     assert signature == NEAR.signature("one two three four five six").tolist()
     # These are in stores: another version of the library that gives other ones must not pass.
-    assert signature[:3] == [3449214632, 3749107281, 3247568076]
+    assert signature[:3] == [3399786767, 4094292319, 3308178552]
 
 
 def test_the_version_of_the_signatures_is_part_of_what_stores_are_made_from(monkeypatch):
