@@ -217,7 +217,7 @@ def test_an_index_is_on_the_disk_before_it_has_its_name(corpus, monkeypatch):
     monkeypatch.setattr(files, "os", recorded)
     alone = dataclasses.replace(corpus.contamination, evaluation_sets=[])
     index = ensure_index(held, dataclasses.replace(corpus, contamination=alone))
-    names = ["documents.uint32", "hashes.uint64", "names.json"]
+    names = ["documents.uint32", "filter.uint8", "hashes.uint64", "names.json"]
     named = recorded.named(index)
     building = index.with_name(f".building-{index.name}")
     assert recorded.events[named].held == names
@@ -232,6 +232,21 @@ def test_a_share_that_may_be_quoted(corpus):
     assert "quotes held1" in kept(stores["law"])
     assert set(dropped(stores["law"])) == {"is held0"}
     assert set(dropped(stores["web"])) == {"quotes the exam"}
+
+
+def test_the_order_of_the_sources_decides_who_comes_first_and_that_of_the_blend_does_not(corpus):
+    """`config.gin` is written with dictionaries sorted: a restart from it must find its stores."""
+    web_first = dataclasses.replace(corpus, mixtures={"both": {"web": 0.5, "law": 0.5}})
+    stores = ensure_stores(web_first)
+    assert kept(stores.train["law"]) == {"a0", "a1", "twelve of held1", "a4"}
+    assert dropped(stores.train["web"])["law's a1"] == ("duplicate", "a1 of law train")
+    for shares in ({"law": 0.5, "web": 0.5}, {"law": 0.9, "web": 0.1}):
+        assert missing_stores(dataclasses.replace(corpus, mixtures={"both": shares})) == []
+    ramp = [("web", 1000), ("law", "both", 1000), ("both", None)]
+    assert missing_stores(dataclasses.replace(corpus, mixture_or_task_name=ramp)) == []
+    turned = ensure_stores(dataclasses.replace(corpus, sources=corpus.sources[::-1]))
+    assert kept(turned.train["web"]) >= {"law's a1", "near law's a4"}
+    assert dropped(turned.train["law"])["a1"] == ("duplicate", "law's a1 of web train")
 
 
 def test_each_source_by_itself(corpus):

@@ -38,7 +38,8 @@ class Corpus:
       cached_task_dirs: folders of these caches, and of the counts of examples that rates may be
         functions of. They may be remote: seqio reads them.
       duplicates: drops documents that repeat an earlier one, @Duplicates(). Validation splits come
-        before train splits, and sources in the order of the blend.
+        before train splits, and sources in the order of `sources`. Tasks of the module follow, by
+        name.
       contamination: drops training documents with text of validation splits or evaluation sets,
         @Contamination().
       seed: of the order of documents in the stores.

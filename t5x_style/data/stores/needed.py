@@ -117,9 +117,12 @@ def planned_stores(
     )
     tasks = list(dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}))
     plans: dict[tuple[str, str], PlannedStore] = {}
-    # Validation comes first: train documents that repeat a validation document are dropped.
+    # Validation comes first: train documents that repeat a validation document are dropped. The
+    # order of the blend decides nothing: a run goes on with another blend, or one written sorted.
+    named = [source.name for source in corpus.sources]
+    in_order = [*filter(tasks.__contains__, named), *sorted(set(tasks).difference(named))]
     for split in ("validation", "train"):
-        for task in tasks:
+        for task in in_order:
             source = corpus.source(task)
             if split in (source.split_names() if source else splits[task]):
                 before = list(plans.values())
