@@ -11,6 +11,7 @@ pool of processes (`pool`) or in Apache Beam (`beam`). This process puts them to
 """
 
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -19,9 +20,10 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute
 import pyarrow.parquet
 
 from t5x_style.data.building.assemble import assemble
@@ -34,7 +36,7 @@ from t5x_style.data.cleaning.duplicates import WHY
 from t5x_style.data.sources.documents import parts
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.planned import PlannedStore, meta_digests, source_content, unbuilt
-from t5x_style.data.stores.token_store import DROPPED_FILE, store_lock, token_dtype
+from t5x_style.data.stores.token_store import DOCUMENTS_FILE, DROPPED_FILE, store_lock, token_dtype
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import publish_folder
 
@@ -171,6 +173,8 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         raise
     label = f"{plan.task} {plan.split}"
     _print_skipped(label, folder / "store", made["skipped"])
+    if source and source.needs_dates():
+        _print_future_dates(label, folder / "store", made)
     print(f"{label}: {made['documents']:,} documents, {made['tokens']:,} tokens", file=sys.stderr)
 
 
@@ -191,6 +195,25 @@ def _print_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
                 printed += 1
     if skipped > printed:
         print(f"{label}: skipped {skipped - printed:,} more: see {DROPPED_FILE}", file=sys.stderr)
+
+
+def _print_future_dates(label: str, store: pathlib.Path, meta: Mapping[str, Any]) -> None:
+    """Tells of documents of the future, as SQL's open end 9999-12-31 makes them."""
+    # The latest date that it is anywhere.
+    today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date().isoformat()
+    latest = meta.get("dates", [""])[-1]
+    if latest[: len(today)] <= today:
+        return
+    count = 0
+    with pyarrow.parquet.ParquetFile(store / DOCUMENTS_FILE) as file:
+        for batch in file.iter_batches(columns=["date"]):
+            days = pyarrow.compute.utf8_slice_codeunits(batch["date"], 0, len(today))
+            count += pyarrow.compute.sum(pyarrow.compute.greater(days, today)).as_py() or 0
+    print(
+        f"{label}: {count:,} documents are dated in the future, the last of them {latest}; "
+        f"Source.dates = (FROM, BEFORE) leaves them out",
+        file=sys.stderr,
+    )
 
 
 def _publish(plan: PlannedStore) -> None:

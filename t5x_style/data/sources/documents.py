@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,13 +14,13 @@ from t5x_style.data.formats.format import (
     decoded,
     field_value,
 )
+from t5x_style.data.sources.dates import advice, first_day, is_split_by
 from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import Fault, UsageError
 
 # Large enough that starting a part costs little, small enough that many workers share a file.
 PART_BYTES = 32 << 20
-ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?(?![\d-])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +113,15 @@ def document_of(source: Source, record: Record) -> Document:
 def belongs(source: Source, split: str, document: Document) -> bool:
     """Whether the date of a document is in the range of the split.
 
-    Dates are compared to the precision of the bounds: the year, the month or the day.
+    The day of the date is compared; of a year or a month, the first.
     """
+    if not source.needs_dates():
+        return True
     after, before = source.date_window(split)
-    date = document.date or ""
-    if after is not None and date[: len(after)] < after:
+    day = first_day(document.date or "")
+    if after is not None and day < first_day(after):
         return False
-    return before is None or date[: len(before)] < before
+    return before is None or day < first_day(before)
 
 
 def documents(source: Source, split: str) -> Iterator[str]:
@@ -240,14 +241,16 @@ def _plain(record: Record, value: Any) -> str:
 
 
 def _check_date(source: Source, record: Record, date: str | None) -> None:
-    found = ISO_DATE.match(date or "")
-    if found is None:
+    try:
+        first_day(date or "")
+    except ValueError:
         raise BadRecord(
-            f"{record.place}: {source.date_field} = {date!r} is no date that begins YYYY, YYYY-MM "
-            f"or YYYY-MM-DD, and source {source.name!r} is split by date"
-        )
+            f"{record.place}: {source.date_field} = {date!r} is no date, YYYY, YYYY-MM or "
+            f"YYYY-MM-DD with or without a time, and source {source.name!r} is split by date"
+            f"{advice(date or '')}"
+        ) from None
     for bound in source.date_bounds():
-        if len(found[0]) < len(bound) and bound.startswith(found[0]):
+        if is_split_by(date or "", bound):
             raise BadRecord(
                 f"{record.place}: {source.date_field} = {date!r} may be before or after "
                 f"{bound!r}, by which source {source.name!r} is split"

@@ -1,7 +1,6 @@
 """Where text comes from, as it is declared in gin."""
 
 import dataclasses
-import datetime
 import functools
 import glob
 import pathlib
@@ -18,6 +17,7 @@ from t5x_style.data.formats.plain_files import Jsonl, Text
 from t5x_style.data.formats.tables import HuggingFace, Parquet
 from t5x_style.data.formats.tfds import Tfds
 from t5x_style.data.sources import filters
+from t5x_style.data.sources.dates import first_day, is_bound
 from t5x_style.data.sources.filters import Filter
 from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.files import LocalPath, absolute
@@ -120,10 +120,16 @@ class Source:
                 f"no bound"
             )
         for bound in self.date_bounds():
-            if not _is_date(bound):
+            if not is_bound(bound):
                 raise UsageError(
                     f"Source {self.name!r}: {bound!r} is no date: write YYYY, YYYY-MM or YYYY-MM-DD"
                 )
+        after, before = self.dates
+        if after is not None and before is not None and first_day(after) >= first_day(before):
+            raise UsageError(
+                f"Source.dates of {self.name!r} = {self.dates!r}: no day is from {after} on and "
+                f"before {before}"
+            )
         if self.needs_dates() and self.date_field is None:
             raise UsageError(f"Source {self.name!r} is split by date: set date_field")
         if self.validation_from is not None and "validation" in self.splits:
@@ -227,11 +233,3 @@ class Source:
         if self.filters:
             parts["filters"] = filters.made_from(self.filters, cache_dir, remember=remember)
         return parts
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text + "2000-01-01"[len(text) :])
-    except (TypeError, ValueError):
-        return False
-    return len(text) in (4, 7, 10)
