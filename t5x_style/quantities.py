@@ -55,3 +55,12 @@ def bits_per_byte(nats: float, size: float) -> float:
       size: bytes of the text. With characters instead, the result is bits per character.
     """
     return nats / (size * math.log(2))
+
+
+def mean_of_steps(last: float, steps: float | None) -> str:
+    """What a logged loss is: `mean of steps 91-100` for the ten steps up to step 100.
+
+    Returns:
+      Empty for the loss of one step, and for a line of an older version, which has no `loss_steps`.
+    """
+    return "" if not steps or steps == 1 else f"mean of steps {last - steps + 1:,.0f}-{last:,.0f}"

@@ -1,6 +1,13 @@
 import pytest
 
-from t5x_style.quantities import bits_per_byte, byte_count, count, duration, scientific
+from t5x_style.quantities import (
+    bits_per_byte,
+    byte_count,
+    count,
+    duration,
+    mean_of_steps,
+    scientific,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +86,18 @@ def test_scientific():
 def test_bpb():
     """2.10 nats per token at 4.895 ASCII characters per token."""
     assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("last", "steps", "text"),
+    [
+        (100, 10, "mean of steps 91-100"),
+        (2_000, 1_500.0, "mean of steps 501-2,000"),
+        (7, 7, "mean of steps 1-7"),
+        (100, 1, ""),
+        # Of a line of an older version.
+        (100, None, ""),
+    ],
+)
+def test_the_steps_of_a_mean(last, steps, text):
+    assert mean_of_steps(last, steps) == text

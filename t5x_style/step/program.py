@@ -3,6 +3,8 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.stages import Compiled
@@ -15,7 +17,7 @@ from t5x_style.step.batches import abstract_batch
 from t5x_style.step.memory_advice import memory_refusal, unknown_flag
 from t5x_style.step.model_state import BoundModel, State, abstract_state, bind_model
 from t5x_style.step.spec import StepSpec
-from t5x_style.step.step import make_train_step
+from t5x_style.step.step import LossSums, make_train_step
 
 
 def keep_programs_in(folder: str) -> None:
@@ -40,7 +42,9 @@ class StepProgram:
       optimizer: its transformation.
       state: the train state as ShapeDtypeStructs that carry their shardings.
       batch_sharding: how a batch is placed.
-      step: the jitted step; the state is donated and returned in the same shardings.
+      sums: the sums of losses that a step takes and returns, as a ShapeDtypeStruct.
+      step: the jitted step; the state is donated and returned in the same shardings. The sums are
+        not donated, so those of one step may be read during the next.
     """
 
     spec: StepSpec
@@ -49,11 +53,18 @@ class StepProgram:
     optimizer: optax.GradientTransformation
     state: State
     batch_sharding: NamedSharding
+    sums: jax.ShapeDtypeStruct
     step: jax.stages.Wrapped
 
     def batch(self, sequences: int, sequence_length: int) -> jax.ShapeDtypeStruct:
         """A batch of that shape, abstractly."""
         return abstract_batch(sequences, sequence_length, self.batch_sharding, self.spec.packing)
+
+    def place_sums(self, values: np.ndarray) -> LossSums:
+        """Sums of losses, float32 [3, sources], on the mesh; every process gives the same."""
+        return jax.make_array_from_callback(
+            self.sums.shape, self.sums.sharding, lambda index: values[index]
+        )
 
     def compile(self, sequences: int, sequence_length: int) -> Compiled:
         """The step for batches of one shape, ready to run. Call inside `partitioning.in_force`.
@@ -61,7 +72,7 @@ class StepProgram:
         Raises:
           UsageError: it does not fit the memory (with advice), or XLA does not know a flag.
         """
-        lowered = self.step.lower(self.state, self.batch(sequences, sequence_length))
+        lowered = self.step.lower(self.state, self.batch(sequences, sequence_length), self.sums)
         try:
             return lowered.compile(compiler_options=dict(self.topology.compiler_flags))
         except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -96,7 +107,14 @@ def step_program(spec: StepSpec, topology: Topology, mesh: Mesh) -> StepProgram:
             packing=spec.packing,
         ),
         donate_argnums=0,
-        # Every process reads the metrics.
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
+        # Every process reads the metrics and the sums.
+        out_shardings=(
+            jax.tree.map(lambda leaf: leaf.sharding, state),
+            replicated(mesh),
+            replicated(mesh),
+        ),
     )
-    return StepProgram(spec, topology, model, transformation, state, batch_sharding(mesh), step)
+    sums = jax.ShapeDtypeStruct((3, spec.sources), jnp.float32, sharding=replicated(mesh))
+    return StepProgram(
+        spec, topology, model, transformation, state, batch_sharding(mesh), sums, step
+    )

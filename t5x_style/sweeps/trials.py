@@ -174,8 +174,10 @@ def _cause(log: Path, status: int) -> str:
 
 def _report(entry: TrialEntry, done: int, total: int) -> None:
     reason = f": {entry.reason}" if entry.reason else ""
-    loss = entry.result.get("train_loss")
+    loss, steps = (entry.result.get(key) for key in ("train_loss", "train_loss_steps"))
     reached = f", loss {loss:.4f}" if loss is not None else ""
+    if reached and steps and steps > 1:
+        reached += f", mean of the last {steps:,.0f} steps"
     print(
         f"[{done}/{total}] {entry.name}: {entry.status} after {entry.seconds:.0f} s"
         f"{reached}{reason}",

@@ -15,15 +15,22 @@ from t5x_style.hosts import preemption_requested
 from t5x_style.reporting import Progress
 from t5x_style.step.batches import abstract_batch, global_batch
 from t5x_style.step.model_state import State
-from t5x_style.step.step import Batch, Metrics, packed_batch
+from t5x_style.step.step import Batch, LossSums, Metrics, packed_batch
 from t5x_style.training.early_stopping import PlateauState
 from t5x_style.training.run import Run
-from t5x_style.training.session import Session, finished_run, open_session, record_end
+from t5x_style.training.session import (
+    Session,
+    finished_run,
+    losses_record,
+    open_session,
+    record_end,
+)
 
 # Steps queued on the device: enough to hide the host's work, and few enough to save within two
 # steps of a preemption.
 STEPS_IN_FLIGHT = 2
-STEP_METRICS = ("loss", "z_loss", "learning_rate", "grad_norm", "param_norm")
+# A line has these of its own step. Its losses are means over all steps since the line before.
+STEP_METRICS = ("learning_rate", "grad_norm", "param_norm")
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
         evaluation = _evaluate(run, session, step, state, progress)
         plateau = run.plateau(session.evaluations)
         if plateau:
-            _save(session, plan.tokens_before(step), step, state, plateau)
+            _save(run, session, step, state, plateau)
     batch = _read(run, session, step)
     in_flight: collections.deque[jax.Array] = collections.deque()
     lines.restart_clock(step)
@@ -79,7 +86,8 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
     with jax.transfer_guard("disallow"):
         while step < plan.steps:
             with ledger.time("step"):
-                state, metrics = session.steps[plan.shape(step)](state, batch)
+                compiled = session.steps[plan.shape(step)]
+                state, metrics, session.sums = compiled(state, batch, session.sums)
             step += 1
             if step < plan.steps:
                 with ledger.time("data"):
@@ -111,7 +119,7 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
                 if plateau and plateau.stop:
                     save_now = last = True
             if save_now:
-                _save(session, plan.tokens_before(step), step, state, plateau)
+                _save(run, session, step, state, plateau)
             if last:
                 break
             if leave_now:
@@ -172,14 +180,19 @@ def _evaluate(
 
 
 def _save(
-    session: Session, tokens: int, step: int, state: State, plateau: PlateauState | None
+    run: Run, session: Session, step: int, state: State, plateau: PlateauState | None
 ) -> None:
     """Save a checkpoint, after the lines up to it are on disk."""
+    tokens = run.plan.tokens_before(step)
     with session.ledger.time("save"), jax.transfer_guard("allow"):
         # A resumed run does not write these lines again, so they must survive whenever the
         # checkpoint does.
         session.writer.flush()
-        record = {"tokens": tokens, "ledger": session.ledger.state()}
+        record = {
+            "tokens": tokens,
+            "ledger": session.ledger.state(),
+            "losses": losses_record(run, session.line_step, session.sums),
+        }
         best_step = plateau.best_step if plateau else None
         session.checkpointer.save(step, state, record, best_step)
         best = {}
@@ -197,7 +210,7 @@ class _Lines:
         self._chip = run.chip or chip_of_device_kind(kind)
         devices_per_chip = self._chip.devices_per_chip if self._chip else 1
         self._chips = max(1, session.mesh.size // devices_per_chip)
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, int, LossSums] | None = None
         self.last: dict[str, float | None] = {}
 
     def restart_clock(self, step: int) -> None:
@@ -205,21 +218,28 @@ class _Lines:
         self._clock = (step, time.perf_counter(), self._session.ledger.seconds["data"])
 
     def pend(self, step: int, metrics: Metrics) -> None:
-        """Remember the line of `step`; its `metrics` may still be computed."""
-        self._pending = (step, metrics)
+        """Remember the line of `step`; its `metrics` may still be computed.
+
+        The sums of losses begin again with the next step.
+        """
+        session = self._session
+        self._pending = (step, metrics, step - session.line_step, session.sums)
+        session.line_step, session.sums = step, session.no_sums
 
     def write_pending(self) -> None:
         """Write the remembered line; waits for its step if necessary."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, loss_steps, sums = self._pending
         self._pending = None
         run, plan = self._run, self._run.plan
-        values = jax.device_get(metrics)
+        values, sums = jax.device_get((metrics, sums))
         self.refuse_not_finite(step, values)
-        source_loss = values["source_loss"].tolist()
+        nats, z_nats, learnt = sums.astype(np.float64)
         rows, tokens = plan.rows_before(step), plan.tokens_before(step)
-        line: dict[str, float | None] = {"step": step, "tokens": tokens}
+        line: dict[str, float | None] = {"step": step, "tokens": tokens, "loss_steps": loss_steps}
+        line["loss"] = _mean(nats.sum(), learnt.sum())
+        line["z_loss"] = _mean(z_nats.sum(), learnt.sum())
         line |= {name: float(values[name]) for name in STEP_METRICS}
         since, then, data_then = self._clock
         now, data_now = time.perf_counter(), self._session.ledger.seconds["data"]
@@ -238,7 +258,7 @@ class _Lines:
             line[f"tokens/{name}"] = by_source[index]
             line[f"share/{name}"] = by_source[index] / tokens
             line[f"epochs/{name}"] = epochs[index]
-            line[f"loss/{name}"] = source_loss[index] or None
+            line[f"loss/{name}"] = _mean(nats[index], learnt[index])
         line |= run.auditor.line_at(tokens)
         line |= self._session.ledger.line()
         self._session.writer.metrics(line)
@@ -260,3 +280,8 @@ class _Lines:
             f"{reason} at step {step:,}, which is not saved (checkpoints: {newest}): lower the "
             "learning rate, or look at the data of this step"
         )
+
+
+def _mean(nats: float, tokens: float) -> float | None:
+    """Nats per token; None where no token was learnt from."""
+    return float(nats / tokens) if tokens else None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Ledger
@@ -30,6 +31,7 @@ from t5x_style.reporting.run.record import is_evaluation
 from t5x_style.reporting.run.writer import read_lines
 from t5x_style.step.model_state import State, fresh_state
 from t5x_style.step.program import StepProgram, step_program
+from t5x_style.step.step import LossSums
 from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
 from t5x_style.training.derived import derive
 from t5x_style.training.evaluation import Evaluator
@@ -46,6 +48,9 @@ class Session:
       state: the train state; the loop replaces it with every step.
       step: number of steps done.
       resumed: whether the state is from a checkpoint of this run.
+      sums: of the losses since the last training line; the loop replaces them with every step.
+      no_sums: with which they begin after a line.
+      line_step: the step of that line; 0 before the first.
       steps: compiled train step by (sequences, sequence length). Another shape is an error, so
         nothing is compiled again without notice.
       evaluator: the compiled evaluation.
@@ -57,6 +62,9 @@ class Session:
     state: State
     step: int
     resumed: bool
+    sums: LossSums
+    no_sums: LossSums
+    line_step: int
     steps: Mapping[tuple[int, int], Any]
     evaluator: Evaluator
     evaluations: list[dict[str, Any]]
@@ -91,7 +99,9 @@ def open_session(run: Run) -> Session:
         checkpointer = Checkpointer(
             run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
         )
-        state, ledger = _first_state(run, program, checkpointer, resume_step)
+        state, saved = _first_state(run, program, checkpointer, resume_step)
+        ledger = Ledger.restore(saved.get("ledger", {}))
+        line_step, sums = _saved_losses(run, saved, step)
 
         writer: RunWriter | SilentWriter = SilentWriter()
         if is_writer():
@@ -113,6 +123,9 @@ def open_session(run: Run) -> Session:
         state=state,
         step=step,
         resumed=resume_step is not None,
+        sums=program.place_sums(sums),
+        no_sums=program.place_sums(np.zeros_like(sums)),
+        line_step=line_step,
         steps=steps,
         evaluator=evaluator,
         evaluations=evaluations,
@@ -126,8 +139,12 @@ def open_session(run: Run) -> Session:
 
 def _first_state(
     run: Run, program: StepProgram, checkpointer: Checkpointer, resume_step: int | None
-) -> tuple[State, Ledger]:
-    """The state from the checkpoint, from the weights of another run, or from the seed."""
+) -> tuple[State, Mapping[str, Any]]:
+    """The state from the checkpoint, from the weights of another run, or from the seed.
+
+    Returns:
+      The state, and the checkpoint's item `run`; empty without a checkpoint.
+    """
     if resume_step is None:
         parameters = None
         if run.initial_checkpoint_path is not None:
@@ -135,7 +152,7 @@ def _first_state(
                 run.initial_checkpoint_path, run.stores.tokenizer, program.model.abstract
             )
         state = fresh_state(program.model, program.optimizer, program.state, run.seed, parameters)
-        return state, Ledger()
+        return state, {}
     state, saved = checkpointer.restore(resume_step, program.state)
     planned = run.plan.tokens_before(resume_step)
     if saved["tokens"] != planned:
@@ -144,7 +161,28 @@ def _first_state(
             f"{resume_step:,}; with steps of {run.plan} it would have {planned:,}: past "
             "phases cannot be changed"
         )
-    return state, Ledger.restore(saved["ledger"])
+    return state, saved
+
+
+def losses_record(run: Run, line_step: int, sums: LossSums) -> dict[str, Any]:
+    """The losses since the last training line, in JSON types, for a checkpoint.
+
+    A run that goes on from it writes the line that it would have written without a stop. Float32
+    passes through JSON without a change.
+    """
+    by_source = dict(zip(run.reader.names, jax.device_get(sums).T.tolist(), strict=True))
+    return {"line_step": line_step, "sums": by_source}
+
+
+def _saved_losses(run: Run, saved: Mapping[str, Any], step: int) -> tuple[int, np.ndarray]:
+    """The step of the last training line, and the sums float32 [3, sources] since then.
+
+    A new source has none. A checkpoint of an older version has none either. The next line then
+    says that it is about fewer steps.
+    """
+    losses = saved.get("losses", {"line_step": step, "sums": {}})
+    sums = [losses["sums"].get(name, (0.0, 0.0, 0.0)) for name in run.reader.names]
+    return losses["line_step"], np.array(sums, np.float32).T
 
 
 def _announce(

@@ -19,6 +19,8 @@ BATCH = 8
 # Rows of source 1 alone in one quarter, none of source 2.
 SOURCE = np.array([0, 1, 0, 0, 1, 1, 1, 0], np.int32)
 RATE = 0.5
+# What the steps before have summed: nats, z terms and tokens of three sources.
+BEFORE = np.array([[1.5, 0, 64], [0.25, 0, 8], [16, 0, 32]], np.float32)
 Z_LOSS = 1e-2
 
 
@@ -30,7 +32,7 @@ def tokens() -> np.ndarray:
 
 @functools.cache
 def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
-    """(first parameters, state, metrics) of one step of plain gradient descent on a mesh."""
+    """(first parameters, state, metrics, sums) of one step of gradient descent on a mesh."""
     topology = Topology(fsdp=fsdp, tensor=tensor)
     mesh = make_mesh(topology)
     optimizer = optax.sgd(RATE)
@@ -48,8 +50,9 @@ def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
             eos_id=EOS,
         )
         batch = packed_batch(Rows(tokens(), SOURCE, None))
-        new, metrics = jax.jit(step)(state, jax.device_put(batch, batch_sharding(mesh)))
-    return jax.device_get((state["parameters"], new, metrics))
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        new, metrics, sums = jax.jit(step)(state, batch, BEFORE)
+    return jax.device_get((state["parameters"], new, metrics, sums))
 
 
 @functools.cache
@@ -87,25 +90,28 @@ def gradients_of(outcome):
 
 
 def test_loss_and_gradients_are_those_of_the_mean_over_all_tokens():
-    nll, z, gradients = expected()
+    nll, _, gradients = expected()
     metrics = after_a_step()[2]
     assert metrics["loss"] == pytest.approx(nll.mean(), rel=1e-6)
-    assert metrics["z_loss"] == pytest.approx(z.mean(), rel=1e-5)
     assert_trees_close(gradients_of(after_a_step()), gradients, 1e-4)
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients)))
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def test_the_loss_of_each_source_is_the_mean_over_its_own_rows():
-    nll, _, _ = expected()
-    metrics = after_a_step()[2]
-    by_source = [nll[SOURCE == 0].mean(), nll[SOURCE == 1].mean(), 0.0]
-    assert abs(by_source[0] - by_source[1]) > 1e-3
-    np.testing.assert_allclose(metrics["source_loss"], by_source, rtol=1e-5)
+def test_the_nats_and_the_tokens_of_each_source_are_added_to_those_before():
+    nll, z, _ = expected()
+    added = after_a_step()[3].astype(np.float64) - BEFORE
+    rows = np.array([np.sum(source == SOURCE) for source in range(3)])
+    assert rows.tolist() == [4, 4, 0]
+    assert added[2].tolist() == (SEQUENCE * rows).tolist()
+    for found, losses in ((added[0], nll), (added[1], z)):
+        by_source = [SEQUENCE * losses[source == SOURCE].sum() for source in range(3)]
+        assert abs(by_source[0] - by_source[1]) > 1e-3
+        np.testing.assert_allclose(found, by_source, rtol=1e-5, atol=1e-5)
 
 
 def test_the_rest_of_the_metrics_and_of_the_state():
-    _, new, metrics = after_a_step()
+    _, new, metrics, sums = after_a_step()
     squares = sum(
         (leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(new["parameters"])
     )
@@ -114,7 +120,8 @@ def test_the_rest_of_the_metrics_and_of_the_state():
     assert new["step"] == 1
     assert new["step"].dtype == np.int32
     dtypes = {name: leaf.dtype for name, leaf in metrics.items()}
-    assert set(dtypes.values()) == {np.dtype(np.float32)}
+    assert {*dtypes.values(), sums.dtype} == {np.dtype(np.float32)}
+    assert {leaf.shape for leaf in metrics.values()} == {()}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ def test_the_rest_of_the_metrics_and_of_the_state():
 )
 def test_microbatches_change_neither_loss_nor_gradients(microbatches, sizes):
     whole, cut = after_a_step(), after_a_step(microbatches, **sizes)
-    assert_trees_close(cut[2], whole[2], 1e-5)
+    assert_trees_close(cut[2:], whole[2:], 1e-5)
     assert_trees_close(gradients_of(cut), gradients_of(whole), 1e-4)
     assert_trees_close(cut[1]["parameters"], whole[1]["parameters"], 1e-5)
 
@@ -158,9 +165,9 @@ def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
             loss_chunk_tokens=24, eos_id=EOS,
         )  # fmt: skip
         batch = jnp.asarray(packed_batch(Rows(tokens(), SOURCE, None)))
-        new, metrics = jax.eval_shape(step, state, batch)
+        new, metrics, sums = jax.eval_shape(step, state, batch, BEFORE)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(new["parameters"])} == {np.dtype(np.float32)}
-    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((metrics, sums))} == {np.dtype(np.float32)}

@@ -50,6 +50,7 @@ def main() -> int:
             "step": step,
             "tokens": 10 * step,
             "loss": 1 / (rate * width * step),
+            "loss_steps": min(step, 2),
             "chinchilla/besiroglu/compute_efficiency": 0.5 / width,
         }
         with metrics.open("a") as file:

@@ -7,7 +7,13 @@ from t5x_style.sweeps import TrialEntry, results_table, trial_result
 LINES = [
     {"step": 1, "tokens": 8, "loss": 3.0, "chinchilla/besiroglu/compute_efficiency": 0.1},
     {"step": 1, "tokens": 8, "eval/legal/loss": 3.1, "eval/legal/bits_per_byte": 2.0},
-    {"step": 2, "tokens": 16, "loss": 2.5, "chinchilla/besiroglu/compute_efficiency": 0.2},
+    {
+        "step": 2,
+        "tokens": 16,
+        "loss": 2.5,
+        "loss_steps": 1,
+        "chinchilla/besiroglu/compute_efficiency": 0.2,
+    },
     {
         "step": 2,
         "tokens": 16,
@@ -21,6 +27,7 @@ LINES = [
 EXPECTED = {
     "tokens": 16,
     "train_loss": 2.5,
+    "train_loss_steps": 1,
     "compute_efficiency": 0.2,
     "legal/loss": 2.6,
     "legal/bits_per_byte": 1.5,

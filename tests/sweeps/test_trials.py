@@ -45,6 +45,7 @@ def test_each_trial_is_a_run_directory_with_a_log(tmp_path, capsys):
     assert [entry.status for entry in entries] == ["finished"] * 6
     assert entries[5].values == {"LEARNING_RATE": 4.0, "Model.width": 2}
     assert entries[5].result["train_loss"] == 1 / (4 * 2 * 3)
+    assert entries[5].result["train_loss_steps"] == 2
     assert entries[5].result["tokens"] == 30
     assert entries[5].result["compute_efficiency"] == 0.25
     assert (tmp_path / "LEARNING_RATE=4.0,width=2.log").read_text() == "done\n"
@@ -58,7 +59,9 @@ def test_each_trial_is_a_run_directory_with_a_log(tmp_path, capsys):
     ]  # fmt: skip
     assert read_sweep(tmp_path).trials == entries
     output = capsys.readouterr().out
-    assert "[6/6] LEARNING_RATE=4.0,width=2: finished" in output
+    last = next(line for line in output.splitlines() if line.startswith("[6/6]"))
+    assert last.startswith("[6/6] LEARNING_RATE=4.0,width=2: finished")
+    assert last.endswith(" s, loss 0.0417, mean of the last 2 steps")
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(tmp_path, capsys):

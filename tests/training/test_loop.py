@@ -32,10 +32,18 @@ class Loss(float):
 
 
 def metrics_of(loss: float, norm: float = 1.0) -> dict:
-    """What a step returns, for the two sources of the made-up runs."""
-    names = ("z_loss", "learning_rate", "param_norm")
-    values = {name: np.float32(1) for name in names}
-    return {"loss": loss, "grad_norm": norm, "source_loss": np.array([2.0, 0.0]), **values}
+    """The metrics that a step returns."""
+    values = {name: np.float32(1) for name in ("learning_rate", "param_norm")}
+    return {"loss": loss, "grad_norm": norm, **values}
+
+
+# Sums of losses over two sources; a step of the bench adds its loss on one token of the first.
+NO_SUMS = np.zeros((3, 2), np.float32)
+
+
+def sums_of(nats: float, z_nats: float, tokens: float) -> np.ndarray:
+    """The sums where the steps have read the first source alone."""
+    return np.array([[nats, 0], [z_nats, 0], [tokens, 0]], np.float32)
 
 
 class Bench:
@@ -46,6 +54,8 @@ class Bench:
         self.run, self.scores, self.losses = run, iter(scores), losses or {}
         self.step, self.resumed, self.state = step, resumed, {"parameters": {}}
         self.steps = {(8, 16): self.compute}
+        self.sums, self.no_sums, self.line_step = NO_SUMS, NO_SUMS, step
+        self.records, self.lines = [], []
         self.mesh, self.ledger, self.evaluations = make_mesh(run.topology), Ledger(), []
         self.writer = self.checkpointer = self
         self.clock = Clock()
@@ -57,12 +67,12 @@ class Bench:
         self.work.append(item)
         self.clock.now += seconds
 
-    def compute(self, state, batch):
+    def compute(self, state, batch, sums):
         done = 1 + max([self.step, *(int(item[5:]) for item in self.work if item[:4] == "step")])
         self.note(f"step {done}", 10)
         loss = Loss(self.losses.get(done, 2.0))
         loss.bench, loss.step = self, done
-        return state, metrics_of(loss)
+        return state, metrics_of(loss), sums + sums_of(float(loss), 0.5, 1)
 
     def evaluator(self, parameters):
         self.note("evaluate", 1_000)
@@ -79,6 +89,8 @@ class Bench:
 
     def metrics(self, line):
         kind = "line" if "loss" in line else "score"
+        if kind == "line":
+            self.lines.append(line)
         self.work.append(f"{kind} {line['step']}")
 
     def flush(self):
@@ -86,6 +98,7 @@ class Bench:
 
     def save(self, step, state, record, best_step):
         assert record["tokens"] == step * 128
+        self.records.append(record["losses"])
         self.note(f"save {step}" + (f", best {best_step}" if best_step is not None else ""), 10_000)
 
     def wait(self):
@@ -114,7 +127,8 @@ def work_of(tmp_path, monkeypatch):
         )
         session = Bench(run, monkeypatch, **(bench or {}))
         try:
-            return session.work, loop.run_loop(run, session, leave)
+            end = loop.run_loop(run, session, leave)
+            return session.work, end | {"lines": session.lines, "records": session.records}
         except (Fault, Preempted) as error:
             return session.work, error
 
@@ -162,6 +176,25 @@ def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of, 
     # A resumed run has its evaluation.
     work, _ = work_of(steps=5, bench={"step": 3})
     assert work[:3] == ["read 4", "step 4", "read 5"]
+
+
+def test_a_line_has_the_losses_of_all_steps_since_the_line_before(work_of):
+    """And a checkpoint those since the last line, which a run that goes on from it has in its."""
+    losses = {1: 9.0, 2: 7.0, 3: 5.0, 4: 3.0, 5: 1.0}
+    end = work_of(steps=5, log=3, save=2, bench={"losses": losses})[1]
+    assert [
+        (line["step"], line["loss_steps"], line["loss"], line["z_loss"]) for line in end["lines"]
+    ] == [(3, 3, 7.0, 0.5), (5, 2, 2.0, 0.5)]
+    # Of the second source no token was learnt.
+    assert [(line["loss/domain"], line["loss/general"]) for line in end["lines"]] == [
+        (7.0, None), (2.0, None),
+    ]  # fmt: skip
+    none = [0.0, 0.0, 0.0]
+    assert end["records"] == [
+        {"line_step": 0, "sums": {"domain": [16.0, 1.0, 2.0], "general": none}},
+        {"line_step": 3, "sums": {"domain": [3.0, 0.5, 1.0], "general": none}},
+        {"line_step": 5, "sums": {"domain": none, "general": none}},
+    ]
 
 
 def test_early_stopping_saves_the_best_and_the_end_each_with_a_line(work_of):
@@ -226,6 +259,9 @@ def lines(tmp_path, monkeypatch):
         monkeypatch.setattr(loop, "time", clock)
         device = types.SimpleNamespace(device_kind="TPU v3")
         session = types.SimpleNamespace(
+            sums=NO_SUMS,
+            no_sums=NO_SUMS,
+            line_step=0,
             mesh=types.SimpleNamespace(devices=np.array([device] * devices), size=devices),
             ledger=Ledger(),
             writer=types.SimpleNamespace(
@@ -233,18 +269,19 @@ def lines(tmp_path, monkeypatch):
             ),
             checkpointer=types.SimpleNamespace(latest_step=lambda: 1_000),
         )
-        return loop._Lines(run, session, Progress(2560)), clock, written, session.ledger
+        return loop._Lines(run, session, Progress(2560)), clock, written, session
 
     return make
 
 
 def test_a_line_measures_the_steps_since_the_line_before_it(lines):
-    writer, clock, written, seconds = lines(1)
-    seconds.add("data", 7.0)
+    writer, clock, written, session = lines(1)
+    session.ledger.add("data", 7.0)
     writer.restart_clock(2)
     for step, now, waited in ((6, 102.0, 0.5), (8, 106.0, 1.0)):
         clock.now = now
-        seconds.add("data", waited)
+        session.ledger.add("data", waited)
+        session.sums = sums_of(1000, 100, 400)
         writer.pend(step, metrics_of(2.5))
         writer.write_pending()
         writer.write_pending()  # nothing is pending
@@ -255,9 +292,11 @@ def test_a_line_measures_the_steps_since_the_line_before_it(lines):
     assert (first["data_wait_seconds"], second["data_wait_seconds"]) == (0.125, 0.5)
     assert (first["step"], first["tokens"]) == (6, 768)
     assert writer.last == second
-    # A source that the step did not read has no loss.
-    assert (first["loss/domain"], first["loss/general"]) == (2.0, None)
+    # A source that no step read has no loss.
+    assert (first["loss/domain"], first["loss/general"]) == (2.5, None)
     assert (first["loss"], first["grad_norm"], first["learning_rate"]) == (2.5, 1.0, 1.0)
+    assert (first["z_loss"], first["loss_steps"], second["loss_steps"]) == (0.25, 6, 2)
+    assert session.sums is NO_SUMS
     assert first["tokens/domain"] + first["tokens/general"] == 768
     assert first["share/domain"] == first["tokens/domain"] / 768
     assert first["epochs/domain"] == pytest.approx(first["tokens/domain"] / 4096, rel=0.05)
@@ -265,8 +304,9 @@ def test_a_line_measures_the_steps_since_the_line_before_it(lines):
 
 
 def test_a_line_without_a_step_since_the_clock_started_has_no_speed(lines):
-    writer, _, written, _ = lines(1)
+    writer, _, written, session = lines(1)
     writer.restart_clock(2)
+    session.sums = sums_of(2.5, 0, 1)
     writer.pend(2, metrics_of(2.5))
     writer.write_pending()
     assert not written[0].keys() & {"step_seconds", "tokens_per_second", "mfu_full"}

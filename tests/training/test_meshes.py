@@ -50,7 +50,8 @@ class Lesson:
     """What five steps of a run gave; arrays are in host memory.
 
     Attributes:
-      losses: [5]. start, end: parameters. metrics: of the last step.
+      losses: [5]. start, end: parameters. metrics: of the last step, and the sums of
+        losses of all five.
       shardings: (before, after) of the state, as pytrees.
       shard_elements: pytree of the elements that the fullest device holds of each parameter;
         moment_elements: of each of Adam's moments and the counts.
@@ -88,10 +89,11 @@ def lesson(mesh: str) -> Lesson:
         for at in range(STEPS):
             rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
             batch = jax.device_put(rows, session.batch_sharding)
-            state, metrics = session.steps[8, 16](state, batch)
+            state, metrics, session.sums = session.steps[8, 16](state, batch, session.sums)
             losses.append(float(metrics["loss"]))
         after = jax.tree.map(lambda leaf: leaf.sharding, state)
         session.close()
+    metrics["sums"] = session.sums
     end, metrics = jax.device_get((state["parameters"], metrics))
     return Lesson(
         np.array(losses), start, end, metrics, (before, after), shard_elements, moment_elements
@@ -184,7 +186,8 @@ def test_every_gradient_is_pinned_to_its_parameters_sharding():
             eos_id=1,
         )
         state = abstract_state(model, optimizer, mesh)
-        traced = jax.make_jaxpr(step)(state, abstract_batch(8, 16, batch_sharding(mesh)))
+        batch = abstract_batch(8, 16, batch_sharding(mesh))
+        traced = jax.make_jaxpr(step)(state, batch, np.zeros((3, 2), np.float32))
     # At the top of the step, outside of the pass that makes the gradients.
     pinned = collections.Counter(
         (equation.outvars[0].aval.shape, equation.params["sharding"].spec)

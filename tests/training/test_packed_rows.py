@@ -124,7 +124,7 @@ def expected(packing: Packing):
 
 
 def after_a_step(packing: Packing, microbatches: int = 1, **topology):
-    """(metrics, gradients) of a step on the packed rows."""
+    """(metrics, sums, gradients) of a step on the packed rows."""
     topology = Topology(**topology)
     mesh = make_mesh(topology)
     optimizer = optax.sgd(RATE)
@@ -145,10 +145,12 @@ def after_a_step(packing: Packing, microbatches: int = 1, **topology):
         )
         batch = packed_batch(rows_of(packing))
         assert batch.shape == (BATCH, batch_width(SEQUENCE, packing))
-        new, metrics = jax.jit(step)(state, jax.device_put(batch, batch_sharding(mesh)))
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        none = np.zeros((3, 3), np.float32)
+        new, metrics, sums = jax.jit(step)(state, batch, none)
         after = jax.device_get(new["parameters"])
     gradients = jax.tree.map(lambda new, old: (old - new) / RATE, after, first_parameters())
-    return jax.device_get(metrics), gradients
+    return *jax.device_get((metrics, sums)), gradients
 
 
 def test_the_made_up_rows_hold_what_is_to_be_tested():
@@ -179,10 +181,14 @@ def test_the_made_up_rows_hold_what_is_to_be_tested():
 )
 def test_loss_and_gradients_are_those_of_the_documents_by_themselves(packing, layout):
     nll, z, of_source, gradients = expected(packing)
-    metrics, got = after_a_step(packing, **layout)
+    metrics, (nats, z_nats, tokens), got = after_a_step(packing, **layout)
     assert metrics["loss"] == pytest.approx(nll, rel=1e-5)
-    assert metrics["z_loss"] == pytest.approx(z, rel=1e-5)
-    np.testing.assert_allclose(metrics["source_loss"], [*of_source, 0], rtol=1e-5)
+    assert nats.sum() / tokens.sum() == pytest.approx(nll, rel=1e-5)
+    assert z_nats.sum() / tokens.sum() == pytest.approx(z, rel=1e-5)
+    np.testing.assert_allclose(nats[:2] / tokens[:2], of_source, rtol=1e-5)
+    learnt, source = lessons(packing)[2:]
+    assert tokens.tolist() == [learnt[source == index].sum() for index in range(3)]
+    assert nats[2] == 0
     for (path, right), ours in zip(
         jax.tree_util.tree_flatten_with_path(gradients)[0], jax.tree.leaves(got), strict=True
     ):

@@ -142,14 +142,15 @@ def lesson(spec, shape, topology) -> dict[str, np.ndarray]:
         state = fresh_state(program.model, program.optimizer, program.state, 0)
         run = program.compile(shape.sequences, shape.sequence_length)
         learnt = []
+        sums = program.place_sums(np.zeros((3, 1), np.float32))
         for _ in range(STEPS):
             # Counting within a twentieth of the words: something to learn. Source 0 leads each row.
             start = rng.integers(0, words, (shape.sequences, 1))
             batch = (start + np.arange(shape.sequence_length + 2)) % (words // 20)
             batch[:, 0] = 0
             rows = jax.device_put(batch.astype(np.int32), program.batch_sharding)
-            state, metrics = run(state, rows)
-            learnt.append(jax.device_get(metrics))
+            state, metrics, sums = run(state, rows, sums)
+            learnt.append(jax.device_get(metrics | {"sums": sums}))
     return {name: np.array([item[name] for item in learnt]) for name in learnt[0]}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from t5x_style.accounting.audit.audit_record import Audit, LawAudit
 from t5x_style.accounting.audit.auditor import laws_of_audit
 from t5x_style.accounting.laws import Law, ParametricLaw
-from t5x_style.quantities import count, duration, scientific
+from t5x_style.quantities import count, duration, mean_of_steps, scientific
 
 _CONVENTIONS_IN_WORDS = {
     "6nd": "by 6ND",
@@ -21,7 +21,8 @@ def verdict_of_line(
     """The verdict on a run from a training line of metrics.jsonl, as lines for people.
 
     Args:
-      line: `tokens` and the audit; `loss` and `seconds/<cause>` where they are known.
+      line: `tokens` and the audit; `loss`, with `step` and `loss_steps`, and `seconds/<cause>`
+        where they are known.
       own_law: the user's own fit that the run was audited by. It comes first, and the measured loss
         is compared with its loss alone: that of a published law belongs to another text and another
         vocabulary.
@@ -34,7 +35,8 @@ def verdict_of_line(
         for key, value in line.items()
         if key.startswith("seconds/") and value
     }
-    return verdict(audit, own_law, loss=line.get("loss"), seconds=seconds)
+    which = mean_of_steps(line.get("step") or 0, line.get("loss_steps"))
+    return verdict(audit, own_law, loss=line.get("loss"), which_loss=which, seconds=seconds)
 
 
 def verdict(
@@ -42,6 +44,7 @@ def verdict(
     own_law: ParametricLaw | None = None,
     *,
     loss: float | None = None,
+    which_loss: str = "",
     seconds: Mapping[str, float] | None = None,
 ) -> list[str]:
     """The verdict on a run of one token or more, as lines for people.
@@ -49,6 +52,7 @@ def verdict(
     Args:
       own_law: see `verdict_of_line`.
       loss: the measured training loss, nats per token.
+      which_loss: the steps that it is a mean of, in words; empty if it is of one step.
       seconds: by cause, as Ledger.seconds has them.
     """
     # A line that was written before the user's own law was fitted has no audit by it.
@@ -65,7 +69,10 @@ def verdict(
     lines += [_law_verdict(law, audit.laws[name]) for name, law in laws.items()]
     lines += _extrapolation_notes(laws.values(), audit.flops["6nd"])
     if loss is not None:
-        lines.append(_loss_comparison(loss, own_law, {name: audit.laws[name] for name in laws}))
+        measured = f"training loss {loss:.4f} nats per token"
+        measured += f" ({which_loss})" if which_loss else ""
+        audits = {name: audit.laws[name] for name in laws}
+        lines.append(measured + _loss_comparison(loss, own_law, audits))
     if audit.remaining_tokens:
         gains = {name: audit.laws[name].remaining_gain for name in laws}
         lines.append(_remaining_gains(audit.tokens, audit.remaining_tokens, gains))
@@ -115,8 +122,7 @@ def _extrapolation_notes(laws: Iterable[Law], spent: float) -> list[str]:
 def _loss_comparison(
     loss: float, own_law: ParametricLaw | None, audits: Mapping[str, LawAudit]
 ) -> str:
-    """The measured loss next to the expected one, of the laws that it may be compared with."""
-    measured = f"training loss {loss:.4f} nats per token"
+    """The expected losses behind the measured one, of the laws that it may be compared with."""
     expected = {
         name: audit.expected_loss
         for name, audit in audits.items()
@@ -125,9 +131,9 @@ def _loss_comparison(
     if own_law is not None and own_law.name in expected:
         own = expected[own_law.name]
         side = "above" if loss >= own else "below"
-        return f"{measured}, {abs(loss - own):.4f} {side} the {own:.4f} that {own_law.name} expects"
+        return f", {abs(loss - own):.4f} {side} the {own:.4f} that {own_law.name} expects"
     return (
-        f"{measured}; expected: "
+        "; expected: "
         + ", ".join(f"{value:.4f} by {name}" for name, value in expected.items())
         + ", but on Chinchilla's text and vocabulary. Their efficiency holds for this run "
         "sooner than their loss; only a fit to your own runs gives its loss (t5x-style fit, then "

@@ -50,7 +50,8 @@ def fit(
       runs: the directory of a sweep, a pattern such as 'runs/*', or a list of sweeps and runs. A
         finished run is one point: its parameters, its tokens and its final loss.
       loss: the loss of a run. 'blended' weights the evaluation losses of all sources by their
-        shares; anything else is a key of metrics.jsonl, such as loss or eval/legal/loss.
+        shares; anything else is a key of metrics.jsonl, such as eval/legal/loss, or loss,
+        which is the mean of the last logged steps.
       drop_highest: number of points to leave out, those of the highest losses (5 in Besiroglu et
         al. 2024).
       name: name of the law, in tables and metrics.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from t5x_style.accounting import CONVENTIONS, verdict_of_line
 from t5x_style.errors import UsageError
 from t5x_style.files import local_path, write_whole
-from t5x_style.quantities import count, duration, scientific
+from t5x_style.quantities import count, duration, mean_of_steps, scientific
 from t5x_style.reporting.figures.charts import bars_svg, lines_svg
 from t5x_style.reporting.html import captioned, html_table, page
 from t5x_style.reporting.run.derived_run import DerivedRun
@@ -22,6 +22,7 @@ _FLOPS_KEYS = {
     "model_flops_causal": "causal",
     "hardware_flops": "hardware",
 }
+_AVERAGED = "A point of a training loss is the mean over the tokens since the point before it."
 _UTILISATIONS = ("mfu_full", "mfu_causal", "hfu")
 
 
@@ -83,6 +84,9 @@ def _summary(runs: Mapping[str, RunRecord]) -> str:
     rows = []
     for name, run in runs.items():
         last = run.training[-1]
+        loss = _number(last.get("loss"), ".4f")
+        if which := mean_of_steps(last["step"], last.get("loss_steps")):
+            loss = f"{loss} ({which})"
         seconds = sum(run.seconds.values())
         rows.append(
             [
@@ -90,7 +94,7 @@ def _summary(runs: Mapping[str, RunRecord]) -> str:
                 f"{last['step']:,}",
                 count(last["tokens"]),
                 None if run.parameters is None else count(run.parameters),
-                _number(last.get("loss"), ".4f"),
+                loss,
                 *(_number(_last(held_out[name].get(source)), ".4f") for source in sources),
                 duration(seconds) if seconds else None,
                 run.state,
@@ -234,7 +238,9 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
             svg = bars_svg(f"seconds{index}", seconds, labels)
             title = "Where the time went" + (f": {name}" if len(runs) > 1 else "")
             figures.append(captioned(title, svg))
-    return '<h2>Curves</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>"
+    lines = [line for run in runs.values() for line in run.training]
+    note = f'<p class="note">{_AVERAGED}</p>\n' if all("loss_steps" in x for x in lines) else ""
+    return f'<h2>Curves</h2>\n{note}<div class="charts">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _curves(runs: Mapping[str, RunRecord], measure: _Measure) -> dict[str, dict[str, Points]]:

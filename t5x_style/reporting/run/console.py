@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from t5x_style.quantities import count, duration
+from t5x_style.quantities import count, duration, mean_of_steps
 
 # The law in the line if the user has none: the refit of Chinchilla's own points.
 AUDIT_LAW = "besiroglu"
@@ -59,6 +59,8 @@ class Progress:
         tokens = line["tokens"] or 0
         loss = line.get("loss")
         loss_text = f"loss {'not finite' if loss is None else format(loss, '.4f')}"
+        if which := mean_of_steps(line["step"] or 0, line.get("loss_steps")):
+            loss_text += f", {which}"
         if self._own_law is not None:
             expected = line.get(f"chinchilla/{self._own_law}/expected_loss")
             loss_text += "" if expected is None else f" ({self._own_law} expects {expected:.4f})"

@@ -66,6 +66,14 @@ def test_seconds_and_loss_are_in_the_verdict_where_they_are_known():
     assert not any("in all" in line for line in verdict(arch, 128, 10_000_000))
 
 
+def test_a_loss_of_several_steps_says_which():
+    line = {"tokens": 10_000_000, "step": 100, "loss": 3.0, "loss_steps": 10}
+    for law in (None, OWN):
+        lines = verdict_of_line(line | Auditor(SMALL, 128, own_law=law).line_at(10_000_000), law)
+        (measured,) = [text for text in lines if text.startswith("training loss")]
+        assert measured.startswith("training loss 3.0000 nats per token (mean of steps 91-100)")
+
+
 def test_a_run_without_a_token_has_no_verdict():
     assert verdict(Architecture(4096, 4, 128, 344, 4), 128, 0) == [
         "no tokens yet: nothing to audit"

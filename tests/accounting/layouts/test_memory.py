@@ -92,7 +92,7 @@ def real_step(
     compute_dtype: str = "bfloat16",
     **layout,
 ):
-    """(step, state, batch, context): the train step of a run, abstractly, with AdamW."""
+    """(step, state, other arguments, context): the train step of a run, abstractly, with AdamW."""
     topology = dataclasses.replace(mesh, **layout)
     devices = make_mesh(topology)
     plan = BatchPlan.from_settings(batch_sequences, sequence_length, train_steps=10)
@@ -115,7 +115,8 @@ def real_step(
     batch = jax.ShapeDtypeStruct(
         (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
     )
-    return step, state, batch, functools.partial(in_force, topology, devices)
+    sums = jax.ShapeDtypeStruct((3, 1), jnp.float32)
+    return step, state, (batch, sums), functools.partial(in_force, topology, devices)
 
 
 def on_each_device(tree) -> int:
@@ -168,9 +169,9 @@ ROWS = 5
 @pytest.mark.parametrize("kernel", ["plain", "blockwise"])
 def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
     layout = {"sequence_length": 32, "remat": remat, "kernel": kernel}
-    step, state, batch, in_force = real_step(arch, Topology(), batch_sequences=ROWS, **layout)
+    step, state, others, in_force = real_step(arch, Topology(), batch_sequences=ROWS, **layout)
     with in_force():
-        traced = jax.make_jaxpr(step)(state, batch)
+        traced = jax.make_jaxpr(step)(state, *others)
     forward = next(
         equation
         for equation, _ in equations(traced.jaxpr)
@@ -223,9 +224,9 @@ def test_what_is_kept_is_what_the_scan_over_layers_stacks(arch, remat, kernel):
 def test_temporary_memory_is_within_a_fifth_of_the_compiled_steps(arch, mesh, layout):
     """In float32: XLA's CPU backend widens bfloat16 operands, which no accelerator does."""
     layout = {"sequence_length": 128, "compute_dtype": "float32", **layout}
-    step, state, batch, in_force = real_step(arch, mesh, **layout)
+    step, state, others, in_force = real_step(arch, mesh, **layout)
     with in_force():
-        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, *others).compile()
     measured = compiled.memory_analysis().temp_size_in_bytes
     assert memory_of(arch, mesh, **layout).temporary == pytest.approx(measured, rel=0.2)
 

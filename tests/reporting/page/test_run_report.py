@@ -371,6 +371,18 @@ def test_each_table_has_its_figures(charts, tmp_path):
     assert ["sources/legal/epochs", "0.375"] in rows
 
 
+def test_a_training_loss_of_several_steps_says_which(charts, tmp_path):
+    page = page_of([write_run(tmp_path / "run", loss_steps=10)], tmp_path / "page.html")
+    assert page.rows[1][4] == "3.0000 (mean of steps 1,991-2,000)"
+    # Its first line is of an older version, which logged the loss of one step.
+    note = "the mean over the tokens since the point before it"
+    assert note not in (tmp_path / "page.html").read_text()
+    with RunWriter(tmp_path / "run", resume_step=0) as writer:
+        writer.metrics({"step": 10, "tokens": 10, "loss": 3.0, "loss_steps": 10})
+    page_of([tmp_path / "run"], tmp_path / "page.html")
+    assert note in (tmp_path / "page.html").read_text()
+
+
 NASTY = "<b>\"q\" & 'a'"
 
 

@@ -118,6 +118,15 @@ def test_no_speed_and_no_tokens_left(clock):
     ]
 
 
+def test_a_loss_of_several_steps_says_which():
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**LINE, "step": 1_120, "loss_steps": 130})
+    assert "| loss 5.1235, mean of steps 991-1,120 | legal" in stream.getvalue()
+    stream = io.StringIO()
+    Progress(19_660_800, stream).show({**LINE, "loss_steps": 1})
+    assert "| loss 5.1235 | legal" in stream.getvalue()
+
+
 def test_a_loss_that_is_no_number():
     stream = io.StringIO()
     Progress(19_660_800, stream).show({**LINE, "loss": None})
