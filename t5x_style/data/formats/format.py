@@ -24,6 +24,7 @@ from t5x_style.errors import did_you_mean
 from t5x_style.files import local_path
 
 BUFFER_BYTES = 1 << 20
+MAX_RECORD_BYTES = 64 << 20
 # Names of fields that a message lists.
 SHOWN_FIELDS = 20
 
@@ -39,6 +40,8 @@ class Split:
       binding: the name of that value, for messages.
       fields: the fields of a record that are needed; that of the text comes first.
       tfds_name, tfds_data_dir: those of the source.
+      max_record_bytes: a longer record is a bad one. `Record.problem` says so where a format need
+        not hold it; the text of any other record is measured.
     """
 
     where: str
@@ -46,6 +49,7 @@ class Split:
     fields: tuple[str, ...]
     tfds_name: str | None = None
     tfds_data_dir: str | None = None
+    max_record_bytes: int = MAX_RECORD_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +242,14 @@ def _listed(names: Mapping[str, Any]) -> str:
     shown = list(itertools.islice(names, SHOWN_FIELDS))
     more = len(names) - len(shown)
     return (", ".join(shown) or "no field") + (f" and {more:,} more" if more else "")
+
+
+def too_long(limit: int) -> str:
+    """The problem of a record of more than `limit` bytes."""
+    return (
+        f"more than {limit:,} bytes (Source.max_record_bytes): raise the limit if the record is "
+        f"right"
+    )
 
 
 def decoded(record: Record, data: bytes) -> str:

@@ -13,6 +13,7 @@ from t5x_style.data.formats.format import (
     Record,
     decoded,
     field_value,
+    too_long,
 )
 from t5x_style.data.sources.dates import advice, first_day, is_split_by
 from t5x_style.data.sources.filters import filtered
@@ -193,23 +194,26 @@ def _text(source: Source, record: Record, fields: Mapping[str, Any]) -> str:
             f"{_named(source, record, fields)}: {missing} (text_field of source {source.name!r})"
         ) from None
     if isinstance(text, bytes):
-        return decoded(record, text)
-    if not isinstance(text, str):
+        utf8, text = text, None
+    elif isinstance(text, str):
+        utf8 = _utf8(source, record, fields, text)
+    else:
         raise BadRecord(
             f"{_named(source, record, fields)}: field {source.text_field!r} is a "
             f"{type(text).__name__}, not a string"
         )
-    return _whole_characters(source, record, fields, text)
+    if len(utf8) > source.max_record_bytes:
+        raise BadRecord(f"{_named(source, record, fields)}: {too_long(source.max_record_bytes)}")
+    return decoded(record, utf8) if text is None else text
 
 
-def _whole_characters(source: Source, record: Record, fields: Mapping[str, Any], text: str) -> str:
+def _utf8(source: Source, record: Record, fields: Mapping[str, Any], text: str) -> bytes:
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise BadRecord(
             f"{_named(source, record, fields)}: half a surrogate pair at character {error.start}"
         ) from None
-    return text
 
 
 def _metadata(
@@ -226,7 +230,8 @@ def _metadata(
         text = ", ".join(_plain(record, item) for item in value)
     else:
         text = _plain(record, value)
-    return _whole_characters(source, record, fields, text)
+    _utf8(source, record, fields, text)
+    return text
 
 
 def _plain(record: Record, value: Any) -> str:

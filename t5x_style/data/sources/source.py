@@ -12,14 +12,14 @@ import gin
 
 from t5x_style.data.formats.array_record import ArrayRecord, ArrayRecordExample
 from t5x_style.data.formats.files import PACKAGE_PREFIX, content_digests, module_file
-from t5x_style.data.formats.format import Format, Split
+from t5x_style.data.formats.format import MAX_RECORD_BYTES, Format, Split
 from t5x_style.data.formats.plain_files import Jsonl, Text
 from t5x_style.data.formats.tables import HuggingFace, Parquet
 from t5x_style.data.formats.tfds import Tfds
 from t5x_style.data.sources import filters
 from t5x_style.data.sources.dates import first_day, is_bound
 from t5x_style.data.sources.filters import Filter
-from t5x_style.errors import UsageError, did_you_mean, one_of
+from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
 from t5x_style.files import LocalPath, absolute
 from t5x_style.plugins import load
 
@@ -74,6 +74,8 @@ class Source:
       tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
       tfds_data_dir: the folder in which that dataset was prepared.
       on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and continue).
+      max_record_bytes: a longer line, file of text, or text of a row is a bad record. It is read
+        over without being held, so that no file can exhaust the memory.
       filters: applied to each text in order: @Length(), @Language() or @Rewrite(). The documents
         that they drop are counted in the store.
     """
@@ -90,12 +92,14 @@ class Source:
     tfds_name: str | None = None
     tfds_data_dir: LocalPath | None = None
     on_bad_record: str = "refuse"
+    max_record_bytes: int = MAX_RECORD_BYTES
     filters: Sequence[Filter] = ()
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
         one_of(f"Source.on_bad_record of {self.name!r}", self.on_bad_record, ON_BAD_RECORD)
+        at_least(f"Source.max_record_bytes of {self.name!r}", self.max_record_bytes, 1)
         for split in self.splits:
             one_of(f"Source.splits of {self.name!r}", split, SPLITS)
         if "train" not in self.splits:
@@ -195,6 +199,7 @@ class Source:
             fields=tuple(dict.fromkeys(field for field in named if field)),
             tfds_name=self.tfds_name,
             tfds_data_dir=self.tfds_data_dir,
+            max_record_bytes=self.max_record_bytes,
         )
 
     def files(self, split: str) -> list[pathlib.Path]:
@@ -222,6 +227,9 @@ class Source:
             "where": self.split(split).where if self.reader.where_selects else None,
             "files": content_digests(files, cache_dir, remember=remember),
         }
+        if self.on_bad_record == "skip":
+            # Where bad records are refused, no store can depend on the limit.
+            parts["max_record_bytes"] = self.max_record_bytes
         if self.format not in FORMATS:
             module = module_file(self.format.rpartition(".")[0], "the module of Source.format")
             parts["format_file"] = content_digests([module], cache_dir, remember=remember)[0]

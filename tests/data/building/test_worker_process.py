@@ -123,7 +123,7 @@ def test_a_document_of_100_megabytes(tokenizer, tmp_path):
     sentence = "The licensee may not, under clause 7.2, sublicense the covered work. "
     text = sentence * (100_000_000 // len(sentence) + 1)
     path = write_jsonl(tmp_path / "a.jsonl", ["before", text, "after"])
-    source = Source(name="a", splits={"train": path})
+    source = Source(name="a", splits={"train": path}, max_record_bytes=1 << 28)
     corpus = Corpus(tokenizer, "a", str(tmp_path / "stores"), [source], workers=1)
     store = ensure_stores(corpus).train["a"]
     assert store.meta["documents"] == 3
