@@ -14,6 +14,8 @@ import functools
 import json
 import os
 import pathlib
+import sys
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -171,9 +173,22 @@ class PartWriter:
     def _flush(self) -> None:
         if self.ids:
             self.tokens_file.write(np.concatenate(self.ids).data)
-        self.stream.write_batch(pyarrow.record_batch(list(self.columns.values()), schema=SCHEMA))
+        self.stream.write_batch(_batch(self.columns))
         self.ids, self.held = [], 0
         self.columns = {name: [] for name in SCHEMA.names}
+
+
+def _batch(columns: Mapping[str, list[Any]]) -> pyarrow.RecordBatch:
+    try:
+        return pyarrow.record_batch(list(columns.values()), schema=SCHEMA)
+    except UnicodeEncodeError:
+        # The name of a file in another encoding, or a key with half a surrogate pair.
+        readable = [list(map(_readable, column)) for column in columns.values()]
+        return pyarrow.record_batch(readable, schema=SCHEMA)
+
+
+def _readable(value: Any) -> Any:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 @functools.lru_cache(maxsize=1)
@@ -182,7 +197,15 @@ def _corpus(text: str) -> Corpus:
 
 
 def build_part(job: Job) -> None:
-    """Makes the files of a part, unless they are there. A failure is written to a file."""
+    """Makes the files of a part, unless they are there.
+
+    What is wrong with the input is written to a file, for `raise_failure`.
+
+    Raises:
+      OSError: a disk that is full, for instance.
+      Fault: an error that nobody foresaw, with its type and the file that was read. Its traceback
+        is printed. The input may be right, so the parts that are finished are kept.
+    """
     if job.is_done():
         return
     corpus = _corpus(job.corpus)
@@ -200,9 +223,16 @@ def build_part(job: Job) -> None:
         kind = "usage_error" if isinstance(error, UsageError) else "fault"
         write_whole(job.file("failed"), json.dumps({kind: str(error)}))
         writer.abandon()
-    except BaseException:
+    except (OSError, KeyboardInterrupt, SystemExit):
         writer.abandon()
         raise
+    except BaseException as error:  # a library in Rust raises a panic, which is no Exception
+        writer.abandon()
+        traceback.print_exc()
+        where = f", {job.part.path}" if job.part is not None else ""
+        message = f"{type(error).__name__}: {error}".removesuffix(": ")
+        # As a Fault: a pool could not pickle every error.
+        raise Fault(f"source {job.task!r}, split {job.split!r}{where}: {message}") from error
 
 
 def tables(
@@ -237,12 +267,17 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
     tokenizer = corpus.tokenizer
     token_bytes = tokenizer.token_bytes()
     assert job.part is not None
+    is_second_reading = source.reads_train_files(job.split)
+    is_empty = True
     for record in records(source, job.split, job.part):
+        is_empty = False
         try:
             document = document_of(source, record)
         except BadRecord as bad:
             if source.on_bad_record == "refuse":
                 raise refusal(source, str(bad)) from None
+            if is_second_reading:
+                continue
             writer.drop({"where": record.where, "reason": "bad_record", "detail": str(bad)})
             continue
         if not belongs(source, job.split, document):
@@ -266,6 +301,9 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
         row["bytes"] = int(token_bytes.take(encoded).sum())
         row["text_bytes"] = len(text.encode())
         writer.add(ids, row)
+    is_whole = job.part.start == 0 and job.part.size >= os.path.getsize(job.part.path)
+    if is_empty and is_whole and not is_second_reading:
+        print(f"{job.task} {job.split}: {job.part.path} holds no record", file=sys.stderr)
 
 
 def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:

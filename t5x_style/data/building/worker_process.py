@@ -12,7 +12,10 @@ pool of processes (`pool`) or in Apache Beam (`beam`). This process puts them to
 
 import contextlib
 import datetime
+import itertools
 import json
+import multiprocessing
+import multiprocessing.util
 import os
 import pathlib
 import queue
@@ -21,7 +24,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow.compute
 import pyarrow.parquet
@@ -172,29 +175,37 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         shutil.rmtree(folder, ignore_errors=True)
         raise
     label = f"{plan.task} {plan.split}"
-    _print_skipped(label, folder / "store", made["skipped"])
+    _print_skipped(label, folder / "store", plan.path, made["skipped"])
     if source and source.needs_dates():
         _print_future_dates(label, folder / "store", made)
     print(f"{label}: {made['documents']:,} documents, {made['tokens']:,} tokens", file=sys.stderr)
 
 
-def _print_skipped(label: str, store: pathlib.Path, skipped: int) -> None:
-    printed = 0
-    with contextlib.ExitStack() as closing:
-        if skipped:
-            file = closing.enter_context(pyarrow.parquet.ParquetFile(store / DROPPED_FILE))
-            rows = file.iter_batches(1024, columns=["reason", "detail"])
-            bad = (
-                row["detail"]
-                for batch in rows
-                for row in batch.to_pylist()
-                if row["reason"] == "bad_record"
-            )
-            for message, _ in zip(bad, range(PRINTED_RECORDS), strict=False):
-                print(f"{label}: skipped: {message}", file=sys.stderr)
-                printed += 1
-    if skipped > printed:
-        print(f"{label}: skipped {skipped - printed:,} more: see {DROPPED_FILE}", file=sys.stderr)
+def _print_skipped(label: str, store: pathlib.Path, place: pathlib.Path, skipped: int) -> None:
+    """Prints how many bad records a store has skipped, and the first of them.
+
+    Args:
+      label: source and split.
+      store: the folder of the store.
+      place: the folder that it is going to have.
+      skipped: how many.
+    """
+    if not skipped:
+        return
+    print(
+        f"{label}: bad records skipped: {skipped:,}, listed in {place / DROPPED_FILE}",
+        file=sys.stderr,
+    )
+    with pyarrow.parquet.ParquetFile(store / DROPPED_FILE) as file:
+        rows = file.iter_batches(1024, columns=["reason", "detail"])
+        bad = (
+            row["detail"]
+            for batch in rows
+            for row in batch.to_pylist()
+            if row["reason"] == "bad_record"
+        )
+        for message in itertools.islice(bad, PRINTED_RECORDS):
+            print(f"{label}: skipped: {message}", file=sys.stderr)
 
 
 def _print_future_dates(label: str, store: pathlib.Path, meta: Mapping[str, Any]) -> None:
@@ -308,10 +319,18 @@ def main() -> None:
             out.write(json.dumps(result) + "\n")
             out.flush()
             if failed:
-                # The interpreter would wait for the pool. Its processes end with this one.
-                os._exit(1)
+                _end_at_once()
     except KeyboardInterrupt:
         os._exit(130)
+
+
+def _end_at_once() -> NoReturn:
+    """Ends this process and its pool: the interpreter would wait for the parts in work."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    # The semaphores of the pool have names, which Python would print as leaked.
+    multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,10 @@ class Source:
             return SPLITS
         return SPLITS[:1]
 
+    def reads_train_files(self, split: str) -> bool:
+        """Whether a split is cut out of the files of 'train': a second reading of them."""
+        return split != "train" and self.validation_from is not None
+
     @functools.cached_property
     def reader(self) -> Format:
         """The format.
@@ -191,7 +195,7 @@ class Source:
 
     def split(self, name: str) -> Split:
         """A split as the format reads it."""
-        files_of = "train" if self.validation_from is not None else name
+        files_of = "train" if self.reads_train_files(name) else name
         named = (self.text_field, self.id_field, self.date_field, self.license_field)
         return Split(
             where=self.splits[files_of],

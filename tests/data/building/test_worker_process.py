@@ -105,18 +105,20 @@ def test_bad_records_are_skipped_and_counted_when_asked(tokenizer, tmp_path, cap
     assert "a.jsonl:3: not UTF-8" in errors
 
 
-@pytest.mark.parametrize(("bad", "more"), [(19, 0), (20, 0), (21, 1), (25, 5)])
-def test_the_first_twenty_bad_records_are_printed_and_the_rest_is_counted(
-    tmp_path, capsys, bad, more
+@pytest.mark.parametrize(("bad", "printed"), [(0, 0), (1, 1), (20, 20), (1025, 20)])
+def test_bad_records_are_counted_with_their_list_and_the_first_twenty_are_printed(
+    tmp_path, capsys, bad, printed
 ):
     rows = [{"reason": "bad_record", "detail": f"line {i} is bad"} for i in range(bad)]
     rows.insert(3, {"reason": "length", "detail": "too long"})
     store = write_store(tmp_path / "a", [*[[]] * len(rows), [5, 1]], rows=[*rows, {}])
     assert store.meta["skipped"] == bad
-    worker_process._print_skipped("a train", store.path, bad)
+    worker_process._print_skipped("a train", store.path, tmp_path / "place", bad)
     lines = capsys.readouterr().err.splitlines()
-    printed = [f"a train: skipped: line {i} is bad" for i in range(min(bad, 20))]
-    assert lines == printed + [f"a train: skipped {more} more: see dropped.parquet"] * (more > 0)
+    listed = f"a train: bad records skipped: {bad:,}, listed in {tmp_path}/place/dropped.parquet"
+    assert lines == [listed][: bad > 0] + [
+        f"a train: skipped: line {i} is bad" for i in range(printed)
+    ]
 
 
 def test_a_document_of_100_megabytes(tokenizer, tmp_path):
@@ -248,15 +250,16 @@ def test_dates_and_licenses_go_into_the_store(tokenizer, tmp_path):
     assert [row[:2] for row in train.meta["licenses"]] == [["MIT", 16], [None, 8]]
     assert sum(row[2] for row in train.meta["licenses"]) == train.num_tokens
     assert (train.meta["filtered"], train.meta["skipped"]) == ({"date": 6}, 1)
-    assert (validation.meta["filtered"], validation.meta["skipped"]) == ({"date": 24}, 1)
+    assert (validation.meta["filtered"], validation.meta["skipped"]) == ({"date": 24}, 0)
     for store in (train, validation):
         store.verify()
         table = pyarrow.parquet.read_table(store.path / "documents.parquet").to_pylist()
         parts = np.split(store.tokens, store.document_ends)[:-1]
         assert [f"page {row['id']}" for row in table] == [tokenizer.decode(p[:-1]) for p in parts]
-        dropped = pyarrow.parquet.read_table(store.path / "dropped.parquet").to_pylist()
-        assert [row["reason"] for row in dropped] == ["bad_record"]
-        assert "a.jsonl:31" in dropped[0]["detail"]
+    # Both splits read the file: what is bad in it is counted and listed once.
+    dropped = pyarrow.parquet.read_table(train.path / "dropped.parquet").to_pylist()
+    assert [row["reason"] for row in dropped] == ["bad_record"]
+    assert "a.jsonl:31" in dropped[0]["detail"]
 
 
 def test_a_disk_that_is_full_is_a_fault(in_files, tokenizer, tmp_path, monkeypatch):
