@@ -4,6 +4,7 @@ Rooms read and write through here, so that object storage is one change in one f
 path such as `gs://bucket/run` is refused: pathlib would make a local folder called `gs:` of it.
 """
 
+import codecs
 import contextlib
 import datetime
 import errno
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
@@ -59,6 +61,39 @@ def local_path(path: PathLike, where: str) -> pathlib.Path:
             "yet; name a local folder, or one where the bucket is mounted"
         )
     return pathlib.Path(text)
+
+
+def read_text(path: PathLike, where: str) -> str:
+    """The text of a file that a person wrote, in UTF-8.
+
+    A byte-order mark at its start is no text. Lines end in "\\n", whichever of "\\r\\n", "\\r" and
+    "\\n" ends them in the file. Nothing else ends a line: `str.splitlines` has more ends.
+
+    Args:
+      where: the flag or binding that names the file, or the file itself, for the message.
+
+    Raises:
+      UsageError: the file cannot be opened, or is no text, with the place of the first wrong byte.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+        text = content.decode()
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise UsageError(
+            f"{where}: not UTF-8 text: {_place(content, error.start)} is "
+            f"0x{content[error.start]:02x}{': it is UTF-16' if wide else ''}"
+        ) from None
+    if "\0" in text:
+        raise UsageError(f"{where}: not text: {_place(content, content.index(0))} is NUL")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _place(content: bytes, position: int) -> str:
+    line = 1 + len(re.findall(rb"\r\n|\r|\n", content[:position]))
+    return f"byte {position} (line {line})"
 
 
 def write_whole(path: PathLike, content: str | bytes) -> None:

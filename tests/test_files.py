@@ -115,3 +115,42 @@ def test_a_path_with_a_scheme_is_refused_with_its_flag(path):
 @pytest.mark.parametrize("path", ["a:b/c", "/a//b", "C:/a"])
 def test_a_path_without_a_scheme_is_a_path_of_this_machine(path):
     assert os.fspath(files.local_path(path, "x")) == path.replace("//", "/")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", ""),
+        (b"\xef\xbb\xbfa = 1\n", "a = 1\n"),
+        (b"\xef\xbb\xbf", ""),
+        ("a\ufeffb".encode(), "a\ufeffb"),
+        (b"a\r\nb\rc\n\r\n", "a\nb\nc\n\n"),
+        ("a\u2028b\u0085c\x0cd".encode(), "a\u2028b\u0085c\x0cd"),
+    ],
+)
+def test_the_text_of_a_file_that_a_person_wrote(content, text, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert files.read_text(tmp_path / "a.txt", "--terms") == text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"one\ntw\xfc", r"--terms: not UTF-8 text: byte 6 \(line 2\) is 0xfc"),
+        (b"\xef\xbb\xbfone\r\n\xff", r"--terms: not UTF-8 text: byte 8 \(line 2\) is 0xff"),
+        ("one".encode("utf-16"), "--terms: not UTF-8 text: .*: it is UTF-16"),
+        ("one".encode("utf-16-le"), r"--terms: not text: byte 1 \(line 1\) is NUL"),
+        (b"a\nb\0", r"--terms: not text: byte 3 \(line 2\) is NUL"),
+    ],
+)
+def test_bytes_that_are_no_text_are_named_by_place(content, message, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        files.read_text(tmp_path / "a.txt", "--terms")
+
+
+def test_a_file_that_cannot_be_opened_is_named_by_what_names_it(tmp_path):
+    with pytest.raises(UsageError, match="--terms: No such file or directory"):
+        files.read_text(tmp_path / "a.txt", "--terms")
+    with pytest.raises(UsageError, match="--terms: Is a directory"):
+        files.read_text(tmp_path, "--terms")

@@ -20,7 +20,7 @@ from t5x_style.config.flags import FlagBinding
 from t5x_style.config.help import signature_of
 from t5x_style.config.syntax import explain, explain_open_bracket, is_bracket_open
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path
+from t5x_style.files import local_path, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,13 +70,11 @@ class GinReader:
         path = self.find(name, where or f"--gin_file={name}")
         if str(path) in included_by:
             raise UsageError(f"{where}: {name!r} includes itself")
-        try:
-            with path.open(encoding="utf-8") as file, graph.parse_context() as context:
-                for statement in _statements(file, str(path), self._delegate(context)):
-                    self._read_statement(statement, str(path), context, included_by)
-                graph.record_imports(context)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+        text = read_text(path, str(path))
+        with graph.parse_context() as context:
+            for statement in _statements(text, str(path), self._delegate(context)):
+                self._read_statement(statement, str(path), context, included_by)
+            graph.record_imports(context)
 
     def read_flag(self, binding: FlagBinding) -> None:
         """Binds one value from the command line; a text that is no gin value is a string.
@@ -126,7 +124,8 @@ class GinReader:
         if str(path) in included_by:
             raise UsageError(f"{where}: {name!r} includes itself")
         lines = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = read_text(path, str(path)).removesuffix("\n")
+        for number, line in enumerate(text.split("\n"), 1):
             if include := re.match(r"include\s+['\"](.+)['\"]", line):
                 place = f"{path}:{number}"
                 inside = (*included_by, str(path))
@@ -252,19 +251,17 @@ class GinReader:
         return graph.configurable(found[0])
 
 
-def _statements(file: Any, path: str, delegate: gin_config.ParserDelegate) -> Iterator[Any]:
-    """The statements of a file; a mistake in one is a UsageError with its line."""
+def _statements(text: str, path: str, delegate: gin_config.ParserDelegate) -> Iterator[Any]:
+    """The statements of a file's text; a mistake in one is a UsageError with its line."""
     line = 1
     try:
-        parser = config_parser.ConfigParser(file, delegate)
+        parser = config_parser.ConfigParser(text, delegate)
         while (statement := parser.parse_statement()) is not None:
             yield statement
             line = parser.current_token.start[0]
     except tokenize.TokenError:
-        text = Path(path).read_text(encoding="utf-8")
         raise UsageError(f"{path}:{explain_open_bracket(text, line)}") from None
     except SyntaxError as error:
-        text = Path(path).read_text(encoding="utf-8")
         if is_bracket_open(text, line, error.lineno or line):
             raise UsageError(f"{path}:{explain_open_bracket(text, line)}") from None
         raise UsageError(f"{path}:{error.lineno}: {explain(error)}") from None
@@ -273,8 +270,6 @@ def _statements(file: Any, path: str, delegate: gin_config.ParserDelegate) -> It
         if (place := re.search(r"\n  In .* line (\d+)\n", str(error))) is None:
             raise
         raise UsageError(f"{path}:{place[1]}: {_message_without_place(error)}") from None
-    except UnicodeDecodeError:
-        raise
     except ValueError as error:
         raise UsageError(
             f"{path}:{parser.current_token.start[0]}: {_message_without_place(error)}"

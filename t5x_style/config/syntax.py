@@ -16,7 +16,7 @@ def explain(error: SyntaxError) -> str:
 
 def is_bracket_open(text: str, first: int, stop: int) -> bool:
     """Whether a bracket that opens in the lines `first` to `stop` - 1 (1-based) stays open."""
-    before = "\n".join(line.split("#")[0] for line in text.splitlines()[first - 1 : stop - 1])
+    before = "\n".join(line.split("#")[0] for line in text.split("\n")[first - 1 : stop - 1])
     return any(before.count(opened) > before.count(shut) for opened, shut in ("()", "[]", "{}"))
 
 
@@ -25,7 +25,7 @@ def explain_open_bracket(text: str, first: int) -> str:
 
     The tokenizer reports the line where it stopped, which may be the end of the file.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")
     while first < len(lines) and lines[first - 1].strip()[:1] in ("", "#"):
         first += 1
     return (

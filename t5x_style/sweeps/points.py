@@ -3,12 +3,13 @@
 import csv
 import dataclasses
 import glob
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path
+from t5x_style.files import local_path, read_text
 from t5x_style.reporting import DerivedRun, RunRecord, read_run
 from t5x_style.reporting.run.writer import METRICS_FILE
 from t5x_style.sweeps.record import SWEEP_FILE, read_sweep
@@ -66,19 +67,24 @@ def points_of_csv(path: str, columns: Mapping[str, str] | None = None) -> list[P
             )
     if "tokens" in columns and "flops" in columns:
         raise UsageError("--columns names tokens and flops: with N, either gives the other")
+    reader = csv.DictReader(io.StringIO(read_text(file_path, f"--points={path}")))
+    points = []
     try:
-        with file_path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            chosen = _chosen_columns(path, list(reader.fieldnames or ()), columns)
-            points = []
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                value = {role: _number(row[name], where, name) for role, name in chosen.items()}
-                tokens = value.get("tokens") or value["flops"] / (6 * value["params"])
-                points.append(Point(where, value["params"], tokens, value["loss"]))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"--points={path}: {reason}") from error
+        header = list(reader.fieldnames or ())
+        chosen = _chosen_columns(path, header, columns)
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            # A comma for the decimal point makes two cells of a number, and shifts the others.
+            if any(more := row.pop(None, [])):
+                raise UsageError(
+                    f"{where}: {len(header) + len(more)} cells, but the first line names "
+                    f"{len(header)} columns"
+                )
+            value = {role: _number(row[name], where, name) for role, name in chosen.items()}
+            tokens = value.get("tokens") or value["flops"] / (6 * value["params"])
+            points.append(Point(where, value["params"], tokens, value["loss"]))
+    except csv.Error as error:
+        raise UsageError(f"{path}:{reader.reader.line_num}: {error}") from error
     return points
 
 
@@ -153,6 +159,8 @@ def _chosen_columns(path: str, header: Sequence[str], columns: Mapping[str, str]
     roles = ("params", "flops" if by_flops else "tokens", "loss")
     chosen = {role: columns.get(role, role) for role in roles}
     for role, column in chosen.items():
+        if header.count(column) > 1:
+            raise UsageError(f"{path} names the column {column!r} twice: which of them is {role}?")
         if column not in header:
             wanted = "tokens (or flops)" if role == "tokens" else role
             raise UsageError(

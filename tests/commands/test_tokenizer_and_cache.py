@@ -11,6 +11,7 @@ import pathlib
 import pytest
 
 from t5x_style.__main__ import main
+from t5x_style.commands.corpora.tokenizer import _read_terms
 from t5x_style.data import Tokenizer
 from t5x_style.data.formats.files import EMBEDDED
 from t5x_style.data.tokenizers import made_from
@@ -126,7 +127,7 @@ def test_the_size_that_writes_the_blend_in_fewest_bits(call):
 
 
 def test_terms_and_the_words_that_cost_most_are_shown(call):
-    pathlib.Path("terms.txt").write_text("res judicata\n\nEBITDA\n")
+    pathlib.Path("terms.txt").write_bytes("\ufeffres judicata\r\n\nEBITDA".encode())
     terms = ["--terms=['mens rea']", "--terms_file=terms.txt", "--compare=['bytes']"]
     status, out, _ = call("tokenizer", "--json", *terms)
     assert status == 0
@@ -143,6 +144,15 @@ def test_terms_and_the_words_that_cost_most_are_shown(call):
     status, _, err = call("tokenizer", "--terms_file=nowhere.txt")
     assert status == 2
     assert "nowhere.txt" in err
+    pathlib.Path("terms.txt").write_bytes(b"one\nf\xfcr\n")
+    status, _, err = call("tokenizer", "--terms_file=terms.txt")
+    assert status == 2
+    assert "tokenizer.terms_file = 'terms.txt': not UTF-8 text: byte 5 (line 2) is 0xfc" in err
+
+
+def test_a_term_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    (tmp_path / "terms.txt").write_bytes("a\u2028b\r\n c\u0085d\x0ce \n\n".encode())
+    assert _read_terms(str(tmp_path / "terms.txt")) == ["a\u2028b", "c\u0085d\x0ce"]
 
 
 def test_a_vocabulary_is_extended(call):

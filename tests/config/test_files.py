@@ -56,8 +56,32 @@ def test_expanded_puts_includes_in_their_places(reader, tmp_path):
 
 
 def test_not_a_text_file(reader, tmp_path):
-    (tmp_path / "a.gin").write_bytes(b"X = '\xff\xfe'\n")
-    with pytest.raises(UsageError, match=r"a.gin: not a text file in UTF-8"):
+    (tmp_path / "a.gin").write_bytes(b"Y = 1\nX = '\xff\xfe'\n")
+    for read in (reader.read_file, lambda name: reader.expanded(name, "here")):
+        with pytest.raises(UsageError, match=r"a\.gin: not UTF-8 text: byte 11 \(line 2\) is 0xff"):
+            read("a.gin")
+
+
+def test_a_byte_order_mark_and_odd_ends_of_lines(run_toy, reader, tmp_path):
+    """Of the file and of the files that it includes; U+2028 ends no line, U+FEFF inside stays."""
+    (tmp_path / "m.gin").write_bytes(b"\xef\xbb\xbfToyModel.layers = 3\r")
+    odd = "a\u2028b\u0085c\ufeff"
+    run_file = RUN_FILE.replace("%gin.REQUIRED", f"'{odd}'")
+    text = f"\ufeffinclude '{tmp_path}/m.gin'\r\n{run_file}"
+    status, result, err = run_toy(text=text, model_dir=False)
+    assert status == 0, err
+    assert (result["model"]["layers"], result["model_dir"]) == (3, odd)
+    assert run_toy(text=result["config"], model_dir=False)[1] == result
+    (tmp_path / "a.gin").write_text("\ufeffX = 'a\u2028b\x0cc'\ninclude 'b.gin'\n", newline="")
+    (tmp_path / "b.gin").write_text("\ufeffY = 2\r\n", newline="")
+    assert reader.expanded("a.gin", "here") == "X = 'a\u2028b\x0cc'\nY = 2\n"
+
+
+def test_a_mistake_after_a_line_separator_has_the_line_that_an_editor_shows(reader, tmp_path):
+    (tmp_path / "a.gin").write_text("# a\u2028b\x0cc\nX = [1,\n")
+    with pytest.raises(
+        UsageError, match=r"a\.gin:2: a bracket or a quote that opens here is never"
+    ):
         reader.read_file("a.gin")
 
 

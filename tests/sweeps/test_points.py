@@ -66,11 +66,23 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
         ("params,tokens,loss\n1,2\n", None, "csv:2: loss = ''"),
         ("params,tokens,loss\n1,2 B,3\n", None, "csv:2: tokens = '2 B'"),
         ("", None, "no column 'params'"),
+        # A comma for the decimal point makes two cells of a number, and shifts the rest.
+        ("params,tokens,loss\n1,2,3,5\n", None, "csv:2: 4 cells, but the first line names 3"),
+        ("params,tokens,loss,loss\n1,2,3,4\n", None, "names the column 'loss' twice"),
+        ("params,tokens,loss\n1,2,3\0\n", None, r"not text: byte 24 \(line 2\) is NUL"),
+        (f"params,tokens,loss\n1,2,{'3' * 200_000}\n", None, "csv:2: field larger than field"),
     ],
 )
 def test_wrong_csv_files_are_refused_with_line_and_column(tmp_path, text, columns, message):
     with pytest.raises(UsageError, match=message):
         points_of_csv(write_csv(tmp_path, text), columns)
+
+
+def test_ends_of_lines_and_empty_cells_are_no_matter(tmp_path):
+    path = tmp_path / "points.csv"
+    for end in ("\n", "\r\n", "\r"):
+        path.write_text(f"params,tokens,loss,,{end}{end}1,2,3,,,{end}", newline="")
+        assert points_of_csv(str(path)) == [Point(f"{path}:3", 1, 2, 3)]
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

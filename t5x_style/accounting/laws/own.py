@@ -17,13 +17,15 @@ a file; one may also be written by hand. It holds one JSON object. Every key but
     fit                       how good the fit was; for people, never read
 """
 
+import collections
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 from t5x_style.accounting.laws.chinchilla import (
     APPROACH_3,
@@ -33,7 +35,7 @@ from t5x_style.accounting.laws.chinchilla import (
 )
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path, write_whole
+from t5x_style.files import local_path, read_text, write_whole
 
 _TAKEN = (*LAWS, APPROACH_3.name, HOFFMANN_PRINTED.name, KAPLAN.name)
 _COEFFICIENTS = (
@@ -125,9 +127,16 @@ def _object(path: pathlib.Path) -> dict:
     if not path.is_file():
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(f"no law in {path}: no such file{did_you_mean(path.name, siblings)}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        for key, count in collections.Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise UsageError(f"{path}: {key!r} is there twice: keep one of them")
+        return dict(pairs)
+
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(read_text(path, str(path)), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a law is one JSON object, not a {type(content).__name__}")
@@ -135,7 +144,13 @@ def _object(path: pathlib.Path) -> dict:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not converted: a whole number of JSON may be too large for a float.
+    largest = sys.float_info.max
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -largest <= value <= largest
+    )
 
 
 def _is_range(value: object) -> bool:

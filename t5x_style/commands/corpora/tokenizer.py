@@ -171,15 +171,13 @@ def tokenizer(
 
 
 def _read_terms(terms_file: str | None) -> list[str]:
-    from t5x_style.errors import UsageError
-    from t5x_style.files import local_path
+    from t5x_style.files import local_path, read_text
 
     if terms_file is None:
         return []
     file = local_path(terms_file, "tokenizer.terms_file")
-    if not file.is_file():
-        raise UsageError(f"tokenizer.terms_file = {terms_file!r}: no such file")
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    text = read_text(file, f"tokenizer.terms_file = {terms_file!r}")
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _declared_shares(corpus: Corpus) -> dict[str, float]:

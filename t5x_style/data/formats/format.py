@@ -4,7 +4,7 @@
 
     class CsvFormat(FileFormat):
         def records(self, split, part, on_read):
-            with open(part.path, newline="") as file:
+            with open(part.path, newline="", encoding="utf-8-sig") as file:
                 for number, row in enumerate(csv.DictReader(file), start=1):
                     yield Record(f"{part.path} row {number}", row)
             on_read(part.size)

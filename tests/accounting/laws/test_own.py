@@ -114,3 +114,34 @@ def test_a_name_begins_with_a_letter_and_a_range_may_be_a_point(name, is_one, tm
     else:
         with pytest.raises(UsageError, match="a law's name is a letter"):
             read_law(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_law(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(changed()), encoding="utf-8-sig")
+    assert read_law(path) == LAW
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"name": "\xfc"}', r"own\.json: not UTF-8 text: byte 10 \(line 1\) is 0xfc"),
+        (b'{"irreducible": 1, "irreducible": 2}', "'irreducible' is there twice: keep one"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"irreducible": ' + b"9" * 5000 + b"}", "not JSON"),
+        (
+            json.dumps(changed(irreducible=10**400)).encode(),
+            r"irreducible = 10{400} is not a positive number",
+        ),
+        (
+            json.dumps(changed(fitted_flops=[1, 10**400])).encode(),
+            r"fitted_flops = \[1, 10{400}\] is not \[least",
+        ),
+    ],
+)
+def test_json_that_a_hand_or_a_program_wrote_oddly(content, message, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_law(path)
+    assert str(path) in str(caught.value)

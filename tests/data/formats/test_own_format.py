@@ -25,7 +25,7 @@ class CsvFormat(FileFormat):
         self.delimiter = delimiter
 
     def records(self, split, part, on_read):
-        with open(part.path, newline="") as file:
+        with open(part.path, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, delimiter=self.delimiter)
             for number, row in enumerate(rows, start=1):
                 yield Record(f"{part.path} row {number}", row)
