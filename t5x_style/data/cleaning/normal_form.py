@@ -4,6 +4,8 @@ import hashlib
 import re
 import unicodedata
 
+import numpy as np
+
 DIGEST_BYTES = 16
 # Of the normal form, the digest and the words. Stores cleaned by another version are built again.
 COMPARISON_VERSION = 2
@@ -38,9 +40,12 @@ WIDE_PUNCTUATION = "\u3000-\u303f\uff01-\uff65"
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 # A word that was broken at the end of a line.
 _SOFT_HYPHEN = re.compile("\u00ad\\s*")
-_BROKEN_LINE = re.compile(
-    f" (?:(?<=[{UNSPACED}{WIDE_PUNCTUATION}] )|(?=[{UNSPACED}{WIDE_PUNCTUATION}]))"
-)
+_WIDE = f"[{UNSPACED}{WIDE_PUNCTUATION}]"
+_BROKEN_LINE = re.compile(f" (?:(?<={_WIDE} )|(?={_WIDE}))")
+# For the texts without them, which are most, white space is a matter of bytes.
+_INVOLVED = re.compile(f"[{INVISIBLE}]|{_WIDE}|\\s")
+_ASCII = bytes(range(128))
+_TO_SPACES = bytes(ord(" ") if chr(i).isspace() and i < 128 else i for i in range(256))
 
 
 def normal_form(text: str) -> str:
@@ -51,10 +56,15 @@ def normal_form(text: str) -> str:
     """
     if text.isascii():
         return text
-    if "\u00ad" in text:
-        text = _SOFT_HYPHEN.sub("", text)
-    # Before the normal form, since an invisible character keeps a letter and its accent apart.
-    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    if _INVISIBLE.search(_beyond_ascii(text)):
+        # Before the normal form, since an invisible character keeps a letter and its accent apart.
+        text = _INVISIBLE.sub("", _SOFT_HYPHEN.sub("", text))
+    return unicodedata.normalize("NFC", text)
+
+
+def _beyond_ascii(text: str) -> str:
+    """The characters beyond ASCII. In most texts they are few, and soon searched."""
+    return text.encode().translate(None, _ASCII).decode()
 
 
 def is_invisible(character: str) -> bool:
@@ -70,7 +80,16 @@ def document_digest(text: str) -> bytes:
 
     Some two of 10^9 documents share a digest by chance with a probability of 10^-21.
     """
-    plain = " ".join(normal_form(text).split())
-    if not plain.isascii():
-        plain = _BROKEN_LINE.sub("", plain)
-    return hashlib.blake2b(plain.encode(), digest_size=DIGEST_BYTES).digest()
+    if not text.isascii():
+        if _INVOLVED.search(_beyond_ascii(text)):
+            text = _BROKEN_LINE.sub("", " ".join(normal_form(text).split()))
+        else:
+            text = unicodedata.normalize("NFC", text)
+    plain = text.encode().translate(_TO_SPACES)
+    if b"  " in plain:
+        characters = np.frombuffer(plain, np.uint8)
+        is_space = characters == ord(" ")
+        repeated = np.zeros_like(is_space)
+        np.logical_and(is_space[1:], is_space[:-1], out=repeated[1:])
+        plain = characters[~repeated].tobytes()
+    return hashlib.blake2b(plain.strip(), digest_size=DIGEST_BYTES).digest()

@@ -98,3 +98,24 @@ def test_the_normal_form_of_a_normal_form_is_itself(text):
     assert unicodedata.is_normalized("NFC", once)
     decomposed = unicodedata.normalize("NFD", once)
     assert document_digest(decomposed) == document_digest(text)
+
+
+def plainly(text):
+    """The definition, a step at a time."""
+    plain = " ".join(normal_form(text).split())
+    wide = [unicodedata.east_asian_width(c) in "WF" and not "가" <= c <= "힣" for c in plain]
+    around = zip([False, *wide], wide, [*wide[1:], False], plain, strict=False)
+    kept = "".join(c for before, _, after, c in around if c != " " or not (before or after))
+    return hashlib.blake2b(kept.encode(), digest_size=16).digest()
+
+
+@given(
+    st.text(
+        st.sampled_from(
+            "ab \n\t\r\x0b\x1c\x00\u0085\u00a0\u2028\u3000é中かー、。e\u0301한 국\ufeff\u00ad"
+        )
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_the_digest_is_that_of_the_definition_a_step_at_a_time(text):
+    assert document_digest(text) == plainly(text)
