@@ -44,6 +44,9 @@ _WIDE = f"[{UNSPACED}{WIDE_PUNCTUATION}]"
 _BROKEN_LINE = re.compile(f" (?:(?<={_WIDE} )|(?={_WIDE}))")
 # For the texts without them, which are most, white space is a matter of bytes.
 _INVOLVED = re.compile(f"[{INVISIBLE}]|{_WIDE}|\\s")
+# Latin letters and the signs of a printed page are in the normal form, whatever is beside them.
+_COMPOSED = "\u00a1-\u00ac\u00ae-\u02ff\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2122"
+_MAY_COMPOSE = re.compile(f"[^{_COMPOSED}]")
 _ASCII = bytes(range(128))
 _TO_SPACES = bytes(ord(" ") if chr(i).isspace() and i < 128 else i for i in range(256))
 
@@ -56,15 +59,18 @@ def normal_form(text: str) -> str:
     """
     if text.isascii():
         return text
-    if _INVISIBLE.search(_beyond_ascii(text)):
+    beyond = _beyond_ascii(text.encode())
+    if not _MAY_COMPOSE.search(beyond):
+        return text
+    if _INVISIBLE.search(beyond):
         # Before the normal form, since an invisible character keeps a letter and its accent apart.
         text = _INVISIBLE.sub("", _SOFT_HYPHEN.sub("", text))
     return unicodedata.normalize("NFC", text)
 
 
-def _beyond_ascii(text: str) -> str:
+def _beyond_ascii(text: bytes) -> str:
     """The characters beyond ASCII. In most texts they are few, and soon searched."""
-    return text.encode().translate(None, _ASCII).decode()
+    return text.translate(None, _ASCII).decode()
 
 
 def is_invisible(character: str) -> bool:
@@ -80,12 +86,14 @@ def document_digest(text: str) -> bytes:
 
     Some two of 10^9 documents share a digest by chance with a probability of 10^-21.
     """
+    plain = text.encode()
     if not text.isascii():
-        if _INVOLVED.search(_beyond_ascii(text)):
-            text = _BROKEN_LINE.sub("", " ".join(normal_form(text).split()))
-        else:
-            text = unicodedata.normalize("NFC", text)
-    plain = text.encode().translate(_TO_SPACES)
+        beyond = _beyond_ascii(plain)
+        if _INVOLVED.search(beyond):
+            plain = _BROKEN_LINE.sub("", " ".join(normal_form(text).split())).encode()
+        elif _MAY_COMPOSE.search(beyond):
+            plain = unicodedata.normalize("NFC", text).encode()
+    plain = plain.translate(_TO_SPACES)
     if b"  " in plain:
         characters = np.frombuffer(plain, np.uint8)
         is_space = characters == ord(" ")

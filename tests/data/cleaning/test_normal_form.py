@@ -90,7 +90,10 @@ def test_letters_digits_and_signs_stay_but_for_fillers_without_a_shape():
     }
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.text(st.sampled_from("ae \u0301\u0327é’—€ſß\u0344한ㄱ\u1100\u1161"))
+)
 @settings(max_examples=300, deadline=None)
 def test_the_normal_form_of_a_normal_form_is_itself(text):
     once = normal_form(text)
