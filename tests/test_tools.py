@@ -127,7 +127,8 @@ def test_bench_reader():
 
 
 def test_bench_build():
-    printed = run_program("bench_build", MEGABYTES="1")
+    printed = run_program("bench_build", MEGABYTES="1", CLEAN="yes")
+    assert re.search(r"all cleaning: .* times the CPU seconds", printed)
     assert "seqio is left out of --smoke" in printed
     assert "the build runs at" in printed
 
