@@ -21,7 +21,7 @@ from t5x_style.quantities import byte_count
 
 # A split of up to so many bytes on disk is read through. Of a larger one so many are read, at
 # PLACES over all of its files.
-READ_BYTES = 1 << 29
+READ_BYTES = 1 << 28
 PLACES = 256
 # A longer document counts as several texts, or one book would be the whole sample.
 TEXT_CHARACTERS = 1 << 16
