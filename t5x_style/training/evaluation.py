@@ -31,7 +31,7 @@ class EvaluationSums:
       source: name.
       row_nats: float64 [n], the summed -log p of a row's predicted tokens.
       row_tokens: int64 [n], the number of a row's predicted tokens.
-      bytes: UTF-8 bytes of all predicted tokens.
+      bytes: UTF-8 bytes of the original text of all predicted tokens.
     """
 
     source: str

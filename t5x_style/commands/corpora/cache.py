@@ -86,14 +86,17 @@ def _phase_text(phase: SharePhase) -> str:
 
 def _facts(store: TokenStore) -> dict[str, Any]:
     meta = store.meta
+    # Of ids without text only what they decode to is known.
+    size = meta["bytes"] if meta["text_bytes"] is None else meta["text_bytes"]
     return {
         "source": meta["source"],
         "split": meta["split"],
         "documents": meta["documents"],
         "tokens": meta["tokens"],
-        "bytes": meta["bytes"],
-        "bytes/token": meta["bytes"] / meta["tokens"],
-        "lost bytes": None if meta["text_bytes"] is None else meta["text_bytes"] - meta["bytes"],
+        "bytes": size,
+        "bytes/token": size / meta["tokens"],
+        "lossy documents": meta["lossy_documents"],
+        "lost bytes": meta["lost_bytes"],
         "skipped": meta["skipped"],
         "empty": meta["dropped"],
         # A store that was built before there were filters has no such entry.

@@ -27,6 +27,7 @@ from t5x_style.data.stores.token_store import (
     DOCUMENTS_FILE,
     DROPPED_FILE,
     ENDS_FILE,
+    EXTRA_BYTES_FILE,
     FORMAT_VERSION,
     META_FILE,
     TOKENS_FILE,
@@ -53,7 +54,7 @@ class Documents:
       part: int32 [n], the part that holds it.
       start: int64 [n], of the ids in that part.
       tokens: int64 [n], 0 where it was dropped.
-      bytes, text_bytes: int64 [n]; text_bytes is None if the text was never seen.
+      bytes, text_bytes, lost: int64 [n]; text_bytes is None if the text was never seen.
       reasons: uint8 [n] into `names`: why a document was dropped.
       names: of the reasons. names[0] = "" is a document that was kept.
     """
@@ -63,6 +64,7 @@ class Documents:
     tokens: np.ndarray
     bytes: np.ndarray
     text_bytes: np.ndarray | None
+    lost: np.ndarray
     reasons: np.ndarray
     names: list[str]
 
@@ -129,7 +131,12 @@ def assemble(
         for name in write_fingerprints(store, fingerprints, place[order]):
             checksums[name] = file_digest(store / name)
     whole: dict[str, Any] = {**meta}
-    if _has_metadata(folder, parts):
+    present = _present(folder, parts, (*METADATA, "extra"))
+    if "extra" in present:
+        starts = ends - found.tokens[order]
+        _write_extra_bytes(store / EXTRA_BYTES_FILE, folder, parts, starts, order)
+        checksums[EXTRA_BYTES_FILE] = file_digest(store / EXTRA_BYTES_FILE)
+    if present.intersection(METADATA):
         whole |= _write_documents(store / DOCUMENTS_FILE, folder, parts, found, order)
         checksums[DOCUMENTS_FILE] = file_digest(store / DOCUMENTS_FILE)
     listed = np.array([name not in NOT_LISTED for name in found.names])[found.reasons]
@@ -158,7 +165,7 @@ def _read(folder: pathlib.Path, parts: int) -> Documents:
     names = [""]
     columns = collections.defaultdict(list)
     starts_at, last = 0, -1
-    for number, batch in tables(folder, parts, ["tokens", "bytes", "text_bytes", "reason"]):
+    for number, batch in tables(folder, parts, ["tokens", "bytes", "text_bytes", "lost", "reason"]):
         starts_at, last = (0 if number != last else starts_at), number
         tokens = batch["tokens"].to_numpy()
         ends = starts_at + np.cumsum(tokens)
@@ -168,6 +175,7 @@ def _read(folder: pathlib.Path, parts: int) -> Documents:
         starts_at = int(ends[-1]) if len(ends) else starts_at
         columns["bytes"].append(batch["bytes"].fill_null(0).to_numpy())
         columns["text_bytes"].append(batch["text_bytes"].fill_null(-1).to_numpy())
+        columns["lost"].append(batch["lost"].fill_null(0).to_numpy())
         reasons = batch["reason"].fill_null("").dictionary_encode()
         words = reasons.dictionary.to_pylist()
         names += [word for word in words if word not in names]
@@ -176,7 +184,7 @@ def _read(folder: pathlib.Path, parts: int) -> Documents:
     joined = {name: np.concatenate(pieces) for name, pieces in columns.items()}
     if not joined:
         none = np.zeros(0, np.int64)
-        return Documents(none, none, none, none, None, none, names)
+        return Documents(none, none, none, none, None, none, none, names)
     kept = joined["reasons"] == 0
     text_bytes = joined.pop("text_bytes")
     seen = (text_bytes[kept] >= 0).all()
@@ -251,12 +259,27 @@ def _write_tokens(
     return digest.hexdigest()
 
 
-def _has_metadata(folder: pathlib.Path, parts: int) -> bool:
-    return any(
-        batch[name].null_count < len(batch)
-        for _, batch in tables(folder, parts, METADATA)
-        for name in METADATA
-    )
+def _present(folder: pathlib.Path, parts: int, columns: Sequence[str]) -> set[str]:
+    """The columns that have a value for any document."""
+    return {
+        name
+        for _, batch in tables(folder, parts, columns)
+        for name in columns
+        if batch[name].null_count < len(batch)
+    }
+
+
+def _write_extra_bytes(
+    path: pathlib.Path, folder: pathlib.Path, parts: int, starts: np.ndarray, order: np.ndarray
+) -> None:
+    """Writes `TextBytes.extra` of the documents `order`, whose first ids are at `starts`."""
+    table = pyarrow.Table.from_batches([batch for _, batch in tables(folder, parts, ["extra"])])
+    cells = table.take(pyarrow.array(order))["extra"].to_pylist()
+    found = []
+    for start, cell in zip(starts.tolist(), cells, strict=True):
+        if cell is not None:
+            found.append(np.frombuffer(cell, np.int64).reshape(-1, 2) + np.array([start, 0]))
+    np.save(path, np.concatenate([np.zeros((0, 2), np.int64), *found]), allow_pickle=False)
 
 
 def _write_documents(
@@ -357,6 +380,8 @@ def _counts(found: Documents, kept: np.ndarray, meta: Mapping[str, Any]) -> dict
     counts = {
         "bytes": int(found.bytes[kept].sum()),
         "text_bytes": text_bytes,
+        "lossy_documents": None if text_bytes is None else int((found.lost[kept] > 0).sum()),
+        "lost_bytes": None if text_bytes is None else int(found.lost[kept].sum()),
         "skipped": int(by_reason.pop("bad_record", 0)),
         "dropped": int(by_reason.pop("empty", 0)),
     }

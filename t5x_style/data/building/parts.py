@@ -46,6 +46,8 @@ SCHEMA = pyarrow.schema(
         "tokens": pyarrow.int64(),  # EOS included; 0 for a document that was dropped
         "bytes": pyarrow.int64(),  # of text that the tokens encode
         "text_bytes": pyarrow.int64(),  # of the text before tokenising; null for ids without text
+        "lost": pyarrow.int64(),  # `TextBytes.lost`; null for ids without text
+        "extra": pyarrow.large_binary(),  # `TextBytes.extra` as int64, if there is any
         "where": pyarrow.large_string(),
         "id": pyarrow.large_string(),
         "date": pyarrow.large_string(),
@@ -300,6 +302,11 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
         ids[:-1], ids[-1] = encoded, tokenizer.eos_id
         row["bytes"] = int(token_bytes.take(encoded).sum())
         row["text_bytes"] = len(text.encode())
+        found = tokenizer.text_bytes(text, encoded)
+        row["lost"] = found.lost
+        # Only evaluations divide by the bytes of a part of a document.
+        if found.extra and job.split == "validation":
+            row["extra"] = np.array(found.extra, np.int64).tobytes()
         writer.add(ids, row)
     is_whole = job.part.start == 0 and job.part.size >= os.path.getsize(job.part.path)
     if is_empty and is_whole and not is_second_reading:

@@ -15,8 +15,10 @@ class EvaluationSet:
     Attributes:
       tokens: int32 [n, S + 1]; row i predicts tokens[i, 1:] from tokens[i, :-1].
       weights: float32 [n, S]; 1 where a token is predicted, 0 on padding.
-      bytes: UTF-8 bytes of the predicted tokens. Bits per byte are the summed loss in nats /
-        (bytes * ln 2); EOS tokens add to the loss and have no bytes.
+      bytes: UTF-8 bytes of the original text that the predicted tokens stand for. Those of whole
+        documents are the bytes of the documents, whatever the vocabulary does to a text. Bits per
+        byte are the summed loss in nats / (bytes * ln 2); EOS tokens add to the loss, and have no
+        bytes but those of white space that a vocabulary drops at the end of a document.
     """
 
     tokens: np.ndarray
@@ -49,8 +51,10 @@ def evaluation_set(
     starts = np.arange(rows)[:, None] * sequence_length
     weights = np.zeros(rows * sequence_length, np.float32)
     weights[: len(predicted)] = 1
+    places, extra = store.extra_bytes().T
+    text_bytes = tokenizer.token_bytes()[predicted].sum(dtype=np.int64)
     return EvaluationSet(
         tokens=stream[starts + np.arange(sequence_length + 1)],
         weights=weights.reshape(rows, sequence_length),
-        bytes=int(tokenizer.token_bytes()[predicted].sum(dtype=np.int64)),
+        bytes=int(text_bytes + extra[places < len(predicted)].sum()),
     )

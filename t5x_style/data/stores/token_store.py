@@ -5,6 +5,8 @@ A store is a directory, whole or absent:
     document_ends.npy  int64, document i is tokens[document_ends[i - 1] : document_ends[i]]
     documents.parquet  id, date and license of document i, of a source that names such fields
     dropped.parquet    where, id, reason and detail of the documents that were dropped, if any
+    extra_bytes.npy    int64 [k, 2], of a validation split whose vocabulary changes texts, see
+                       `TokenStore.extra_bytes`
     digests.npy        uint8 [documents, 16], and signatures.npy, uint32 [documents, permutations]:
                        by which duplicates are found, if a corpus drops them
     meta.json          counts, checksums, and the fingerprint of all that it was made from
@@ -27,11 +29,12 @@ import numpy as np
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, locked
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TOKENS_FILE = "tokens.bin"
 ENDS_FILE = "document_ends.npy"
 DOCUMENTS_FILE = "documents.parquet"
 DROPPED_FILE = "dropped.parquet"
+EXTRA_BYTES_FILE = "extra_bytes.npy"
 DIGESTS_FILE = "digests.npy"
 SIGNATURES_FILE = "signatures.npy"
 META_FILE = "meta.json"
@@ -46,9 +49,11 @@ class TokenStore:
       tokens: [T] uint16 or uint32, mapped from the file, read-only.
       document_ends: [documents] int64, exclusive end of each document in `tokens`.
       meta: source, split, documents, tokens, bytes (that tokens encode), text_bytes (of the text
-        before tokenising; None for ids without text), skipped (bad records), dropped (empty
-        documents), filtered ({filter, or other reason: documents dropped}), tokenizer_hash,
-        fingerprint, format_version, checksums, files; where the source names such fields, licenses
+        before tokenising; None for ids without text, as the next two), lossy_documents (that do not
+        decode to themselves), lost_bytes (in which they differ then), skipped (bad records),
+        dropped (empty documents), filtered ({filter, or other reason: documents dropped}),
+        tokenizer_hash, fingerprint, format_version, checksums, files; where the source names such
+        fields, licenses
         ([[license, documents, tokens], ...], most tokens first) and dates ([first, last]).
     """
 
@@ -97,6 +102,15 @@ class TokenStore:
     def num_tokens(self) -> int:
         """T, EOS tokens included."""
         return len(self.tokens)
+
+    def extra_bytes(self) -> np.ndarray:
+        """int64 [k, 2]: place in `tokens`, and how many bytes of the text its id has more there.
+
+        That is next to `Tokenizer.token_bytes`, negative for fewer, in the order of places. A store
+        of a train split, or of ids without text, does not know them.
+        """
+        path = self.path / EXTRA_BYTES_FILE
+        return mapped_array(path) if path.is_file() else np.zeros((0, 2), np.int64)
 
     def verify(self) -> None:
         """Reads every byte, and compares with the checksums of the build.

@@ -23,23 +23,27 @@ class Fertility:
       tokens_per_word: tokens over words; words are separated by white space.
       bytes_per_token: UTF-8 bytes over tokens.
       whole_words: share of the alphabetic words, by occurrence, that are one token.
-      lossless: share of the documents that decode to themselves.
+      lossless: share of the texts that decode to themselves.
+      lost_bytes: bytes in which the others differ from what they decode to.
     """
 
     tokens_per_word: float
     bytes_per_token: float
     whole_words: float
     lossless: float
+    lost_bytes: int
 
 
 def fertility(tokenizer: Tokenizer, texts: Iterable[str]) -> Fertility:
     """Encodes all of `texts`."""
-    tokens = size = words = documents = kept = 0
+    tokens = size = words = documents = kept = lost = 0
     alphabetic: collections.Counter[str] = collections.Counter()
     for text in texts:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_array(text)
         documents += 1
-        kept += tokenizer.decode(ids) == text
+        found = tokenizer.text_bytes(text, ids)
+        kept += found.lost == 0
+        lost += found.lost
         tokens += len(ids)
         size += len(text.encode())
         words += len(text.split())
@@ -52,6 +56,7 @@ def fertility(tokenizer: Tokenizer, texts: Iterable[str]) -> Fertility:
         bytes_per_token=size / max(tokens, 1),
         whole_words=whole / max(alphabetic.total(), 1),
         lossless=kept / max(documents, 1),
+        lost_bytes=lost,
     )
 
 

@@ -1,9 +1,15 @@
 """The three kinds of vocabulary of a `Tokenizer`, read from the bytes of the file.
 
-A kind has `vocab_size`, `eos_id`, `encode_array`, `decode`, `piece` and `token_bytes`, as
-`Tokenizer` describes them.
+A kind has `vocab_size`, `eos_id`, `encode_array`, `decode` and `piece`, as `Tokenizer` describes
+them. And:
+  pieces(): the bytes of each id in a text, none for control and unknown ids.
+  text_ends(text): int64 [tokens], the bytes of `text` before the end of what each of its ids
+    stands for, ascending. Two ids of one character may have the same end, but for the last.
+  verbatim: the pieces of a text's ids are the text, but for what the vocabulary has no id for. It
+    adds nothing and rewrites nothing.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -29,6 +35,12 @@ JSON_SEGMENT_CHARACTERS = 1 << 18
 CUT_CONTEXT = 200
 CUTS_TRIED = 16
 POSSIBLE_CUT = re.compile(r"(?<=\S)\n(?=[^\W\d_])|(?<=[^\W\d_])(?= [^\W\d_])")
+# How byte-level BPE writes the 256 bytes as visible characters (Radford et al. 2019).
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+BYTE_OF_CHARACTER = {chr(byte): byte for byte in _VISIBLE} | {
+    chr(256 + number): byte for number, byte in enumerate(_OTHERS)
+}
 # Names of the end of a document in published tokenizer.json files.
 EOS_NAMES = (
     "</s>",
@@ -69,16 +81,42 @@ class SentencePiece:
             np.int32,
         )
 
+    @functools.cached_property
+    def verbatim(self) -> bool:
+        from sentencepiece import sentencepiece_model_pb2
+
+        proto = sentencepiece_model_pb2.ModelProto.FromString(
+            self.processor.serialized_model_proto()
+        )
+        before, after = proto.normalizer_spec, proto.denormalizer_spec
+        rewrites = (before.precompiled_charsmap, after.precompiled_charsmap)
+        adds = (before.add_dummy_prefix, before.remove_extra_whitespaces)
+        return before.escape_whitespaces and not any((*rewrites, *adds))
+
     def encode_array(self, text: str) -> np.ndarray:
         if len(text) <= SEGMENT_CHARACTERS and SPACE_MARK not in text:
             return self._ids(text)
-        parts = []
-        for segment in _segments(text):
-            for position, part in enumerate(segment.split(SPACE_MARK)):
-                if position:
-                    parts.append(self._space_mark_ids)
-                parts.append(self._ids(part))
+        parts = [
+            self._space_mark_ids if part == SPACE_MARK else self._ids(part)
+            for part in _encoded_parts(text)
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def text_ends(self, text: str) -> np.ndarray:
+        from sentencepiece import sentencepiece_pb2
+
+        found, before = [np.zeros(0, np.int64)], 0
+        for part in _encoded_parts(text):
+            if part == SPACE_MARK:
+                ends = [1, 2, 3]
+            else:
+                # The one form with offsets that versions before 0.2.2 have, too.
+                encoded = self.processor.encode(part, out_type="serialized_proto")
+                pieces = sentencepiece_pb2.SentencePieceText.FromString(encoded).pieces
+                ends = [piece.end for piece in pieces]
+            found.append(before + np.array(ends, np.int64))
+            before += len(part.encode())
+        return np.concatenate(found)
 
     def _ids(self, text: str) -> np.ndarray:
         # Beam's environment has sentencepiece 0.2.1, which returns lists alone.
@@ -91,15 +129,27 @@ class SentencePiece:
     def piece(self, token: int) -> str:
         return self.processor.id_to_piece(token)
 
-    def token_bytes(self) -> np.ndarray:
+    def pieces(self) -> list[bytes]:
         processor = self.processor
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for token in range(self.vocab_size):
-            if processor.is_byte(token):
-                sizes[token] = 1
-            elif not (processor.is_control(token) or processor.is_unknown(token)):
-                sizes[token] = len(processor.id_to_piece(token).replace(SPACE_MARK, " ").encode())
-        return sizes
+        found = [processor.id_to_piece(token) for token in range(self.vocab_size)]
+        return [
+            bytes([int(piece[3:5], 16)])
+            if processor.is_byte(token)
+            else b""
+            if processor.is_control(token) or processor.is_unknown(token)
+            else piece.replace(SPACE_MARK, " ").encode()
+            for token, piece in enumerate(found)
+        ]
+
+
+def _encoded_parts(text: str) -> Iterator[str]:
+    """The pieces of a text that are encoded one by one: segments, cut at each U+2581."""
+    for segment in _segments(text):
+        for position, part in enumerate(segment.split(SPACE_MARK)):
+            if position:
+                yield SPACE_MARK
+            if part:
+                yield part
 
 
 def _array(ids: list[int]) -> np.ndarray:
@@ -127,6 +177,7 @@ class Bytes:
     CONTROL = ("<pad>", "</s>", "<unk>")
     vocab_size = len(CONTROL) + 256
     eos_id = 1
+    verbatim = True
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(self.CONTROL)
@@ -139,8 +190,11 @@ class Bytes:
         first = len(self.CONTROL)
         return self.CONTROL[token] if token < first else f"<0x{token - first:02X}>"
 
-    def token_bytes(self) -> np.ndarray:
-        return (np.arange(self.vocab_size) >= len(self.CONTROL)).astype(np.int32)
+    def pieces(self) -> list[bytes]:
+        return [b""] * len(self.CONTROL) + [bytes([byte]) for byte in range(256)]
+
+    def text_ends(self, text: str) -> np.ndarray:
+        return 1 + np.arange(len(text.encode()))
 
 
 class Json:
@@ -167,6 +221,8 @@ class Json:
             # A text that spells out a special token is text. `encode_special_tokens` does that for
             # special tokens only, so the end of a document must be one.
             added[eos]["special"] = True
+            # It adds special tokens, which are not asked for, and takes spaces out of the offsets.
+            plain["post_processor"] = None
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except UsageError:
             raise
@@ -217,21 +273,53 @@ class Json:
     def piece(self, token: int) -> str:
         return self._tokenizer.id_to_token(token) or ""
 
-    def token_bytes(self) -> np.ndarray:
-        sizes = np.zeros(self.vocab_size, np.int32)
+    @functools.cached_property
+    def verbatim(self) -> bool:
+        model, before = self._plain["model"], json.dumps(self._plain.get("pre_tokenizer"))
+        decoder = self._plain["decoder"]
+        adds = (
+            model.get("end_of_word_suffix"),
+            model.get("continuing_subword_prefix"),
+            '"add_prefix_space": true' in before,
+        )
+        rewrites = (self._plain.get("normalizer"), decoder["type"] != "ByteLevel")
+        return not any((*adds, *rewrites))
+
+    def text_ends(self, text: str) -> np.ndarray:
+        found, before = [np.zeros(0, np.int64)], 0
+        for segment in self._segments(text):
+            offsets = self._tokenizer.encode(segment, add_special_tokens=False).offsets
+            size = len(segment.encode())
+            if offsets:
+                # The ids of one character have its offsets all of them: it ends with the last.
+                ends = np.array([*(start for start, _ in offsets[1:]), offsets[-1][1]])
+                ends = np.maximum.accumulate(_byte_offsets(segment)[ends])
+                found.append(before + ends)
+            before += size
+        return np.concatenate(found)
+
+    def pieces(self) -> list[bytes]:
+        found = [b""] * self.vocab_size
         for piece, token in self._tokenizer.get_vocab(with_added_tokens=False).items():
             if self._byte_level:
-                sizes[token] = len(piece)  # its 256 characters are one byte each
+                found[token] = bytes(BYTE_OF_CHARACTER[char] for char in piece)
             elif re.fullmatch("<0x[0-9A-F]{2}>", piece):
-                sizes[token] = 1
+                found[token] = bytes([int(piece[3:5], 16)])
             else:
-                sizes[token] = len(piece.replace(SPACE_MARK, " ").encode())
+                found[token] = piece.replace(SPACE_MARK, " ").encode()
         for token in self._plain["added_tokens"]:
-            sizes[token["id"]] = 0 if token["special"] else len(token["content"].encode())
-        unknown = self._plain["model"].get("unk_token")
+            found[token["id"]] = b"" if token["special"] else token["content"].encode()
+        unknown = self._tokenizer.token_to_id(self._plain["model"].get("unk_token") or "")
         if unknown is not None:
-            sizes[self._tokenizer.token_to_id(unknown)] = 0
-        return sizes
+            found[unknown] = b""
+        return found
+
+
+def _byte_offsets(text: str) -> np.ndarray:
+    """int64 [characters + 1]: the bytes of UTF-8 before each character, and of all."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _eos(path: str, added: dict[str, Any], asked: str | None) -> str:

@@ -22,6 +22,22 @@ def absolute_unless_bytes(path: str, others: Mapping[str, Any]) -> str:
     return path if path == BYTES else absolute(path, others)
 
 
+@dataclasses.dataclass(frozen=True)
+class TextBytes:
+    """How the ids of a text stand for its bytes, where `Tokenizer.token_bytes` has it otherwise.
+
+    Attributes:
+      extra: (place among the ids, how many bytes of the text more) of ids that stand for more
+        bytes than the table has, or for fewer. The place after the last id is that of EOS: it has
+        the bytes at the end of the text that no id stands for.
+      lost: bytes of the text that decoding does not give back, and those that it gives instead. 0
+        if the ids decode to the text.
+    """
+
+    extra: tuple[tuple[int, int], ...] = ()
+    lost: int = 0
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
@@ -136,9 +152,52 @@ class Tokenizer:
 
     @functools.cached_property
     def _token_bytes(self) -> np.ndarray:
-        sizes = self._kind.token_bytes()
+        sizes = np.array([len(piece) for piece in self._pieces], np.int32)
         sizes.flags.writeable = False
         return sizes
+
+    @functools.cached_property
+    def _pieces(self) -> list[bytes]:
+        return self._kind.pieces()
+
+    @functools.cached_property
+    def _drops_first_space(self) -> bool:
+        """Whether `decode` leaves out the space that `encode` puts before a text."""
+        spaces = (token for token, piece in enumerate(self._pieces) if piece.startswith(b" "))
+        return any(not self.decode([token]).startswith(" ") for token in spaces)
+
+    def text_bytes(self, text: str, ids: np.ndarray) -> TextBytes:
+        """Which bytes of a text its ids stand for, and how many come back otherwise.
+
+        Args:
+          text: a text.
+          ids: `encode_array(text)`.
+        """
+        content = text.encode()
+        if self._kind.verbatim and self._token_bytes.take(ids).sum() == len(content):
+            return TextBytes()
+        pieces = [self._pieces[token] for token in ids.tolist()]
+        is_lossless = self.decode(ids.tolist()) == text
+        if is_lossless and pieces and pieces[0][1:] + b"".join(pieces[1:]) == content:
+            return TextBytes(((0, -1),))
+        extra: list[tuple[int, int]] = []
+        lost = start = first = 0
+        # EOS has what no id stands for: white space at the end that the vocabulary drops.
+        pieces.append(b"")
+        ends = [*self._kind.text_ends(text).tolist(), len(content)]
+        for last, end in enumerate(ends):
+            if end == start and last < len(ids):
+                continue
+            # The ids of one character, or of several that became others, belong together.
+            part, held = content[start:end], b"".join(pieces[first : last + 1])
+            if part != held:
+                extra += [(i, -len(pieces[i])) for i in range(first, last)]
+                extra.append((last, len(part) - len(pieces[last])))
+                is_first_space = start == 0 and self._drops_first_space
+                lost += _differing(part, held[is_first_space:])
+            start, first = end, last + 1
+        extra = [(place, more) for place, more in extra if more]
+        return TextBytes(tuple(extra), 0 if is_lossless else max(lost, 1))
 
     def seqio_vocabulary(self):
         """This vocabulary for a seqio Task, with the ids of `encode`.
@@ -148,3 +207,11 @@ class Tokenizer:
         from t5x_style.data.tokenizers.seqio_vocabulary import vocabulary
 
         return vocabulary(self)
+
+
+def _differing(part: bytes, piece: bytes) -> int:
+    """The bytes to take out of `part` and to put in, to make `piece`; in one stretch."""
+    most = min(len(part), len(piece))
+    before = next((n for n in range(most) if part[n] != piece[n]), most)
+    after = next((n for n in range(most - before) if part[-1 - n] != piece[-1 - n]), most - before)
+    return len(part) + len(piece) - 2 * (before + after)

@@ -65,6 +65,6 @@ def test_as_json():
     assert plain["terms"] == {"a": {"bytes": "<0x20> <0x61>"}, "b": {"bytes": "<0x20> <0x62>"}}
     assert plain["fertility"] == [
         {"source": "law", "vocabulary": "bytes", "pieces": 259, "tokens_per_word": 52 / 9,
-         "bytes_per_token": 1.0, "whole_words": 0.0, "lossless": 1.0}
+         "bytes_per_token": 1.0, "whole_words": 0.0, "lossless": 1.0, "lost_bytes": 0}
     ]  # fmt: skip
     assert plain["best"] == "bytes"

@@ -42,6 +42,8 @@ def test_a_vocabulary_of_another_kind_shows_its_losses(tmp_path):
         )
     measured = fertility(Tokenizer(str(path)), ["the quick brown fox", "the  quick\nfox", "É"])
     assert measured.lossless == pytest.approx(1 / 3)
+    # A space and the newline (two: another byte comes back), and the two bytes of É.
+    assert measured.lost_bytes == 1 + 2 + 2
 
 
 def test_tokens_times_log2_of_the_size_by_hand():
