@@ -58,6 +58,7 @@ SLOW_FILES = (
     "accounting/layouts/test_memory.py",
     "training/test_meshes.py",
     "training/test_packed_rows.py",
+    "training/test_logged_losses.py",
     "training/test_initial_weights.py",
     "training/test_early_stopping.py",
     "test_tools.py",

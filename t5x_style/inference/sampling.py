@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_style.data import Tokenizer
 from t5x_style.errors import UsageError
 from t5x_style.inference.restored import RestoredModel
 from t5x_style.models.attention import Cache
@@ -25,7 +26,8 @@ def sample(
 ) -> list[str]:
     """Continuations of a prompt, up to the end of the document or `max_tokens` tokens.
 
-    The prompt follows an end-of-document token, as every document did in training.
+    The prompt follows an end-of-document token, as every document did in training. Only what a text
+    is made of can be drawn, and the end of the document (see `drawable_ids`).
 
     Args:
       temperature: 0 always takes the likeliest token.
@@ -49,6 +51,7 @@ def sample(
             f"a prompt of {len(ids)} tokens and --max_tokens={max_tokens} exceed the model's "
             f"{limit} positions: use --max_tokens={max(limit - len(ids), 0)} or fewer"
         )
+    drawable = drawable_ids(tokenizer, restored.model.architecture.vocab_size)
     with in_force(restored.topology, restored.mesh):
         drawn = jax.jit(
             functools.partial(
@@ -56,15 +59,29 @@ def sample(
             )
         )(
             restored.parameters,
+            jnp.asarray(drawable),
             jnp.tile(jnp.asarray(ids, jnp.int32), (samples, 1)),
             jax.random.key(seed),
         )
     return [tokenizer.decode(_up_to_end(row, tokenizer.eos_id)) for row in np.asarray(drawn)]
 
 
+def drawable_ids(tokenizer: Tokenizer, words: int) -> np.ndarray:
+    """bool [words]: the ids that a text can be made of, and the end of a document.
+
+    A model may have more ids than its vocabulary, so that a mesh divides them. A vocabulary may
+    have ids without text: padding, unknown, the beginning of a document, gaps.
+    """
+    drawable = np.zeros(words, bool)
+    drawable[: tokenizer.vocab_size] = tokenizer.token_bytes() > 0
+    drawable[tokenizer.eos_id] = True
+    return drawable
+
+
 def _sample(
     model: BoundModel,
     parameters: dict,
+    drawable: jax.Array,
     prompt: jax.Array,
     key: jax.Array,
     *,
@@ -72,7 +89,7 @@ def _sample(
     temperature: float,
     top_p: float,
 ) -> jax.Array:
-    """int32 [B, max_tokens] after a prompt int32 [B, P]."""
+    """int32 [B, max_tokens] after a prompt int32 [B, P], of the ids in `drawable`, bool [V]."""
     decoder = model(parameters)
     batch, length = prompt.shape
     cache: Cache | None = decoder.empty_cache(batch, length + max_tokens)
@@ -82,6 +99,8 @@ def _sample(
     def one_token(carry, key):
         hidden, cache, position = carry
         logits = decoder.logits(hidden[:, -1:])[:, 0]
+        # Before the temperature and top_p, so that the others have all of the probability.
+        logits = jnp.where(drawable, logits, -jnp.inf)
         token = _draw(logits, key, temperature, top_p)
         hidden, cache = decoder(token[:, None], position[None], cache)
         return (hidden, cache, position + 1), token
@@ -92,7 +111,7 @@ def _sample(
 
 
 def _draw(logits: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """int32 [B] from logits float32 [B, V]."""
+    """int32 [B] from logits float32 [B, V]; never one of minus infinity."""
     if temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
     logits = logits / temperature

@@ -71,6 +71,25 @@ def test_what_top_p_keeps_is_drawn_in_proportion():
     assert shares(1.0, 0.7) == pytest.approx((0, 0.5 / 0.8, 0, 0.3 / 0.8), abs=0.01)
 
 
+def test_an_id_without_a_logit_takes_no_part():
+    """The likeliest id is masked, which leaves 0.3, 0.1 and 0.6 of the others."""
+    logits = jnp.log(jnp.array(PROBABILITIES)).at[1].set(-jnp.inf)
+    logits = jnp.tile(logits, (DRAWS, 1))
+    for temperature, top_p, expected in (
+        (1.0, 1.0, [0.3, 0, 0.1, 0.6]),
+        (1.0, 0.59, [0, 0, 0, 1]),
+        (1.0, 0.61, [1 / 3, 0, 0, 2 / 3]),
+        (1.0, 0.9999999, [0.3, 0, 0.1, 0.6]),
+        # Squares: 0.09, 0.01 and 0.36, of 0.46.
+        (0.5, 1.0, [0.1957, 0, 0.0217, 0.7826]),
+        (0.0, 1.0, [0, 0, 0, 1]),
+    ):
+        drawn = sampling._draw(logits, jax.random.key(0), temperature, top_p)
+        found = np.bincount(drawn, minlength=4) / DRAWS
+        assert found.tolist() == pytest.approx(expected, abs=0.01)
+        assert found[1] == 0
+
+
 def test_a_temperature_of_zero_takes_the_likeliest():
     assert shares(0.0, 0.5) == [0, 1, 0, 0]
 
@@ -89,9 +108,10 @@ def test_the_cache_gives_what_the_whole_text_gives():
         # Large weights: attention, and with it each position, decides about the next token.
         parameters = jax.tree.map(lambda leaf: 5 * leaf, model.fresh_parameters(0))
         prompt = jnp.array([[1, 7, 3], [1, 90, 41]], jnp.int32)
+        every = jnp.ones(ARCHITECTURE.vocab_size, bool)
         drawn = jax.jit(
             lambda key: sampling._sample(
-                model, parameters, prompt, key, max_tokens=12, temperature=0.0, top_p=1.0
+                model, parameters, every, prompt, key, max_tokens=12, temperature=0.0, top_p=1.0
             )
         )(jax.random.key(0))
         text = np.concatenate([prompt, drawn], axis=1)
@@ -106,7 +126,10 @@ def test_the_cache_gives_what_the_whole_text_gives():
 class Letters:
     """A tokenizer whose ids are written as letters; 0 ends a document."""
 
-    eos_id = 0
+    eos_id, vocab_size = 0, 27
+
+    def token_bytes(self):
+        return np.array([0, *[1] * 26])
 
     def encode(self, text):
         return [ord(letter) - ord("a") + 1 for letter in text]
@@ -120,7 +143,8 @@ def restored(monkeypatch):
     """A model of 8 positions, which repeats the prompt between letters; and what it was given."""
     prompts = []
 
-    def draw(model, parameters, prompt, key, *, max_tokens, temperature, top_p):
+    def draw(model, parameters, drawable, prompt, key, *, max_tokens, temperature, top_p):
+        assert drawable.shape == (32,)
         prompts.append((prompt.shape, max_tokens, temperature, top_p))
         first = jnp.arange(1, len(prompt) + 1)[:, None]
         drawn = jax.random.randint(key, (len(prompt), 1), 1, 27)
@@ -129,7 +153,7 @@ def restored(monkeypatch):
 
     monkeypatch.setattr(sampling, "_sample", draw)
     topology = Topology()
-    model = types.SimpleNamespace(architecture=types.SimpleNamespace(max_length=8))
+    model = types.SimpleNamespace(architecture=types.SimpleNamespace(max_length=8, vocab_size=32))
     return RestoredModel(None, Letters(), topology, make_mesh(topology), model, {}, 3), prompts
 
 
