@@ -10,7 +10,7 @@ from flax import nnx
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.kernels import RESIDUALS, Kernel, plain_attention, softcapped
 from t5x_style.models.attention import OUTPUT, QKV, Attention, Cache
-from t5x_style.models.layers import PRODUCT, FeedForward, Norm, normal
+from t5x_style.models.layers import PRODUCT, FeedForward, Norm, normal, segment_positions
 from t5x_style.models.logical import (
     BATCH,
     EMBED,
@@ -117,7 +117,8 @@ class Decoder(nnx.Module):
         """The last hidden state.
 
         Args:
-          tokens: int32 [B, S]. positions: int32 [S]; None means 0 .. S-1.
+          tokens: int32 [B, S]. positions: int32 [S]; None means 0 .. S-1. Learned positions count
+            from 0 in each segment, so a document has the logits that it has alone.
           cache: keys and values of all layers, each [L, B, T, K, H] (see `empty_cache`), when
             tokens come a few at a time.
           segments: int32 [B, S]: a token sees the earlier ones of its own segment alone; None: all
@@ -138,7 +139,13 @@ class Decoder(nnx.Module):
         table = constrain(self.embedding[...].astype(self.compute_dtype), VOCAB, None)
         x = table[tokens]
         if self.position_table is not None:
-            x = x + self.position_table[...].astype(self.compute_dtype)[positions]
+            position_table = self.position_table[...].astype(self.compute_dtype)
+            if segments is None:
+                x = x + position_table[positions]
+            else:
+                # Of other positions only the differences count, which are those within a segment.
+                position_table = constrain(position_table, None, None)
+                x = x + position_table[segment_positions(segments)]
         x = constrain(x, BATCH, SEQUENCE, None)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)

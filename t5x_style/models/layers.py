@@ -172,6 +172,17 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return (2.0 ** (-8 * exponent / power)).astype(np.float32)
 
 
+def segment_positions(segments: jax.Array) -> jax.Array:
+    """int32 [B, S]: how many tokens of its own segment are before each token.
+
+    Args:
+      segments: int32 [B, S], equal within a segment, whose tokens are consecutive.
+    """
+    positions = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+    return positions - jax.lax.cummax(jnp.where(begins, positions, 0), axis=1)
+
+
 def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     """Rotary positions (Su et al. 2021), in the half-split layout of GPT-NeoX and Llama.
 

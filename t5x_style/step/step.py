@@ -10,6 +10,7 @@ import optax
 from t5x_style.data import Packing, Rows
 from t5x_style.errors import UsageError
 from t5x_style.models import next_token_loss
+from t5x_style.models.layers import segment_positions
 from t5x_style.models.logical import BATCH, constrain
 from t5x_style.step.model_state import BoundModel, State
 
@@ -82,13 +83,6 @@ def row_segments(inputs: jax.Array, after_split: jax.Array | None, eos_id: int) 
     return segments if after_split is None else segments + after_split
 
 
-def context_tokens(segments: jax.Array) -> jax.Array:
-    """int32 [B, S]: tokens of its own segment up to each token and with it, so at least 1."""
-    positions = jnp.arange(segments.shape[1], dtype=jnp.int32)
-    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
-    return positions + 1 - jax.lax.cummax(jnp.where(begins, positions, 0), axis=1)
-
-
 def make_train_step(
     model: BoundModel,
     optimizer: optax.GradientTransformation,
@@ -151,8 +145,8 @@ def make_train_step(
                 f"Packing.loss_from_context = {packing.loss_from_context} leaves nothing to learn "
                 f"from in rows of this sequence length: {inputs.shape[1]} or fewer"
             )
-        context = context_tokens(row_segments(inputs, after_split, eos_id))
-        learnt = context >= packing.loss_from_context
+        before = segment_positions(row_segments(inputs, after_split, eos_id))
+        learnt = before + 1 >= packing.loss_from_context
         return learnt / jnp.maximum(learnt.sum(), 1).astype(jnp.float32)
 
     def gradients_of(parameters: dict, rows: jax.Array, weights: jax.Array | None):

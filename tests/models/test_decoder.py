@@ -63,13 +63,14 @@ def test_another_kernel_changes_nothing(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("gpt2", {}),
         ("llama", {}),
         ("bloomberg", {"kernel": functools.partial(blockwise_attention, block_size=3)}),
         ("sliding_window", {"remat": "full"}),
     ],
 )
 def test_segments_of_a_row_are_what_each_is_alone(name, options):
-    """Against numpy that runs each by itself: positions count only by their differences."""
+    """Against numpy that runs each by itself, from position 0: learned positions count anew."""
     packed = case(name, **options)
     segments = np.array([[0, 0, 0, 0, 1, 1, 2, 2, 2], [3, 1, 1, 1, 1, 1, 1, 1, 1]], np.int32)
 

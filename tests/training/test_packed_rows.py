@@ -12,11 +12,11 @@ import pytest
 from t5x_style.accounting import Topology
 from t5x_style.data import BatchReader, Blend, EvaluationSet, Packing, Rows, TokenStore
 from t5x_style.errors import UsageError
+from t5x_style.models.layers import segment_positions
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
 from t5x_style.step.step import (
     batch_width,
-    context_tokens,
     make_train_step,
     packed_batch,
     row_predictions,
@@ -26,6 +26,7 @@ from t5x_style.training.evaluation import Evaluator
 from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
 
 ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48)
+LEARNED = dataclasses.replace(ARCH, positions="learned", max_length=SEQUENCE)
 BATCH, RATE, Z_LOSS = 8, 0.5, 1e-2
 APART = Packing(attend_across_documents=False)
 TURNED = Packing("document_starts")
@@ -91,21 +92,21 @@ def lessons(packing: Packing) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 @functools.cache
-def first_parameters() -> dict:
+def first_parameters(arch=ARCH) -> dict:
     topology = Topology()
     mesh = make_mesh(topology)
     with in_force(topology, mesh):
-        return jax.device_get(bind_model(ARCH, topology, mesh, "float32").fresh_parameters(0))
+        return jax.device_get(bind_model(arch, topology, mesh, "float32").fresh_parameters(0))
 
 
 @functools.cache
-def expected(packing: Packing):
+def expected(packing: Packing, arch=ARCH):
     """(loss, z term, source losses, gradients), from whole logits and by optax."""
     inputs, targets, learnt, source = lessons(packing)
     topology = Topology()
     mesh = make_mesh(topology)
     with in_force(topology, mesh):
-        model = bind_model(ARCH, topology, mesh, "float32")
+        model = bind_model(arch, topology, mesh, "float32")
 
         def loss(parameters):
             decoder = model(parameters)
@@ -115,7 +116,7 @@ def expected(packing: Packing):
             return ((nll + z) * learnt).sum() / learnt.sum(), (nll, z)
 
         gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        (_, (nll, z)), gradients = jax.device_get(gradient(first_parameters()))
+        (_, (nll, z)), gradients = jax.device_get(gradient(first_parameters(arch)))
     of_source = [
         np.average(nll[source == k], weights=learnt[source == k].astype(float)) for k in (0, 1)
     ]
@@ -123,13 +124,13 @@ def expected(packing: Packing):
     return nll, z, of_source, gradients
 
 
-def after_a_step(packing: Packing, microbatches: int = 1, **topology):
+def after_a_step(packing: Packing, microbatches: int = 1, arch=ARCH, **topology):
     """(metrics, sums, gradients) of a step on the packed rows."""
     topology = Topology(**topology)
     mesh = make_mesh(topology)
     optimizer = optax.sgd(RATE)
     with in_force(topology, mesh):
-        model = bind_model(ARCH, topology, mesh, "float32")
+        model = bind_model(arch, topology, mesh, "float32")
         target = abstract_state(model, optimizer, mesh)
         state = fresh_state(model, optimizer, target, 0)
         step = make_train_step(
@@ -149,7 +150,7 @@ def after_a_step(packing: Packing, microbatches: int = 1, **topology):
         none = np.zeros((3, 3), np.float32)
         new, metrics, sums = jax.jit(step)(state, batch, none)
         after = jax.device_get(new["parameters"])
-    gradients = jax.tree.map(lambda new, old: (old - new) / RATE, after, first_parameters())
+    gradients = jax.tree.map(lambda new, old: (old - new) / RATE, after, first_parameters(arch))
     return *jax.device_get((metrics, sums)), gradients
 
 
@@ -176,11 +177,24 @@ def test_the_made_up_rows_hold_what_is_to_be_tested():
             Packing("document_starts", False),
             {"fsdp": 2, "tensor": 2, "sequence": 2, "kernel": "blockwise", "remat": "full"},
         ),
+        (APART, {"arch": LEARNED}),
+        (
+            Packing("document_starts", False),
+            {"arch": LEARNED, "microbatches": 2, "fsdp": 2, "tensor": 2, "sequence": 2},
+        ),
     ],
-    ids=["apart", "context x4", "turned", "all of it x2 on a mesh", "turned over the sequence"],
+    ids=[
+        "apart",
+        "context x4",
+        "turned",
+        "all of it x2 on a mesh",
+        "turned over the sequence",
+        "learned positions",
+        "learned positions, turned, x2 over the sequence",
+    ],
 )
 def test_loss_and_gradients_are_those_of_the_documents_by_themselves(packing, layout):
-    nll, z, of_source, gradients = expected(packing)
+    nll, z, of_source, gradients = expected(packing, layout.get("arch", ARCH))
     metrics, (nats, z_nats, tokens), got = after_a_step(packing, **layout)
     assert metrics["loss"] == pytest.approx(nll, rel=1e-5)
     assert nats.sum() / tokens.sum() == pytest.approx(nll, rel=1e-5)
@@ -212,7 +226,7 @@ def test_a_turned_row_by_hand():
     assert targets.tolist() == [[9, 1, 6, 8, 1]]
     segments = row_segments(inputs, behind, EOS)
     assert segments.tolist() == [[1, 1, 2, 3, 3]]
-    assert context_tokens(segments).tolist() == [[1, 2, 1, 1, 2]]
+    assert segment_positions(segments).tolist() == [[0, 1, 0, 0, 1]]
 
 
 def test_a_context_longer_than_a_row_is_refused():
@@ -220,8 +234,11 @@ def test_a_context_longer_than_a_row_is_refused():
         after_a_step(Packing(loss_from_context=SEQUENCE + 1))
 
 
-@pytest.mark.parametrize("packing", [Packing("document_starts", False, 3), TURNED])
-def test_evaluation_keeps_documents_apart_where_training_does(packing):
+@pytest.mark.parametrize(
+    ("packing", "arch"),
+    [(Packing("document_starts", False, 3), ARCH), (TURNED, ARCH), (APART, LEARNED)],
+)
+def test_evaluation_keeps_documents_apart_where_training_does(packing, arch):
     """Over windows as they lie, whatever those of training, and with all that is predicted."""
     as_they_lie = Packing(attend_across_documents=packing.attend_across_documents)
     tokens = rows_of(as_they_lie).tokens
@@ -230,7 +247,7 @@ def test_evaluation_keeps_documents_apart_where_training_does(packing):
     mesh = make_mesh(topology)
     with in_force(topology, mesh):
         evaluator = Evaluator(
-            bind_model(ARCH, topology, mesh, "float32"),
+            bind_model(arch, topology, mesh, "float32"),
             mesh,
             {"a": EvaluationSet(tokens, weights, 1)},
             topology,
@@ -238,5 +255,5 @@ def test_evaluation_keeps_documents_apart_where_training_does(packing):
             eos_id=EOS,
             packing=packing,
         )
-        line = evaluator(jax.device_put(first_parameters()))
-    assert line["eval/a/loss"] == pytest.approx(expected(as_they_lie)[0], rel=1e-5)
+        line = evaluator(jax.device_put(first_parameters(arch)))
+    assert line["eval/a/loss"] == pytest.approx(expected(as_they_lie, arch)[0], rel=1e-5)
