@@ -26,9 +26,11 @@ class Preempted(Exception):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """The nearest of `candidates` as `; did you mean 'X'?`, or an empty string if none is near."""
-    candidates = list(candidates)
-    folded = {candidate.casefold(): candidate for candidate in candidates}
+    """The nearest of `candidates` as `; did you mean 'X'?`, or an empty string if none is near.
+
+    The name itself is never suggested.
+    """
+    folded = {candidate.casefold(): candidate for candidate in candidates if candidate != name}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
 

@@ -51,7 +51,8 @@ def local_path(path: PathLike, where: str) -> pathlib.Path:
       where: the flag or binding that names it, for the message.
 
     Raises:
-      UsageError: the path has a scheme, as `gs://` or `s3://` has.
+      UsageError: the path has a scheme, as `gs://` or `s3://` has, or begins with what a shell
+        would expand: `~/runs` would be a folder called `~`.
     """
     text = os.fspath(path)
     scheme, separator, _ = text.partition("://")
@@ -60,6 +61,10 @@ def local_path(path: PathLike, where: str) -> pathlib.Path:
             f"{where} = {text!r}: {scheme}:// is not a file system that can be read or written "
             "yet; name a local folder, or one where the bucket is mounted"
         )
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if expanded != text and not os.path.lexists(text):
+        sign = "~" if text.startswith("~") else text[text.index("$") :].split("/")[0]
+        raise UsageError(f"{where} = {text!r}: {sign} is not expanded: write {expanded!r}")
     return pathlib.Path(text)
 
 

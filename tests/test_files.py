@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 import threading
 
 import pytest
@@ -154,3 +155,26 @@ def test_a_file_that_cannot_be_opened_is_named_by_what_names_it(tmp_path):
         files.read_text(tmp_path / "a.txt", "--terms")
     with pytest.raises(UsageError, match="--terms: Is a directory"):
         files.read_text(tmp_path, "--terms")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("~", "--x = '~': ~ is not expanded: write '/data/me'"),
+        ("~/runs/a", "--x = '~/runs/a': ~ is not expanded: write '/data/me/runs/a'"),
+        ("$RUNS/a", r"\$RUNS is not expanded: write '/runs/a'"),
+        ("/mnt/${RUNS}", r"\$\{RUNS\} is not expanded: write '/mnt//runs'"),
+    ],
+)
+def test_what_a_shell_expands_is_no_name_of_a_folder(path, message, tmp_path, monkeypatch):
+    """A gin file is read by no shell: `~/runs` would be a folder called `~` beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/data/me")
+    monkeypatch.setenv("RUNS", "/runs")
+    with pytest.raises(UsageError, match=message):
+        files.local_path(path, "--x")
+    # A file of that very name, and names that no shell would expand, are what they are.
+    for name in ("$UNSET/a", "a~", "a/~", "./~", "~no such user"):
+        assert files.local_path(name, "--x") == pathlib.Path(name)
+    pathlib.Path("~").mkdir()
+    assert files.local_path("~", "--x") == pathlib.Path("~")

@@ -27,6 +27,8 @@ RECORDS_AT_ONCE = 1024
 class ArrayRecord(FileFormat):
     """Files of ArrayRecord, each record a JSON object."""
 
+    suffixes = (".array_record", ".arrayrecord")
+
     def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
         """After every `RECORDS_AT_ONCE` records."""
         with _opened(path) as reader:

@@ -3,9 +3,12 @@
 import concurrent.futures
 import glob
 import importlib.machinery
+import itertools
 import json
+import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import file_digest, local_path, write_whole
@@ -13,18 +16,39 @@ from t5x_style.files import file_digest, local_path, write_whole
 PACKAGE_PREFIX = "package:"
 EMBEDDED = pathlib.Path(__file__).parents[1] / "corpora"
 DIGESTS_FILE = "content_digests.json"
+# What may follow the suffix of a file that is one of many.
+SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 
 
-def matching_files(pattern: str, binding: str) -> list[pathlib.Path]:
-    """The files of a glob pattern, sorted by path.
+def matching_files(
+    places: Sequence[str], binding: str, suffixes: Sequence[str]
+) -> list[pathlib.Path]:
+    """The files that globs and folders name, in their order, sorted by path within each.
+
+    An existing path comes before its reading as a glob: `[1] law.jsonl` is that file. A folder is
+    all files in it and in its folders that have a suffix of the format. What a folder holds under
+    a name that begins with `.` or `_` is left out, as `_SUCCESS`. A file of two globs is read once.
 
     Args:
-      pattern: a glob (`**` goes into folders), or `package:NAME` for an embedded corpus.
+      places: globs (`**` goes into folders), folders, and `package:NAME` for an embedded corpus.
       binding: its name, for messages.
+      suffixes: of the format, in lower case.
 
     Raises:
-      UsageError: no file matches, or the pattern has a scheme such as `gs://`.
+      UsageError: one of them matches no file, or has a scheme such as `gs://`.
     """
+    return unique(path for place in places for path in _matching(place, binding, suffixes))
+
+
+def unique(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The paths in order, each file once however it is written. Links are files of their own."""
+    found: dict[str, pathlib.Path] = {}
+    for path in paths:
+        found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
+
+
+def _matching(pattern: str, binding: str, suffixes: Sequence[str]) -> list[pathlib.Path]:
     if pattern.startswith(PACKAGE_PREFIX):
         path = EMBEDDED / pattern.removeprefix(PACKAGE_PREFIX)
         if not path.is_file():
@@ -34,18 +58,82 @@ def matching_files(pattern: str, binding: str) -> list[pathlib.Path]:
                 f"{did_you_mean(pattern, embedded)}"
             )
         return [path]
-    folder = local_path(pattern, binding).parent
-    found = map(pathlib.Path, glob.glob(pattern, recursive=True))
-    files = sorted(path for path in found if path.is_file())
+    path = local_path(pattern, binding)
+    if path.is_dir():
+        return _files_in(path, f"{binding} = {pattern!r}", suffixes)
+    found = sorted(map(pathlib.Path, glob.glob(_with_existing_path(path), recursive=True)))
+    files = [path for path in found if path.is_file()]
     if not files:
-        neighbours = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
-        where = (
-            "no file matches"
-            if folder.is_dir() or glob.has_magic(str(folder))
-            else (f"there is no folder {str(folder)!r}")
-        )
-        raise UsageError(f"{binding} = {pattern!r}: {where}{did_you_mean(pattern, neighbours)}")
+        raise UsageError(f"{binding} = {pattern!r}: {_why_none(pattern, found)}")
     return files
+
+
+def _with_existing_path(path: pathlib.Path) -> str:
+    """The glob of a path, in which brackets of existing folders and files are those characters."""
+    existing, rest = pathlib.Path(path.anchor), list(path.relative_to(path.anchor).parts)
+    while rest and not set(rest[0]) & {"*", "?"} and os.path.lexists(existing / rest[0]):
+        existing /= rest.pop(0)
+    return os.path.join(glob.escape(str(existing)), *rest)
+
+
+def _files_in(folder: pathlib.Path, binding: str, suffixes: Sequence[str]) -> list[pathlib.Path]:
+    """The files of a format in a folder and those in it. Links are followed, a loop of them once.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if not suffixes:
+        raise UsageError(
+            f"{binding}: a folder, and the files of this format have no suffixes: write a glob, "
+            f"{str(folder / '**' / '*')!r}"
+        )
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        folders[:] = [] if place in seen else sorted(filter(_is_data, folders))
+        if place not in seen:
+            found += [
+                pathlib.Path(parent, name)
+                for name in filter(_is_data, names)
+                if SHARD.sub("", name.lower()).endswith(tuple(suffixes))
+            ]
+        seen.add(place)
+    if not found:
+        raise UsageError(
+            f"{binding}: the folder has no file that ends in {', '.join(suffixes)}; for other "
+            f"files write a glob, {str(folder / '**' / '*')!r}"
+        )
+    return sorted(found)
+
+
+def _is_data(name: str) -> bool:
+    return name[0] not in "._"
+
+
+def _why_none(pattern: str, found: Sequence[pathlib.Path]) -> str:
+    """Why a pattern names no file, and what may be meant. `found` is what matches it."""
+    path = pathlib.Path(pattern)
+    if path.is_symlink():
+        return f"a link to {str(path.readlink())!r}, which is not there"
+    if path.exists():
+        return "neither a file nor a folder"
+    if found:
+        folders = " and ".join(str(folder) for folder in found[:3])
+        return f"only folders match, {folders}: name the files, {str(path / '*')!r}"
+    # Of "x{a,b}y", the texts between braces are at the odd places.
+    pieces = re.split(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if len(pieces) > 1:
+        choices = [piece.split(",") if i % 2 else [piece] for i, piece in enumerate(pieces)]
+        expanded = ["".join(choice) for choice in itertools.product(*choices)]
+        return f"braces are not expanded: write the list {expanded}"
+    several = re.split(r"[,;\s]+", pattern)
+    if len(several) > 1 and any(map(glob.glob, several)):
+        return f"no file matches; for several, write the list {several}"
+    folder = path.parent
+    if not folder.is_dir() and not glob.has_magic(str(folder)):
+        return f"there is no folder {str(folder)!r}"
+    neighbours = [str(entry) for entry in folder.iterdir()] if folder.is_dir() else []
+    return f"no file matches{did_you_mean(pattern, sorted(neighbours))}"
 
 
 def content_digests(

@@ -36,7 +36,7 @@ class Split:
     """One split of a source, as a format reads it.
 
     Attributes:
-      where: the value of `Source.splits`.
+      where: the value of `Source.splits`, a string or several.
       binding: the name of that value, for messages.
       fields: the fields of a record that are needed; that of the text comes first.
       tfds_name, tfds_data_dir: those of the source.
@@ -44,12 +44,17 @@ class Split:
         not hold it; the text of any other record is measured.
     """
 
-    where: str
+    where: str | tuple[str, ...]
     binding: str
     fields: tuple[str, ...]
     tfds_name: str | None = None
     tfds_data_dir: str | None = None
     max_record_bytes: int = MAX_RECORD_BYTES
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """`where` as globs or folders, one or more."""
+        return (self.where,) if isinstance(self.where, str) else self.where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,18 +182,24 @@ class Format(Protocol):
 
 
 class FileFormat(abc.ABC):
-    """Files that match the glob of `Source.splits`, each cut alone. Subclasses read the records."""
+    """Files that `Source.splits` names, each cut alone. Subclasses read the records.
+
+    Attributes:
+      suffixes: how the names of the files end, in lower case. A split may then name a folder.
+    """
 
     source_options: Sequence[str] = ("text_field", "id_field", "date_field", "license_field")
+    suffixes: Sequence[str] = ()
     where_selects = False
 
     def check(self, split: Split) -> None:
         """Refuses a path that is not of this machine."""
-        local_path(split.where, split.binding)
+        for where in split.places:
+            local_path(where, split.binding)
 
     def files(self, split: Split) -> list[pathlib.Path]:
-        """The files that match, sorted."""
-        return matching_files(split.where, split.binding)
+        """The files of each glob or folder, sorted."""
+        return matching_files(split.places, split.binding, self.suffixes)
 
     def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
         """Where a file may be cut: (stop, bytes from the cut before). Here: nowhere."""

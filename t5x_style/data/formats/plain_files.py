@@ -43,6 +43,10 @@ COMPRESSED = tuple(ARCHIVES)
 class Jsonl(FileFormat):
     """One JSON object a line. Blank lines are skipped. A compressed file is one part."""
 
+    suffixes = tuple(
+        kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in ("", *COMPRESSED)
+    )
+
     def cuts(self, path: pathlib.Path, part_bytes: int) -> list[tuple[int | None, int]]:
         """Any byte: a line belongs to the part in which it begins.
 
@@ -79,6 +83,7 @@ class Text(FileFormat):
     """One document a file."""
 
     source_options: Sequence[str] = ()
+    suffixes = tuple(".txt" + packed for packed in ("", *COMPRESSED))
 
     def parts(self, split: Split, part_bytes: int) -> list[Part]:
         """Whole files, as many of them as make up a part.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from t5x_style.data.formats.columns import PIECE_BYTES, Column, find_columns, rows_of
+from t5x_style.data.formats.files import unique
 from t5x_style.data.formats.format import FileFormat, OnRead, Part, Record, Split
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import local_path
@@ -44,6 +45,8 @@ class Table(FileFormat):
 
 class Parquet(Table):
     """Parquet files, cut between row groups."""
+
+    suffixes = (".parquet",)
 
     def schema(self, path: pathlib.Path) -> Any:
         """From the end of the file."""
@@ -86,15 +89,18 @@ class HuggingFace(Table):
     """A folder that `datasets.Dataset.save_to_disk` wrote: Arrow streams, cut between batches."""
 
     def files(self, split: Split) -> list[pathlib.Path]:
-        """The Arrow files of the dataset, in its order.
+        """The Arrow files of the datasets, in their order.
 
-        The folder is that of one split. Each split of a DatasetDict has a folder of its own.
+        A folder is that of one split. Each split of a DatasetDict has a folder of its own.
 
         Raises:
           UsageError: there is no such dataset.
           Fault: it is not whole.
         """
-        folder = local_path(split.where, split.binding)
+        return unique(file for place in split.places for file in self._files(place, split))
+
+    def _files(self, place: str, split: Split) -> list[pathlib.Path]:
+        folder = local_path(place, split.binding)
         state = folder / HF_STATE_FILE
         if not state.is_file():
             splits = sorted(path.parent.name for path in folder.glob(f"*/{HF_STATE_FILE}"))

@@ -19,7 +19,12 @@ class Tfds:
     where_selects = True
 
     def check(self, split: Split) -> None:
-        """Refuses a dataset that is not named, or not prepared."""
+        """Refuses a dataset that is not named, or not prepared, and several splits."""
+        if not isinstance(split.where, str):
+            raise UsageError(
+                f"{split.binding}: a split of TFDS is one expression: write "
+                f"{'+'.join(split.where)!r}"
+            )
         _folder(split)
 
     def files(self, split: Split) -> list[pathlib.Path]:

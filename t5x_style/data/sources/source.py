@@ -47,6 +47,9 @@ def absolute_files(where: str, others: Mapping[str, Any]) -> str:
     return absolute(where, others) if reader or glob.glob(where, recursive=True) else where
 
 
+LocalFiles = Annotated[str, absolute_files]
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -55,8 +58,9 @@ class Source:
     Attributes:
       name: letters, digits, `_`, `-` and `.`; metrics carry it.
       splits: {'train': WHERE, 'validation': WHERE}; the second may be left out. WHERE is a glob of
-        files; or `package:NAME` for an embedded corpus; or the folder of a split that Hugging
-        Face's `save_to_disk` wrote; or a split of the TFDS dataset, such as 'train[:99%]'.
+        files; or a folder, for all files of the format in it; or `package:NAME` for an embedded
+        corpus; or the folder of a split that Hugging Face's `save_to_disk` wrote; or a list of
+        these. With TFDS it is a split of the dataset, such as 'train[:99%]'.
       format: 'jsonl' (one JSON object a line) or 'text' (one document a file), both plain, .gz or
         .zst; 'parquet'; 'hf' (a Hugging Face dataset on disk); 'array_record' (each record a JSON
         object) or 'array_record_example' (each a tf.train.Example); 'tfds'; or 'module.NAME', a
@@ -81,7 +85,7 @@ class Source:
     """
 
     name: str
-    splits: Mapping[str, Annotated[str, absolute_files]]
+    splits: Mapping[str, LocalFiles | Sequence[LocalFiles]]
     format: str = "jsonl"
     text_field: str = "text"
     id_field: str | None = None
@@ -100,8 +104,14 @@ class Source:
             raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
         one_of(f"Source.on_bad_record of {self.name!r}", self.on_bad_record, ON_BAD_RECORD)
         at_least(f"Source.max_record_bytes of {self.name!r}", self.max_record_bytes, 1)
-        for split in self.splits:
+        for split, where in self.splits.items():
             one_of(f"Source.splits of {self.name!r}", split, SPLITS)
+            places = where if isinstance(where, list | tuple) else [where]
+            if not places or not all(isinstance(place, str) and place for place in places):
+                raise UsageError(
+                    f"Source.splits[{split!r}] of {self.name!r} = {where!r}: write a glob, a "
+                    f"folder, or a list of them"
+                )
         if "train" not in self.splits:
             raise UsageError(f"Source.splits of {self.name!r} has no 'train'")
         for option in FORMAT_OPTIONS:
@@ -197,8 +207,9 @@ class Source:
         """A split as the format reads it."""
         files_of = "train" if self.reads_train_files(name) else name
         named = (self.text_field, self.id_field, self.date_field, self.license_field)
+        where = self.splits[files_of]
         return Split(
-            where=self.splits[files_of],
+            where=where if isinstance(where, str) else tuple(where),
             binding=f"Source.splits[{files_of!r}] of {self.name!r}",
             fields=tuple(dict.fromkeys(field for field in named if field)),
             tfds_name=self.tfds_name,
