@@ -128,7 +128,7 @@ INITIAL_CHECKPOINT_PATH = 'runs/base'
 RATE = 1e-3
 VOCABULARY = 'vocabularies/law.json'
 STORES = 'stores'
-LEGAL_TEXT = 'text/legal/*.jsonl'
+LEGAL_TEXT = ['text/legal/*.jsonl', 'package:legal.train.jsonl.gz']
 MIXTURE = {'zoology': 0.125, 'law': 0.5, 'art': 0.375}
 
 EarlyStopping.patience_tokens = 100_000
@@ -167,7 +167,7 @@ art/Source.format = 'tfds'
 art/Source.tfds_name = 'art:1.0.0'
 art/Source.tfds_data_dir = 'prepared'
 exam/Source.name = 'exam'
-exam/Source.splits = {'train': '/elsewhere/exam.jsonl'}
+exam/Source.splits = {'train': ['/elsewhere/exam.jsonl', 'exams']}
 
 Tokenizer.path = %VOCABULARY
 Tokenizer.eos = '</s>'
@@ -216,13 +216,13 @@ def test_the_paths_in_a_config_gin_are_those_of_the_folder_of_the_start(everythi
         "INITIAL_CHECKPOINT_PATH": f"{first}/runs/base",
         "VOCABULARY": f"{first}/vocabularies/law.json",
         "STORES": f"{first}/stores",
-        "LEGAL_TEXT": f"{first}/text/legal/*.jsonl",
+        "LEGAL_TEXT": [f"{first}/text/legal/*.jsonl", "package:legal.train.jsonl.gz"],
         "train.own_law": f"{first}/laws/own.json",
         "art/Source.tfds_data_dir": f"{first}/prepared",
         "Corpus.cached_task_dirs": [f"{first}/seqio", "gs://bucket/seqio"],
         "art/Source.splits": {"train": "train", "validation": "train[:1%]"},
         "zoology/Source.splits": {"train": "package:general.train.jsonl.gz"},
-        "exam/Source.splits": {"train": "/elsewhere/exam.jsonl"},
+        "exam/Source.splits": {"train": ["/elsewhere/exam.jsonl", f"{first}/exams"]},
         "law/Source.name": "law",
         "Architecture.feed_forward": "tests.my_team.GEGLU",
     }.items():
