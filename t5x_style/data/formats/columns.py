@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_style.data.formats.format import MissingField, field_value
+from t5x_style.data.formats.format import MissingField, field_value, too_long
 from t5x_style.errors import UsageError
 
 # Bytes of texts that are Python objects at a time. A row with a larger text is alone.
@@ -72,7 +72,7 @@ def find_columns(path: pathlib.Path, schema: Any, fields: Sequence[str]) -> dict
 
 
 def rows_of(
-    batch: Any, columns: Mapping[str, Column]
+    batch: Any, columns: Mapping[str, Column], max_record_bytes: int
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """The rows of a record batch: {field: value}, and what is wrong with a value, or None.
 
@@ -81,9 +81,13 @@ def rows_of(
     Args:
       batch: has the columns.
       columns: `find_columns` of its file.
+      max_record_bytes: a row with a longer text has a problem. Python does not see the text.
     """
     problems: dict[int, str] = {}
-    values = [_values(_array(batch, column), field, problems) for field, column in columns.items()]
+    values = []
+    for field, column in columns.items():
+        found = _values(_array(batch, column), field, problems)
+        values.append(_without_long(found, field, problems, max_record_bytes))
     for start, stop in _pieces(values, batch.num_rows):
         lists = [_listed(column[start:stop]) for column in values]
         for number, row in enumerate(zip(*lists, strict=True), start=start):
@@ -161,6 +165,20 @@ def _values(array: Any, field: str, problems: dict[int, str]) -> Any:
         counts = pyarrow.compute.list_value_length(array).to_pylist()
         return [None if n is None else list(itertools.islice(items, n)) for n in counts]
     return array.to_pylist()
+
+
+def _without_long(values: Any, field: str, problems: dict[int, str], limit: int) -> Any:
+    """The values, with null for a text of more than `limit` bytes. Adds {row: problem}."""
+    import pyarrow.compute
+
+    if isinstance(values, list):
+        return values
+    is_long = pyarrow.compute.greater(pyarrow.compute.binary_length(values), limit)
+    rows = np.flatnonzero(is_long.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
+    if not rows:
+        return values
+    problems |= {row: f"field {field!r}: {too_long(limit)}" for row in rows}
+    return pyarrow.compute.if_else(is_long, pyarrow.scalar(None, values.type), values)
 
 
 def _dates(array: Any, field: str, problems: dict[int, str]) -> list[str | None]:

@@ -79,7 +79,7 @@ class Parquet(Table):
             )
             for batch in batches:
                 before = number
-                for row, problem in rows_of(batch, columns):
+                for row, problem in rows_of(batch, columns, split.max_record_bytes):
                     number += 1
                     yield Record(f"{path} row {number}", row, problem=problem)
                 on_read(size * number // total - size * before // total)
@@ -152,7 +152,8 @@ class HuggingFace(Table):
                     number += batch.num_rows
                     continue
                 for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                    for row, problem in rows_of(batch.slice(start, ROWS_AT_ONCE), columns):
+                    piece = batch.slice(start, ROWS_AT_ONCE)
+                    for row, problem in rows_of(piece, columns, split.max_record_bytes):
                         number += 1
                         yield Record(f"{path} row {number}", row, problem=problem)
                 on_read(sizes[position])

@@ -1,6 +1,7 @@
 """Dates as documents and bounds have them: YYYY, YYYY-MM or YYYY-MM-DD, by the calendar."""
 
 import datetime
+import functools
 import re
 
 DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?")
@@ -13,6 +14,7 @@ DAY_DIGITS = len("YYYY-MM-DD")
 SINCE_1970 = {10: "seconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
 
 
+@functools.lru_cache(maxsize=4096)
 def first_day(text: str) -> datetime.date:
     """The day of a date, or the first day of a year or month.
 
@@ -39,8 +41,8 @@ def is_bound(value: object) -> bool:
 
 def is_split_by(date: str, bound: str) -> bool:
     """Whether a year or month has days before the bound and others from it on."""
-    first = first_day(bound)
-    return first_day(date) < first and first.isoformat().startswith(date[:DAY_DIGITS])
+    first = first_day(bound).isoformat()
+    return len(date) < DAY_DIGITS and first.startswith(date) and first_day(date) < first_day(bound)
 
 
 def advice(text: str) -> str:

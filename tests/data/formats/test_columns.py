@@ -170,7 +170,7 @@ def test_timestamps_are_those_of_the_standard_library(moments, unit, zone):
         }
     )
     columns = find_columns("a", batch.schema, ["text", "when"])
-    found = [row["when"] for row, _ in rows_of(batch, columns)]
+    found = [row["when"] for row, _ in rows_of(batch, columns, 100)]
     read = [None if text is None else datetime.datetime.fromisoformat(text) for text in found]
     if zone is None:
         assert read == moments
@@ -316,6 +316,24 @@ def test_huge_texts_are_python_objects_a_few_at_a_time(kind, tmp_path, monkeypat
     tracemalloc.stop()
     assert rows == len(texts)
     assert 10**6 < peak < 10 * 10**6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_over_the_limit_is_a_bad_record_that_python_never_holds(kind, tmp_path):
+    texts = ["x" * 999, "\u00e9" * 501, None, "\u00e9" * 500, "x" * 10**7, "last"]
+    table = pyarrow.table({"text": texts})
+    source = kind(tmp_path, table, max_record_bytes=1000, on_bad_record="skip")
+    (part,) = parts(source, "train")
+    tracemalloc.start()
+    found = [(r.where.rsplit(" ", 1)[1], r.problem) for r in records(source, "train", part)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * 10**6
+    assert [row for row, problem in found if problem] == ["2", "5"]
+    assert [d.text for d in kept_documents(source, "train")] == [texts[0], texts[3], "last"]
+    message = r"row 2: field 'text': more than 1,000 bytes \(Source\.max_record_bytes\)"
+    with pytest.raises(Fault, match=message):
+        list(kept_documents(kind(tmp_path, table, max_record_bytes=1000), "train"))
 
 
 def test_a_parquet_batch_of_huge_texts_is_of_few_rows(tmp_path):
