@@ -35,7 +35,7 @@ from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, write_whole
 
 # Of the three files. Parts of another version are made again.
-PART_VERSION = 4
+PART_VERSION = 5
 # Held in memory before they are written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13

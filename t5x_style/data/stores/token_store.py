@@ -53,8 +53,8 @@ class TokenStore:
         decode to themselves), lost_bytes (in which they differ then), skipped (bad records),
         dropped (empty documents), filtered ({filter, or other reason: documents dropped}),
         tokenizer_hash, fingerprint, format_version, checksums, files; where the source names such
-        fields, licenses
-        ([[license, documents, tokens], ...], most tokens first) and dates ([first, last]).
+        fields, licenses ([[license, documents, tokens], ...], most tokens first) and dates ([first,
+        last]).
     """
 
     path: pathlib.Path
