@@ -72,7 +72,7 @@ def tokenizer(
       added_terms: words and phrases that become one piece each, before others; with extend only.
       output: the .model file to write; by default that of corpus.tokenizer.
       sample_bytes: text to train on.
-      seed: of the choice of texts, 0 or more.
+      seed: of the choice of texts.
       compare: other vocabularies to put into the tables: .model or .json files, or 'bytes'.
       terms: words and phrases of the domain to see in pieces.
       terms_file: a file of more of them, one a line.
@@ -89,7 +89,6 @@ def tokenizer(
 
     at_least("tokenizer.round_to", round_to, 1)
     at_least("tokenizer.sample_bytes", sample_bytes, 1)
-    at_least("tokenizer.seed", seed, 0)
     form = {
         "model_type": model_type,
         "spaces_inside_words": spaces_inside_words,

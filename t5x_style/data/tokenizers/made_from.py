@@ -7,12 +7,11 @@ another program, so no name is derived from `legal` alone.
 import contextlib
 import json
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from t5x_style.errors import UsageError
-from t5x_style.files import file_digest, locked, write_whole
+from t5x_style.files import file_digest, owned, write_whole
 
 SUFFIX = ".made_from.json"
 
@@ -80,9 +79,5 @@ def write(file: pathlib.Path, model: bytes, digest: str, plain: Mapping[str, Any
 
 
 def lock(file: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of a vocabulary that is being made. Prints a line if it has to wait."""
-
-    def waiting() -> None:
-        print(f"{file}: another process is making it, waiting", file=sys.stderr)
-
-    return locked(file.with_name(f".lock-{file.name}"), waiting)
+    """Being the one process that makes a vocabulary; raises as `files.owned`."""
+    return owned(file.with_name(f".lock-{file.name}"), f"the vocabulary {file}")

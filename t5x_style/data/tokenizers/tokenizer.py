@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import gin
 import numpy as np
 
+from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import absolute, local_path, write_whole
@@ -76,9 +77,15 @@ class Tokenizer:
         return BYTES if self.path == BYTES else f"vocabulary{pathlib.PurePath(self.path).suffix}"
 
     def write_copy(self, model_dir: str) -> None:
-        """Copies the file into the folder of a run, unless the same copy is there."""
+        """Copies the file into the folder of a run, and the JSON beside it, unless it is there."""
+        if self.path == BYTES:
+            return
         copy = pathlib.Path(model_dir) / self.name_in_run
-        if self.path != BYTES and not (copy.is_file() and copy.read_bytes() == self._content):
+        beside = made_from.json_file(pathlib.Path(self.path))
+        # A vocabulary that extends another is of use as a start only with its sub-pieces.
+        if beside.is_file() and beside != made_from.json_file(copy):
+            write_whole(made_from.json_file(copy), beside.read_bytes())
+        if not (copy.is_file() and copy.read_bytes() == self._content):
             write_whole(copy, self._content)
 
     def __reduce__(self):

@@ -59,7 +59,7 @@ def train_tokenizer(
         BloombergGPT does (2303.17564, section 2.3).
       text_symbols: strings without white space that are one id each wherever a text has them.
       control_symbols: ids that no text is encoded to and that decode to nothing.
-      seed: of the order of the texts, and so of those that are left out; 0 or more.
+      seed: of the order of the texts, and so of those that are left out.
       sample_bytes: bytes of text to train on.
 
     Raises:
@@ -150,7 +150,9 @@ def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> It
     held = list(texts)
     if not any(held):
         raise Fault(f"source {name!r} has no text to train a vocabulary on")
-    random = np.random.Generator(np.random.Philox(seed))
+    # numpy takes no negative seeds.
+    sequence = np.random.SeedSequence(abs(seed), spawn_key=(1,) if seed < 0 else ())
+    random = np.random.Generator(np.random.Philox(sequence))
     left = wanted_bytes
     while left > 0:
         for i in random.permutation(len(held)):

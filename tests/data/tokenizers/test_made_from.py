@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import threading
+import os
 
 import pytest
 
 from t5x_style.data import Source, Tokenizer
 from t5x_style.data.tokenizers import made_from
+from t5x_style.data.tokenizers.extend import Extension, read_extension
 from t5x_style.data.tokenizers.recipe import Recipe
 from t5x_style.errors import UsageError
 from tests.data.store_helpers import write_jsonl
@@ -130,19 +131,26 @@ def test_beside_a_broken_json_another_vocabulary_is_not_overwritten(recipe, tmp_
     assert (file.read_bytes(), beside.read_text()) == (model, "")
 
 
-def test_a_second_process_waits_for_the_first_and_names_the_file(tmp_path, capsys):
+def test_a_second_process_is_refused_and_told_which_one_is_first(tmp_path):
+    file = tmp_path / "new" / "a.model"
+    message = rf"the vocabulary .*a\.model .*process {os.getpid()} "
+    with made_from.lock(file), pytest.raises(UsageError, match=message), made_from.lock(file):
+        pass
+    assert not file.parent.exists(), "nothing was made, and nothing is left"
+
+
+def test_a_runs_own_copy_knows_what_it_extends(tmp_path, recipe):
+    """A folder that is copied to another machine is a start for further runs."""
     file = tmp_path / "a.model"
-    order = []
-
-    def second():
-        with made_from.lock(file):
-            order.append("second")
-
-    with made_from.lock(file):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.1)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-    assert f"{file}: another process is making it, waiting" in capsys.readouterr().err
+    make(recipe, file)
+    beside = tmp_path / "a.model.made_from.json"
+    extension = {"base_hash": "b", "base_size": 2, "sub_pieces": {"2": [0, 1]}}
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"extension": extension}))
+    tokenizer = Tokenizer(str(file))
+    for _ in range(2):
+        tokenizer.write_copy(str(tmp_path / "run"))
+        copy = Tokenizer(str(tmp_path / "run" / tokenizer.name_in_run))
+        assert read_extension(copy) == read_extension(tokenizer) == Extension("b", 2, {2: (0, 1)})
+        tokenizer = copy  # a run that starts again from its own folder
+    Tokenizer("bytes").write_copy(str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
