@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from t5x_style.commands.corpora.cache import _facts
-from t5x_style.data import Corpus, Source, Tokenizer, ensure_stores, evaluation_set
+from t5x_style.data import (
+    Corpus,
+    Source,
+    Tokenizer,
+    TokenStore,
+    ensure_stores,
+    evaluation_set,
+)
+from t5x_style.data.building import parts
+from t5x_style.data.building.assemble import assemble
 from tests.data.store_helpers import write_jsonl
 from tests.data.tokenizers.test_text_bytes import normalising
 
@@ -85,3 +94,22 @@ def test_only_a_validation_store_of_a_vocabulary_that_changes_text_has_the_file(
         assert (store.path / "extra_bytes.npy").exists() == has
         assert ("extra_bytes.npy" in store.meta["checksums"]) == has
         store.verify()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_space_before_a_text_that_only_ids_are_known_of_is_no_text(
+    tmp_path, monkeypatch, split
+):
+    """A seqio Task of a vocabulary such as T5's: its ids decode without their first space."""
+    tokenizer = normalising(tmp_path)
+    ids = [np.append(tokenizer.encode_array(text), 1) for text in ("the fox", "quick")]
+    monkeypatch.setattr(parts, "_task_documents", lambda job, corpus: ids)
+    corpus = Corpus(tokenizer, "task", str(tmp_path), mixture_or_task_module="their.tasks")
+    parts.build_part(parts.Job(corpus.to_json(), "task", split, str(tmp_path), 0, None))
+    meta = {"source": "task", "split": split, "tokenizer_hash": tokenizer.hash, "files": []}
+    assemble(tmp_path, 1, dtype=np.dtype("<u2"), seed=0, meta=meta)
+    store = TokenStore.open(tmp_path / "store")
+    assert store.meta["bytes"] == len("the fox") + len("quick")
+    assert (store.meta["text_bytes"], store.meta["lossy_documents"]) == (None, None)
+    if split == "validation":
+        assert evaluation_set(store, tokenizer, 4).bytes == len("the fox") + len("quick")

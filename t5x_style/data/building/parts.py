@@ -31,6 +31,7 @@ from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype
+from t5x_style.data.tokenizers.tokenizer import TextBytes
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, write_whole
 
@@ -303,14 +304,17 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
         row["bytes"] = int(token_bytes.take(encoded).sum())
         row["text_bytes"] = len(text.encode())
         found = tokenizer.text_bytes(text, encoded)
-        row["lost"] = found.lost
-        # Only evaluations divide by the bytes of a part of a document.
-        if found.extra and job.split == "validation":
-            row["extra"] = np.array(found.extra, np.int64).tobytes()
-        writer.add(ids, row)
+        writer.add(ids, row | {"lost": found.lost} | _extra(job, found))
     is_whole = job.part.start == 0 and job.part.size >= os.path.getsize(job.part.path)
     if is_empty and is_whole and not is_second_reading:
         print(f"{job.task} {job.split}: {job.part.path} holds no record", file=sys.stderr)
+
+
+def _extra(job: Job, found: TextBytes) -> dict[str, bytes]:
+    """The column `extra`. Only evaluations divide by the bytes of a part of a document."""
+    if not found.extra or job.split != "validation":
+        return {}
+    return {"extra": np.array(found.extra, np.int64).tobytes()}
 
 
 def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:
@@ -347,8 +351,9 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
             text = corpus.tokenizer.decode(ids[:-1])
             if not _is_clean(writer, job, corpus, text, row):
                 continue
-        row["bytes"] = int(token_bytes.take(ids).sum())
-        writer.add(ids, row)
+        found = corpus.tokenizer.id_bytes(ids)
+        row["bytes"] = int(token_bytes.take(ids).sum()) + sum(more for _, more in found.extra)
+        writer.add(ids, row | _extra(job, found))
 
 
 def _task_documents(job: Job, corpus: Corpus) -> Iterator[np.ndarray]:

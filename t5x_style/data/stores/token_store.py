@@ -107,7 +107,7 @@ class TokenStore:
         """int64 [k, 2]: place in `tokens`, and how many bytes of the text its id has more there.
 
         That is next to `Tokenizer.token_bytes`, negative for fewer, in the order of places. A store
-        of a train split, or of ids without text, does not know them.
+        of a train split does not know them.
         """
         path = self.path / EXTRA_BYTES_FILE
         return mapped_array(path) if path.is_file() else np.zeros((0, 2), np.int64)

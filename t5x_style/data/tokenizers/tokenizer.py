@@ -206,6 +206,11 @@ class Tokenizer:
         extra = [(place, more) for place, more in extra if more]
         return TextBytes(tuple(extra), 0 if is_lossless else max(lost, 1))
 
+    def id_bytes(self, ids: np.ndarray) -> TextBytes:
+        """As `text_bytes`, of ids whose text is not known: they stand for what they decode to."""
+        is_left_out = self._pieces[ids[0]].startswith(b" ") and self._drops_first_space
+        return TextBytes(((0, -1),) if is_left_out else ())
+
     def seqio_vocabulary(self):
         """This vocabulary for a seqio Task, with the ids of `encode`.
 
