@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 import operator
 import sys
 import types
@@ -317,10 +318,12 @@ def _number_advice(value: Any) -> str:
         return f": write {int(value):_}"
     if isinstance(value, str):
         try:
-            float(value)
+            number = float(value)
         except ValueError:
             result = arithmetic(value)
             return "" if result is None else f": gin does no arithmetic, write {result!r}"
+        if not math.isfinite(number):
+            return ": write a finite number"
         return f": write {value.strip()} without quotes"
     return ""
 

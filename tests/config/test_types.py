@@ -61,6 +61,9 @@ def test_fits_not(value, annotation):
     [
         (1e6, int, "write 1_000_000"),
         ("0.01", float, "write 0.01 without quotes"),
+        # gin has no word for what is no number, or for a number without end.
+        ("nan", float, "is a string, not a number: write a finite number"),
+        ("-inf", float, "is a string, not a number: write a finite number"),
         ("2*3", int, "write 6"),
         ("none", float | None, "write None"),
         (3, Sequence[int], "write [3]"),

@@ -224,6 +224,7 @@ class Json:
             # It adds special tokens, which are not asked for, and takes spaces out of the offsets.
             plain["post_processor"] = None
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
+            _check_ids(path, plain["added_tokens"], self._tokenizer)
         except UsageError:
             raise
         except Exception as error:  # the library raises plain Exception
@@ -339,6 +340,25 @@ def _eos(path: str, added: dict[str, Any], asked: str | None) -> str:
             f"{', '.join(map(repr, found or added)) or 'its added tokens, which are none'}"
         )
     return found[0]
+
+
+def _check_ids(path: str, added: list[dict[str, Any]], tokenizer: Any) -> None:
+    """Refuses ids by which the bytes of a piece would be those of another."""
+    for token in added:
+        found = tokenizer.token_to_id(token["content"])
+        if found != token["id"]:
+            raise UsageError(
+                f"Tokenizer.path = {path!r} gives the added token {token['content']!r} the id "
+                f"{token['id']}, and the library `tokenizers` gives it {found}: write that id"
+            )
+    pieces: dict[int, str] = {}
+    for piece, token in tokenizer.get_vocab(with_added_tokens=True).items():
+        if token in pieces:
+            raise UsageError(
+                f"Tokenizer.path = {path!r} gives the id {token} to two pieces, "
+                f"{pieces[token]!r} and {piece!r}"
+            )
+        pieces[token] = piece
 
 
 def _is_byte_level(path: str, plain: dict[str, Any]) -> bool:

@@ -162,6 +162,34 @@ def test_added_tokens(texts, tmp_path, special):
     assert tokenizer.token_bytes()[[tokenizer.eos_id, 700]].tolist() == [0, 0 if special else 6]
 
 
+@pytest.mark.parametrize("token", [5, 720, 10**6])
+def test_an_added_token_whose_id_the_library_changes_is_refused(texts, tmp_path, token):
+    """Edited by hand: the library counts on from its vocabulary, whatever the file has."""
+    plain = trained(texts, "gpt 2")
+    plain["added_tokens"].append(plain["added_tokens"][0] | {"content": "<|im_end|>", "id": token})
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(plain))
+    message = rf"t\.json' gives the added token '<\|im_end\|>' the id {token}, and .* gives it 700"
+    with pytest.raises(UsageError, match=message):
+        Tokenizer(str(path)).token_bytes()
+
+
+def test_two_pieces_with_one_id_are_refused(texts, tmp_path):
+    plain = trained(texts, "gpt 2")
+    first, second = list(plain["model"]["vocab"])[-2:]
+    plain["model"]["vocab"][second] = plain["model"]["vocab"][first]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UsageError, match=r"t\.json' gives the id \d+ to two pieces"):
+        Tokenizer(str(path)).token_bytes()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_json(texts, tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(trained(texts, "gpt 2")), encoding="utf-8-sig")
+    assert Tokenizer(str(path)).vocab_size == 700
+
+
 def test_the_unknown_token_stands_for_no_bytes(texts, tmp_path):
     """A vocabulary without the bytes, whose unknown token is no added token."""
     plain = trained(texts, "metaspace")
