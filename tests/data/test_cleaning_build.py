@@ -211,6 +211,21 @@ def test_an_index_is_of_what_is_looked_for_now(corpus, tmp_path):
     assert Index(first).overlap(text(991)).share == 0
 
 
+def test_bad_records_of_an_evaluation_set_are_told(corpus, tmp_path, capsys):
+    """What an exam cannot say, nobody looks for."""
+    (tmp_path / "odd.jsonl").write_text('{"text": 7}\n{"text": "' + text(992) + '"}\nbroken\n')
+    splits = {"train": str(tmp_path / "odd.jsonl"), "validation": str(tmp_path / "exam.jsonl")}
+    odd = Source(name="odd", splits=splits, on_bad_record="skip")
+    some = dataclasses.replace(corpus.contamination, evaluation_sets=[odd])
+    index = ensure_index([], dataclasses.replace(corpus, contamination=some))
+    assert Index(index).overlap(text(992)).share == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "bad records" in line]
+    assert told == [
+        f"contamination: bad records of odd train skipped, and not looked for: 2, the first of "
+        f"them {tmp_path}/odd.jsonl:1: field 'text' is a int, not a string"
+    ]
+
+
 def test_an_index_is_on_the_disk_before_it_has_its_name(corpus, monkeypatch):
     held = [store.path for store in ensure_stores(corpus).validation.values()]
     recorded = RecordedOs()

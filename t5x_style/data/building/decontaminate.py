@@ -88,5 +88,12 @@ def _texts(
             start = end
     for source in contamination.evaluation_sets:
         for split in source.split_names():
-            for document in kept_documents(source, split):
+            bad: list[str] = []
+            for document in kept_documents(source, split, bad.append):
                 yield EvaluationText(source.name, document.id or document.where, document.text)
+            if bad:
+                print(
+                    f"contamination: bad records of {source.name} {split} skipped, and not looked "
+                    f"for: {len(bad):,}, the first of them {bad[0]}",
+                    file=sys.stderr,
+                )

@@ -265,6 +265,8 @@ def _cached_shards(task, split: str) -> list[str]:
 
 def _check_gzip(path: str, where: str) -> None:
     """Refuses a file that was cut short: TensorFlow would read what is left without an error."""
+    if not os.path.getsize(path):
+        raise Fault(f"{where}: {path} is empty: an archive of nothing has a head")
     try:
         with gzip.open(path) as file:
             while file.read(1 << 20):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from t5x_style.data.formats.format import (
@@ -78,10 +78,7 @@ def records(
     except (UsageError, Fault, OSError):
         raise
     except Exception as error:
-        raise Fault(
-            f"source {source.name!r}: Source.format = {source.format!r} failed on {part.path}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise _failure(source, part.path, error) from error
 
 
 def document_of(source: Source, record: Record) -> Document:
@@ -93,7 +90,7 @@ def document_of(source: Source, record: Record) -> Document:
     """
     if record.problem is not None:
         raise BadRecord(f"{record.place}: {record.problem}")
-    fields = source.reader.fields(record)
+    fields = _fields(source, record)
     if isinstance(fields, bytes):
         fields = {source.text_field: fields}
     text = _text(source, record, fields)
@@ -109,6 +106,22 @@ def document_of(source: Source, record: Record) -> Document:
     if source.needs_dates():
         _check_date(source, record, document.date)
     return document
+
+
+def _fields(source: Source, record: Record) -> Mapping[str, Any] | bytes:
+    try:
+        return source.reader.fields(record)
+    except (BadRecord, UsageError, Fault):
+        raise
+    except Exception as error:
+        raise _failure(source, record.place, error) from error
+
+
+def _failure(source: Source, where: str, error: Exception) -> Fault:
+    return Fault(
+        f"source {source.name!r}: Source.format = {source.format!r} failed on {where}: "
+        f"{type(error).__name__}: {error}"
+    )
 
 
 def belongs(source: Source, split: str, document: Document) -> bool:
@@ -130,15 +143,22 @@ def documents(source: Source, split: str) -> Iterator[str]:
     return (document.text for document in kept_documents(source, split))
 
 
-def kept_documents(source: Source, split: str) -> Iterator[Document]:
+def kept_documents(
+    source: Source, split: str, when_skipped: Callable[[str], None] = lambda bad: None
+) -> Iterator[Document]:
     """The documents of a split in order, after the filters of the source, without empty ones.
+
+    Args:
+      source: the source.
+      split: 'train' or 'validation'.
+      when_skipped: called with the place and the reason of a bad record that is skipped.
 
     Raises:
       Fault: a bad record, unless the source skips them.
     """
     for part in parts(source, split):
         for record in records(source, split, part):
-            document = document_in(source, split, record)
+            document = document_in(source, split, record, when_skipped)
             if document is None:
                 continue
             text, _ = filtered(source.filters, document.text)
@@ -146,8 +166,15 @@ def kept_documents(source: Source, split: str) -> Iterator[Document]:
                 yield dataclasses.replace(document, text=text)
 
 
-def document_in(source: Source, split: str, record: Record) -> Document | None:
+def document_in(
+    source: Source,
+    split: str,
+    record: Record,
+    when_skipped: Callable[[str], None] = lambda bad: None,
+) -> Document | None:
     """The document of a record; None if it is of another split, or a bad one that is skipped.
+
+    `when_skipped` is that of `kept_documents`.
 
     Raises:
       Fault: a bad record, unless the source skips them.
@@ -156,6 +183,7 @@ def document_in(source: Source, split: str, record: Record) -> Document | None:
         document = document_of(source, record)
     except BadRecord as bad:
         if source.on_bad_record == "skip":
+            when_skipped(str(bad))
             return None
         raise refusal(source, str(bad)) from None
     return document if belongs(source, split, document) else None

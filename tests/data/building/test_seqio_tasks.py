@@ -1,6 +1,7 @@
 """seqio on both sides: our sources as its Tasks, a user's Tasks and TFDS datasets as our stores."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from t5x_style.data import Corpus, Source, ensure_stores, missing_stores
+from t5x_style.data.building.seqio_tasks import _check_gzip
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.train import train_tokenizer
-from t5x_style.errors import UsageError
+from t5x_style.errors import Fault, UsageError
 
 THEIR_TASKS = """
 import seqio
@@ -150,6 +152,22 @@ def test_rates_are_shares_of_tokens(found):
 )
 def test_what_cannot_be_learnt_from_is_refused(found, check, message):
     assert re.search(message, found[check], re.DOTALL), found[check]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"Task 'x': .*a\.gz is empty"),
+        (gzip.compress(b"text")[:-1], r"Task 'x': .*a\.gz: Compressed file ended"),
+        (gzip.compress(b"text") + b"rest", r"Task 'x': .*a\.gz: Not a gzipped file"),
+    ],
+)
+def test_an_archive_that_is_not_whole_is_refused_before_tensorflow_reads_it(
+    content, message, tmp_path
+):
+    (tmp_path / "a.gz").write_bytes(content)
+    with pytest.raises(Fault, match=message):
+        _check_gzip(str(tmp_path / "a.gz"), "Task 'x'")
 
 
 def test_stores_of_a_module_a_source_and_tfds(user, tokenizer, monkeypatch):

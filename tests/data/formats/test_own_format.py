@@ -10,7 +10,7 @@ import pytest
 from t5x_style.__main__ import main
 from t5x_style.data import Source
 from t5x_style.data.formats.format import FileFormat, Split
-from t5x_style.data.sources.documents import documents, parts
+from t5x_style.data.sources.documents import documents, kept_documents, parts
 from t5x_style.errors import Fault, UsageError
 
 # All that a user writes. A part is one file.
@@ -101,6 +101,39 @@ def test_a_vocabulary_is_trained_on_it_and_stores_are_built_in_parts(folder, cap
     module = folder / "code" / "my_team_csv.py"
     module.write_text(module.read_text() + "# changed\n")
     assert "would build cases train" in call(capsys, "cache", "--dry_run")[1]
+
+
+def test_a_format_that_fails_at_a_record_names_the_record(folder):
+    (folder / "code" / "my_fields.py").write_text(
+        "from t5x_style.data import FileFormat, Record\n"
+        "class Fragile(FileFormat):\n"
+        "    def records(self, split, part, on_read):\n"
+        "        yield Record(f'{part.path} row 7', b'x')\n"
+        "    def fields(self, record):\n"
+        "        return {'text': {}['body']}\n"
+    )
+    source = Source(
+        name="a",
+        format="my_fields.Fragile",
+        splits={"train": "cases-0.csv"},
+        on_bad_record="skip",
+    )
+    message = (
+        r"'a': Source\.format = 'my_fields\.Fragile' failed on cases-0\.csv row 7: KeyError: 'body'"
+    )
+    with pytest.raises(Fault, match=message):
+        list(documents(source, "train"))
+
+
+def test_a_mark_at_the_head_is_no_part_of_the_first_column(folder):
+    path = folder / "marked.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + (folder / "cases-0.csv").read_bytes())
+    source = Source(
+        name="a", format="my_team_csv.CsvFormat", splits={"train": "marked.csv"}, id_field="id"
+    )
+    assert [document.id for document in kept_documents(source, "train")] == [
+        f"c{i}" for i in range(30)
+    ]
 
 
 def test_an_instance_has_options_of_its_own(folder):
