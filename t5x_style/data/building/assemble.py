@@ -6,6 +6,7 @@ Memory holds some 100 bytes a document (300 with metadata), and one block of ids
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -236,8 +237,19 @@ def _write_tokens(
     digest = hashlib.sha256()
     tokens = found.tokens[order]
     ends = np.cumsum(tokens)
-    block = np.empty(BLOCK_TOKENS, dtype).view(np.uint8).data
-    with _PartFiles(folder) as files, open(path, "wb") as output:
+    blocks = [np.empty(BLOCK_TOKENS, dtype).view(np.uint8).data for _ in range(2)]
+    with (
+        _PartFiles(folder) as files,
+        open(path, "wb") as output,
+        concurrent.futures.ThreadPoolExecutor(1) as writing,
+    ):
+
+        def put(held: memoryview) -> None:
+            digest.update(held)
+            output.write(held)
+
+        # While a block is hashed and written, the next one is read.
+        written = writing.submit(put, blocks[0][:0])
         for first in range(0, int(ends[-1]), BLOCK_TOKENS):
             last = min(first + BLOCK_TOKENS, int(ends[-1]))
             # The documents in the block. Those at the edges may not be whole.
@@ -250,12 +262,14 @@ def _write_tokens(
             places = found.start[order[documents]] + lows - starts
             by_part = np.lexsort((places, parts))
             columns = (lows - first, lows - first + sizes, parts, places)
+            block = blocks[0]
             reads = zip(*(column[by_part].tolist() for column in columns), strict=True)
             for at, to, part, place in reads:
                 files.read_into(block[width * at : width * to], part, width * place)
-            held = block[: width * (last - first)]
-            digest.update(held)
-            output.write(held)
+            written.result()
+            written = writing.submit(put, block[: width * (last - first)])
+            blocks.reverse()
+        written.result()
     return digest.hexdigest()
 
 

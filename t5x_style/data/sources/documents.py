@@ -20,8 +20,9 @@ from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import Fault, UsageError
 
-# Large enough that starting a part costs little, small enough that many workers share a file.
-PART_BYTES = 32 << 20
+# Large enough that starting a part costs little, small enough that many workers share a file, and
+# that none of them works on for long when the others are done.
+PART_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
