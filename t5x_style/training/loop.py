@@ -100,8 +100,11 @@ def run_loop(run: Run, session: Session, leave: Callable[[int], bool]) -> dict[s
             last = step == plan.steps
             leave_now = leave(step)
             evaluate_now = step % run.eval_period == 0 or last
+            # The last line has the steps that are too few for one of their own: its loss is the
+            # result of the run.
+            line_now = step % run.log_period == 0 and plan.steps - step >= run.log_period
             # An evaluation may end the run, and the last step of a run has a line.
-            if step % run.log_period == 0 or last or (evaluate_now and run.early_stopping):
+            if line_now or last or (evaluate_now and run.early_stopping):
                 lines.pend(step, metrics)
             save_now = step % run.checkpoint_period == 0 or last or leave_now
             if not (evaluate_now or save_now):

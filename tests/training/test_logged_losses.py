@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from t5x_style.accounting import Topology
 from t5x_style.data import BatchPlan, BatchReader, Packing, TokenStore
-from t5x_style.training import train
+from t5x_style.training import session, train
 from tests.training.runs import EOS, VOCABULARY, make_run, stores
 
 SOURCES = ("domain", "general")
@@ -71,8 +72,8 @@ def test_a_line_is_the_mean_over_the_tokens_since_the_line_before(tmp_path, pack
     singly = trained(tmp_path / "singly", **options)
     together = trained(tmp_path / "together", log_period=5, **options)
     assert [line["loss_steps"] for line in singly] == [1] * 12
-    # The second line has steps of two sizes; the last step of a run has a line.
-    assert [(line["step"], line["loss_steps"]) for line in together] == [(5, 5), (10, 5), (12, 2)]
+    # The lines have steps of two sizes.
+    assert [(line["step"], line["loss_steps"]) for line in together] == [(5, 5), (12, 7)]
     tokens = learnt_tokens(tmp_path / "none", packing)
     if packing is LATE:
         assert len({*tokens[4:, 0]}) > 2
@@ -147,5 +148,16 @@ def test_a_checkpoint_without_sums_gives_a_line_of_the_steps_since(tmp_path, mon
     assert fields.pop("losses")["line_step"] == 0
     record.write_text(json.dumps(fields))
     parts = trained(tmp_path / "parts", **options)
-    assert [line["loss_steps"] for line in parts] == [1, 5, 2]
+    assert [line["loss_steps"] for line in parts] == [1, 7]
     assert parts[0]["loss"] == pytest.approx(singly[4]["loss"], rel=1e-5)
+
+
+def test_sums_belong_to_the_source_of_their_name():
+    """A blend may get a further source between two starts, at any place among the others."""
+    run = types.SimpleNamespace(reader=types.SimpleNamespace(names=("domain", "general")))
+    saved = session.losses_record(run, 3, jax.numpy.array([[9.5, 4], [0.25, 1], [3, 2]]))
+    run.reader.names = ("domain", "further", "general")
+    step, sums = session._saved_losses(run, {"losses": json.loads(json.dumps(saved))}, 4)
+    assert step == 3
+    assert sums.tolist() == [[9.5, 0, 4], [0.25, 0, 1], [3, 0, 2]]
+    assert sums.dtype == np.float32

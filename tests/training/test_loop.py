@@ -136,18 +136,19 @@ def work_of(tmp_path, monkeypatch):
 
 
 def test_a_step_is_dispatched_before_the_line_of_the_one_before_it(work_of):
-    work, end = work_of(steps=5, log=2)
+    work, end = work_of(steps=6, log=2)
     assert work == [
         "read 1", "step 1", "read 2",
         "step 2", "read 3",
         # The line of step 2 is written while step 3 computes; two more are in flight, not three.
         "step 3", "read 4", "line 2", "wait 1",
         "step 4", "read 5", "wait 2",
-        "step 5", "line 4", "wait 3",
+        "step 5", "read 6", "line 4", "wait 3",
+        "step 6", "wait 4",
         # The end has a line, an evaluation and a checkpoint.
-        "wait 5", "line 5", "evaluate", "flush", "save 5", "event 5", "saved", "end 5",
+        "wait 6", "line 6", "evaluate", "flush", "save 6", "event 6", "saved", "end 6",
     ]  # fmt: skip
-    assert end["line"]["step"] == 5
+    assert end["line"]["step"] == 6
     assert end["resumed_from"] == 0
 
 
@@ -180,11 +181,11 @@ def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of, 
 
 def test_a_line_has_the_losses_of_all_steps_since_the_line_before(work_of):
     """And a checkpoint those since the last line, which a run that goes on from it has in its."""
-    losses = {1: 9.0, 2: 7.0, 3: 5.0, 4: 3.0, 5: 1.0}
-    end = work_of(steps=5, log=3, save=2, bench={"losses": losses})[1]
+    losses = {1: 9.0, 2: 7.0, 3: 5.0, 4: 3.0, 5: 1.0, 6: 2.0}
+    end = work_of(steps=6, log=3, save=2, bench={"losses": losses})[1]
     assert [
         (line["step"], line["loss_steps"], line["loss"], line["z_loss"]) for line in end["lines"]
-    ] == [(3, 3, 7.0, 0.5), (5, 2, 2.0, 0.5)]
+    ] == [(3, 3, 7.0, 0.5), (6, 3, 2.0, 0.5)]
     # Of the second source no token was learnt.
     assert [(line["loss/domain"], line["loss/general"]) for line in end["lines"]] == [
         (7.0, None), (2.0, None),
@@ -193,8 +194,24 @@ def test_a_line_has_the_losses_of_all_steps_since_the_line_before(work_of):
     assert end["records"] == [
         {"line_step": 0, "sums": {"domain": [16.0, 1.0, 2.0], "general": none}},
         {"line_step": 3, "sums": {"domain": [3.0, 0.5, 1.0], "general": none}},
-        {"line_step": 5, "sums": {"domain": none, "general": none}},
+        {"line_step": 6, "sums": {"domain": none, "general": none}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "lines"),
+    [
+        (9, [(3, 3), (6, 3), (9, 3)]),
+        (10, [(3, 3), (6, 3), (10, 4)]),
+        (11, [(3, 3), (6, 3), (11, 5)]),
+        (4, [(4, 4)]),
+        (2, [(2, 2)]),
+    ],
+)
+def test_the_last_line_is_of_no_fewer_steps_than_the_others(work_of, steps, lines):
+    """Its loss is the one that verdict, sweep and page show."""
+    found = work_of(steps=steps, log=3)[1]["lines"]
+    assert [(line["step"], line["loss_steps"]) for line in found] == lines
 
 
 def test_early_stopping_saves_the_best_and_the_end_each_with_a_line(work_of):

@@ -103,7 +103,7 @@ def train(
       at_cap: for a source that would exceed max_epochs: 'refuse' the run, 'stop' the run there,
         'renormalise' (the other sources take its share), or 'repeat' the source with a warning.
       allow_blend_change: whether a resumed run may have another blend; rows read before stay.
-      log_period: steps between training lines.
+      log_period: steps between training lines; the last line has up to twice as many.
       eval_period: steps between evaluations.
       eval_tokens: tokens of each validation split to evaluate; all of them if not given.
       checkpoint_period: steps between checkpoints.
