@@ -194,7 +194,7 @@ def make_train_step(
             tokens = (weights > 0).sum(1, dtype=jnp.float32)
         # The losses of the rows are shares of a mean over the tokens of the batch.
         of_rows = jnp.stack([nll * tokens.sum(), z * tokens.sum(), tokens])
-        # No product: an accelerator would round the losses of a product to fewer bits.
+        # A sum, since the factors of a product may be rounded to fewer bits on an accelerator.
         is_source = jax.nn.one_hot(source, sources, dtype=jnp.float32)
         sums = sums + (of_rows[:, :, None] * is_source).sum(1)
         new_state = {
