@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import gin
 import numpy as np
 
+from t5x_style.data.formats.file_kinds import HEAD_BYTES, foreign_kind
 from t5x_style.data.tokenizers import made_from
 from t5x_style.data.tokenizers.kinds import BYTES, Bytes, Json, SentencePiece
 from t5x_style.errors import UsageError, did_you_mean
@@ -102,7 +103,12 @@ class Tokenizer:
                 f"Tokenizer.path = {self.path!r}: no such file; train one with "
                 f"`t5x-style tokenizer --gin_file=RUN.gin`, or name an existing vocabulary"
             )
-        return file.read_bytes()
+        content = file.read_bytes()
+        if not content:
+            raise UsageError(f"Tokenizer.path = {self.path!r} is empty")
+        if found := foreign_kind(content[:HEAD_BYTES]):
+            raise UsageError(f"Tokenizer.path = {self.path!r} is {found[0]}, not a vocabulary")
+        return content
 
     @functools.cached_property
     def _kind(self) -> SentencePiece | Json | Bytes:
@@ -129,7 +135,15 @@ class Tokenizer:
         return hashlib.sha256(self._content + chosen).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without EOS. Vocabularies trained here decode them to `text` again."""
+        """The ids of `text`, without EOS. Vocabularies trained here decode them to `text` again.
+
+        Raises:
+          UsageError: half a surrogate pair, as a byte of a command line that is not UTF-8 becomes.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{text!r} is not UTF-8 at character {error.start}") from None
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:

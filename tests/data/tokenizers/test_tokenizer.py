@@ -1,5 +1,6 @@
 """Nothing is lost between text and ids, and each id knows how many bytes it stands for."""
 
+import gzip
 import hashlib
 import pathlib
 
@@ -109,3 +110,26 @@ def test_files_that_are_no_vocabulary(tmp_path):
     broken.write_bytes(b"not a model at all")
     with pytest.raises(UsageError, match="not a sentencepiece model"):
         Tokenizer(str(broken)).encode("x")
+
+
+@pytest.mark.parametrize("name", ["a.model", "a.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "is a Git LFS pointer"),
+        (gzip.compress(b"{}"), "is a gzip archive"),
+    ],
+    ids=["nothing", "pointer", "archive"],
+)
+def test_a_file_that_is_no_vocabulary_is_named_as_what_it_is(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{name}' {message}"):
+        Tokenizer(str(tmp_path / name)).vocab_size  # noqa: B018
+
+
+def test_a_prompt_that_is_no_text_is_refused(tokenizer):
+    """A byte of the command line that is not UTF-8 arrives as half a surrogate pair."""
+    for vocabulary in (tokenizer, Tokenizer("bytes")):
+        with pytest.raises(UsageError, match=r"'caf\\udce9' is not UTF-8 at character 3"):
+            vocabulary.encode("caf\udce9")
