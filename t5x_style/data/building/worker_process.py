@@ -24,7 +24,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow.compute
 import pyarrow.parquet
@@ -316,21 +316,23 @@ def main() -> None:
                 traceback.print_exc()
                 result = {"fault": f"building token stores: {type(error).__name__}: {error}"}
             requests.working = False
+            if failed:
+                # Before the answer: the other end kills this process when it has an error.
+                _end_pool()
             out.write(json.dumps(result) + "\n")
             out.flush()
             if failed:
-                _end_at_once()
+                # The interpreter would wait for the pool.
+                os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)
 
 
-def _end_at_once() -> NoReturn:
-    """Ends this process and its pool: the interpreter would wait for the parts in work."""
+def _end_pool() -> None:
+    """Ends the processes of a pool, and removes its semaphores: Python would say that they leak."""
     for process in multiprocessing.active_children():
         process.kill()
-    # The semaphores of the pool have names, which Python would print as leaked.
     multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
-    os._exit(1)
 
 
 if __name__ == "__main__":
