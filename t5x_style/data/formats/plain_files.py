@@ -192,20 +192,22 @@ def _pass_line(stream: BinaryIO, most: int) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def _opened(
+    path: pathlib.Path, buffer_bytes: int = BUFFER_BYTES
+) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """(the file, its content): two streams of an archive, twice the same of another file.
 
     Raises:
       Fault: in its body too: the file cannot be read, or the archive is not whole.
     """
     try:
-        with open(path, "rb", buffering=BUFFER_BYTES) as raw:
-            yield raw, _decompressed(raw, path.suffix)
+        with open(path, "rb", buffering=buffer_bytes) as raw:
+            yield raw, _decompressed(raw, path.suffix, buffer_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise Fault(f"{path} cannot be read: {error}") from error
 
 
-def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+def _decompressed(raw: BinaryIO, suffix: str, buffer_bytes: int) -> BinaryIO:
     if suffix == ".gz":
         archive: Any = gzip.GzipFile(fileobj=raw)
     elif suffix == ".zst":
@@ -215,7 +217,7 @@ def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
         archive = pyarrow.CompressedInputStream(raw, "zstd")
     else:
         return raw
-    return io.BufferedReader(archive, BUFFER_BYTES)
+    return io.BufferedReader(archive, buffer_bytes)
 
 
 def _check_kind(path: pathlib.Path) -> None:
@@ -232,7 +234,7 @@ def _check_kind(path: pathlib.Path) -> None:
     elif not head:
         raise Fault(f"{path} is empty: an archive of nothing has a head, so this one is not whole")
     elif head.startswith(ARCHIVES[path.suffix]) or foreign_kind(head) is None:
-        with _opened(path) as (_, stream):
+        with _opened(path, io.DEFAULT_BUFFER_SIZE) as (_, stream):
             what, found = f"the content of {path}", foreign_kind(stream.read(HEAD_BYTES))
     else:
         what, found = str(path), foreign_kind(head)
