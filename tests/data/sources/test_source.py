@@ -163,3 +163,16 @@ def test_a_file_is_read_once_for_its_digest_as_long_as_it_is_not_touched(tmp_pat
     paths[2].write_text("longer")
     os.utime(paths[2], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert digests(remember=True) == ["c"]
+
+
+def test_the_limit_of_a_record_is_part_of_a_store_only_where_bad_records_are_skipped(tmp_path):
+    """Where they are refused, a limit that was raised rebuilds nothing."""
+    (tmp_path / "a.jsonl").write_bytes(line("x") + b"\n")
+
+    def made_from(**options):
+        source = Source(name="a", splits={"train": str(tmp_path / "a.jsonl")}, **options)
+        return source.made_from("train", tmp_path, remember=False)
+
+    assert made_from(max_record_bytes=100) == made_from()
+    skipping = made_from(on_bad_record="skip")
+    assert made_from(on_bad_record="skip", max_record_bytes=100) != skipping
