@@ -110,12 +110,17 @@ class HuggingFace(Table):
                 f"no {HF_STATE_FILE}){hint}"
             )
         try:
-            listed = json.loads(state.read_text())["_data_files"]
-            files = [folder / entry["filename"] for entry in listed]
+            listed = json.loads(state.read_text())
+            files = [folder / entry["filename"] for entry in listed["_data_files"]]
         except (ValueError, KeyError, TypeError) as error:
             raise Fault(
                 f"{state} does not list the files of a dataset: {type(error).__name__}: {error}"
             ) from error
+        if listed.get("_indices_data_files"):
+            raise UsageError(
+                f"{split.binding} = {str(folder)!r}: an older version of datasets selected rows of "
+                f"it without copying them: load it, and save flatten_indices() of it"
+            )
         for file in files:
             if not file.is_file():
                 raise Fault(

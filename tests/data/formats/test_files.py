@@ -243,6 +243,19 @@ def test_a_folder_of_a_format_without_suffixes_is_refused(folder):
         source("in", format=f"{__name__}.Unnamed").files("train")
 
 
+class Named(Unnamed):
+    """One that does."""
+
+    suffixes = (".csv",)
+
+
+def test_a_format_of_a_user_reads_a_folder_once_it_names_its_suffixes(folder):
+    for name in ("in/x/b.CSV", "in/a.csv"):
+        pathlib.Path(name).parent.mkdir(exist_ok=True)
+        pathlib.Path(name).write_text("")
+    assert names("in", format=f"{__name__}.Named") == ["in/a.csv", "in/x/b.CSV"]
+
+
 @pytest.mark.parametrize("where", ["", [], [""], ["a.jsonl", 3], 3, None, [["a.jsonl"]], {"a": 1}])
 def test_a_split_is_a_string_or_a_list_of_them(where):
     with pytest.raises(UsageError, match=r"Source\.splits\['train'\] of 'a' = .*write a glob"):

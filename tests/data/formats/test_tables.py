@@ -164,3 +164,15 @@ def test_a_hugging_face_dataset_that_is_not_whole_is_refused(tmp_path):
     (tmp_path / "dataset" / "train" / "state.json").write_text("{}")
     with pytest.raises(Fault, match=r"state\.json does not list the files"):
         source.files("train")
+
+
+def test_a_hugging_face_dataset_that_is_a_selection_of_its_rows_is_refused(tmp_path):
+    """Older versions of datasets saved `select` and `shuffle` so: all rows are in the file."""
+    source = source_of(as_hf, tmp_path)
+    state = tmp_path / "dataset" / "train" / "state.json"
+    listed = json.loads(state.read_text())
+    state.write_text(json.dumps(listed | {"_indices_data_files": None}))
+    assert len(source.files("train")) == 2
+    state.write_text(json.dumps(listed | {"_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(UsageError, match=r"selected rows of it .* save flatten_indices\(\)"):
+        source.files("train")
