@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 import shutil
 
@@ -262,6 +263,53 @@ def test_the_order_of_the_sources_decides_who_comes_first_and_that_of_the_blend_
     turned = ensure_stores(dataclasses.replace(corpus, sources=corpus.sources[::-1]))
     assert kept(turned.train["web"]) >= {"law's a1", "near law's a4"}
     assert dropped(turned.train["law"])["a1"] == ("duplicate", "law's a1 of web train")
+
+
+def tokenised(corpus):
+    """What changes if the ids of a part are written again."""
+    files = pathlib.Path(corpus.cache_dir).glob("parts-*/*")
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mixtures": {"both": {"law": 1.0}}},
+        {"duplicates": Duplicates(near=True, threshold=0.95)},
+        {"duplicates": Duplicates()},
+        {"duplicates": None},
+        {"contamination": Contamination(ngram=10, max_share=0.1)},
+        {"contamination": None},
+    ],
+)
+def test_other_cleaning_and_another_blend_tokenise_nothing(corpus, tmp_path, changed):
+    ensure_stores(corpus)
+    before = tokenised(corpus)
+    assert len(before) == 4 * 3  # train and validation of two sources
+    other = dataclasses.replace(corpus, **changed)
+    assert missing_stores(other)
+    again = ensure_stores(other)
+    assert tokenised(corpus).items() <= before.items()
+    # The stores are those of a builder that never saw the others.
+    fresh = ensure_stores(dataclasses.replace(other, cache_dir=str(tmp_path / "fresh")))
+    for name, store in again.train.items():
+        assert store.meta["checksums"] == fresh.train[name].meta["checksums"]
+        assert store.meta["filtered"] == fresh.train[name].meta["filtered"]
+
+
+def test_tokenised_parts_that_are_damaged_or_gone_are_made_again(corpus):
+    stores = ensure_stores(corpus).train
+    (law,) = pathlib.Path(corpus.cache_dir).glob("parts-law-train-*/part-00000.tokens")
+    whole = law.read_bytes()
+    law.write_bytes(whole[:-2])
+    (web,) = pathlib.Path(corpus.cache_dir).glob("parts-web-train-*")
+    shutil.rmtree(web)
+    assert missing_stores(corpus) == [], "the stores do not need them"
+    stores["law"].verify()
+    strict = dataclasses.replace(corpus, duplicates=Duplicates(near=True, threshold=0.95))
+    ensure_stores(strict)
+    assert law.read_bytes() == whole
+    assert len(tokenised(corpus)) == 4 * 3
 
 
 def test_each_source_by_itself(corpus):

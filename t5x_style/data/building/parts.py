@@ -5,6 +5,11 @@ The folder of the store that is being built has these files for part 17:
     part-00017.documents  an Arrow stream, one row (`SCHEMA`) for each document that was read
     part-00017.json       written last: a part that has it is whole, and is not made again
     part-00017.failed     instead of these: the error of a part that cannot be made
+
+What was tokenised and what is dropped are kept apart. Where a corpus drops duplicates or
+contaminated documents, the ids are in a folder of their own, and stay there. The folder of the
+store has links to them, and tables that say what is dropped. So other cleaning, or another blend,
+tokenises nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +79,8 @@ class Job:
       number: of the part within the split, from 0.
       part: the piece to read. None for a seqio Task: its whole split.
       index: the folder of n-grams that must not be in it (`contamination.Index`), or None.
+      tokenised: the folder of the part as it is before anything is dropped. None where that is
+        `folder`: nothing is dropped, or the part is of a seqio Task.
     """
 
     corpus: str
@@ -83,6 +90,12 @@ class Job:
     number: int
     part: Part | None
     index: str | None = None
+    tokenised: str | None = None
+
+    def before_cleaning(self) -> Job:
+        """The job that makes the part in `tokenised`."""
+        assert self.tokenised is not None
+        return dataclasses.replace(self, folder=self.tokenised, tokenised=None, index=None)
 
     def file(self, suffix: str) -> pathlib.Path:
         """One of the part's files."""
@@ -134,15 +147,32 @@ class PartWriter:
         self.held = 0
         self.columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
-    def add(self, ids: np.ndarray, row: Mapping[str, Any]) -> None:
-        """Adds a document that is kept: ids, EOS included, and its row without `tokens`."""
+    def add(self, ids: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds a document that is kept: ids, EOS included, and its row without `tokens`.
+
+        Returns:
+          the whole row.
+        """
         self.ids.append(np.asarray(ids, self.dtype))
         self.held += len(ids)
-        self._row({**row, "tokens": len(ids)})
+        return self.add_row({**row, "tokens": len(ids)})
 
-    def drop(self, row: Mapping[str, Any]) -> None:
-        """Adds the row of a document that is dropped, with `reason` and `detail`."""
-        self._row({**row, "tokens": 0})
+    def drop(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds the row of a document that is dropped, with `reason` and `detail`; returns it."""
+        return self.add_row({**row, "tokens": 0})
+
+    def add_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Adds a whole row, whose ids are added elsewhere; returns it."""
+        for name, column in self.columns.items():
+            column.append(row.get(name))
+        if self.held >= FLUSH_TOKENS or len(self.columns["tokens"]) >= FLUSH_ROWS:
+            self._flush()
+        return row
+
+    def link_tokens(self, file: pathlib.Path) -> None:
+        """Takes the ids of another part instead of own ones."""
+        self._unfinished("tokens").unlink()
+        os.symlink(file.resolve(), self._unfinished("tokens"))
 
     def finish(self, label: Mapping[str, Any]) -> None:
         """Gives the files their names. The last has `label` and the digests of the others."""
@@ -166,12 +196,6 @@ class PartWriter:
 
     def _unfinished(self, suffix: str) -> pathlib.Path:
         return self.folder / f".{self.unique}.{suffix}"
-
-    def _row(self, row: Mapping[str, Any]) -> None:
-        for name, column in self.columns.items():
-            column.append(row.get(name))
-        if self.held >= FLUSH_TOKENS or len(self.columns["tokens"]) >= FLUSH_ROWS:
-            self._flush()
 
     def _flush(self) -> None:
         if self.ids:
@@ -219,8 +243,11 @@ def build_part(job: Job) -> None:
         source = corpus.source(job.task)
         if source is None:
             _fill_from_task(writer, job, corpus)
+        elif job.tokenised is None:
+            for _ in _tokenise(writer, job, corpus, source):
+                pass
         else:
-            _fill_from_source(writer, job, corpus, source)
+            _fill_cleaned(writer, job, corpus, source)
         writer.finish(_label(job))
     except (UsageError, Fault) as error:
         kind = "usage_error" if isinstance(error, UsageError) else "fault"
@@ -243,12 +270,13 @@ def tables(
 ) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
     """(number of the part, record batch) of the tables of all parts in order, `columns` alone."""
     for number in range(parts):
-        with (
-            open(part_file(folder, number, "documents"), "rb") as file,
-            pyarrow.ipc.open_stream(file) as stream,
-        ):
-            for batch in stream:
-                yield number, batch.select(list(columns))
+        for batch in _table(part_file(folder, number, "documents")):
+            yield number, batch.select(list(columns))
+
+
+def _table(path: pathlib.Path) -> Iterator[pyarrow.RecordBatch]:
+    with open(path, "rb") as file, pyarrow.ipc.open_stream(file) as stream:
+        yield from stream
 
 
 def raise_failure(job: Job) -> None:
@@ -266,9 +294,8 @@ def raise_failure(job: Job) -> None:
     raise Fault(failure["fault"])
 
 
-def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Source) -> None:
-    tokenizer = corpus.tokenizer
-    token_bytes = tokenizer.token_bytes()
+def _read_documents(job: Job, source: Source) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """(row, text) of every record of a part; the text is None if the document is dropped."""
     assert job.part is not None
     is_second_reading = source.reads_train_files(job.split)
     is_empty = True
@@ -281,10 +308,10 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
                 raise refusal(source, str(bad)) from None
             if is_second_reading:
                 continue
-            writer.drop({"where": record.where, "reason": "bad_record", "detail": str(bad)})
+            yield {"where": record.where, "reason": "bad_record", "detail": str(bad)}, None
             continue
         if not belongs(source, job.split, document):
-            writer.drop({"reason": "date"})
+            yield {"reason": "date"}, None
             continue
         row: dict[str, Any] = {
             "where": document.where,
@@ -294,20 +321,32 @@ def _fill_from_source(writer: PartWriter, job: Job, corpus: Corpus, source: Sour
         }
         text, dropped_by = filtered(source.filters, document.text)
         if text is None or not text or text.isspace():
-            writer.drop(row | {"reason": dropped_by or "empty"})
-            continue
-        if not _is_clean(writer, job, corpus, text, row):
+            yield row | {"reason": dropped_by or "empty"}, None
+        else:
+            yield row, text
+    is_whole = job.part.start == 0 and job.part.size >= os.path.getsize(job.part.path)
+    if is_empty and is_whole and not is_second_reading:
+        print(f"{job.task} {job.split}: {job.part.path} holds no record", file=sys.stderr)
+
+
+def _tokenise(
+    writer: PartWriter, job: Job, corpus: Corpus, source: Source
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """`_read_documents` with whole rows, each added to `writer`."""
+    tokenizer = corpus.tokenizer
+    token_bytes = tokenizer.token_bytes()
+    for row, text in _read_documents(job, source):
+        if text is None:
+            yield writer.drop(row), None
             continue
         encoded = tokenizer.encode_array(text)
         ids = np.empty(len(encoded) + 1, writer.dtype)
         ids[:-1], ids[-1] = encoded, tokenizer.eos_id
         row["bytes"] = int(token_bytes.take(encoded).sum())
         row["text_bytes"] = len(text.encode())
+        row["digest"] = document_digest(text)
         found = tokenizer.text_bytes(text, encoded)
-        writer.add(ids, row | {"lost": found.lost} | _extra(job, found))
-    is_whole = job.part.start == 0 and job.part.size >= os.path.getsize(job.part.path)
-    if is_empty and is_whole and not is_second_reading:
-        print(f"{job.task} {job.split}: {job.part.path} holds no record", file=sys.stderr)
+        yield writer.add(ids, row | {"lost": found.lost} | _extra(job, found)), text
 
 
 def _extra(job: Job, found: TextBytes) -> dict[str, bytes]:
@@ -317,8 +356,36 @@ def _extra(job: Job, found: TextBytes) -> dict[str, bytes]:
     return {"extra": np.array(found.extra, np.int64).tobytes()}
 
 
-def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict[str, Any]) -> bool:
-    """Drops a text that is contaminated. Adds digest and signature to the row of another."""
+def _fill_cleaned(writer: PartWriter, job: Job, corpus: Corpus, source: Source) -> None:
+    """Adds the rows of the part before cleaning, with what is found in the texts.
+
+    That part is made along the way if it is not there: so a text is read once.
+    """
+    before = job.before_cleaning()
+    if before.is_done():
+        rows = (row for batch in _table(before.file("documents")) for row in batch.to_pylist())
+        if job.index is None and not (corpus.duplicates and corpus.duplicates.near):
+            for row in rows:  # the digests are there, and the texts are not needed
+                writer.add_row(row)
+        else:
+            for row, (_, text) in zip(rows, _read_documents(job, source), strict=True):
+                writer.add_row(_cleaned(row, text, job, corpus))
+    else:
+        making = PartWriter(pathlib.Path(before.folder), job.number, dtype=writer.dtype)
+        try:
+            for row, text in _tokenise(making, before, corpus, source):
+                writer.add_row(_cleaned(row, text, job, corpus))
+            making.finish(_label(before))
+        except BaseException:
+            making.abandon()
+            raise
+    writer.link_tokens(before.file("tokens"))
+
+
+def _cleaned(row: dict[str, Any], text: str | None, job: Job, corpus: Corpus) -> dict[str, Any]:
+    """The row of a document with the reason why it is dropped, or else with its signature."""
+    if text is None:
+        return row
     if job.index is not None and corpus.contamination is not None:
         overlap = _index(job.index).overlap(text)
         if overlap.share > corpus.contamination.max_share:
@@ -326,13 +393,10 @@ def _is_clean(writer: PartWriter, job: Job, corpus: Corpus, text: str, row: dict
                 f"{overlap.share:.0%} of its words are in runs of {overlap.evaluation_set}, most "
                 f"of them in {overlap.where}"
             )
-            writer.drop(row | {"reason": CONTAMINATED, "detail": detail})
-            return False
-    if corpus.duplicates is not None:
-        row["digest"] = document_digest(text)
-        if corpus.duplicates.near:
-            row["signature"] = corpus.duplicates.signature(text).tobytes()
-    return True
+            return row | {"reason": CONTAMINATED, "detail": detail}
+    if corpus.duplicates is not None and corpus.duplicates.near:
+        return row | {"signature": corpus.duplicates.signature(text).tobytes()}
+    return row
 
 
 @functools.lru_cache(maxsize=1)
@@ -349,7 +413,9 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
             continue
         if job.index is not None or corpus.duplicates is not None:
             text = corpus.tokenizer.decode(ids[:-1])
-            if not _is_clean(writer, job, corpus, text, row):
+            row = _cleaned(row | {"digest": document_digest(text)}, text, job, corpus)
+            if "reason" in row:
+                writer.drop(row)
                 continue
         found = corpus.tokenizer.id_bytes(ids)
         row["bytes"] = int(token_bytes.take(ids).sum()) + sum(more for _, more in found.extra)

@@ -19,7 +19,8 @@ class Progress:
     def __init__(self, jobs: Sequence[Job], token_bytes: int):
         """For the parts of `jobs`; `token_bytes` is the size of an id."""
         self.sizes = {job.file("json"): job.part.size for job in jobs if job.part is not None}
-        self.folders = sorted({path.parent for path in self.sizes})
+        tokenised = {pathlib.Path(job.tokenised) for job in jobs if job.tokenised is not None}
+        self.folders = sorted({path.parent for path in self.sizes} | tokenised)
         self.token_bytes = token_bytes
         self.whole: dict[pathlib.Path, int] = {}
         self.done: set[pathlib.Path] = set()

@@ -59,9 +59,10 @@ def build_stores(plans: Sequence[PlannedStore], corpus: Corpus, engine: Engine) 
       UsageError, Fault: the error of the first part or store that could not be made.
     """
     with contextlib.ExitStack() as held:
+        folders = {plan.path for plan in plans} | {plan.tokenised for plan in plans}
         # In one order, or two builders would wait for each other.
-        for plan in sorted(plans, key=lambda plan: plan.path):
-            held.enter_context(store_lock(plan.path))
+        for folder in sorted(folder for folder in folders if folder is not None):
+            held.enter_context(store_lock(folder))
         plans = unbuilt(plans)
         # A store comes after those that it depends on.
         plans.sort(key=lambda plan: len(plan.depends_on))
@@ -119,8 +120,12 @@ def _jobs(plan: PlannedStore, corpus: Corpus) -> list[Job]:
     index = None
     if corpus.contamination is not None and plan.split == "train":
         index = str(ensure_index(plan.against, corpus))
+    tokenised = None
+    if plan.tokenised is not None:
+        plan.tokenised.mkdir(parents=True, exist_ok=True)
+        tokenised = str(plan.tokenised)
     jobs = [
-        Job(text, plan.task, plan.split, str(folder), number, part, index)
+        Job(text, plan.task, plan.split, str(folder), number, part, index, tokenised)
         for number, part in enumerate(found)
     ]
     for job in jobs:
@@ -158,6 +163,8 @@ def _assemble(plan: PlannedStore, jobs: Sequence[Job], corpus: Corpus, files: li
         if source and plan.content != source_content(
             source, plan.split, pathlib.Path(corpus.cache_dir)
         ):
+            if plan.tokenised is not None:  # their ids may be of other text than their name says
+                shutil.rmtree(plan.tokenised)
             raise Fault(
                 f"source {source.name!r}, split {plan.split!r}: files of "
                 f"{source.split(plan.split).where!r} changed while they were read: start again"

@@ -32,6 +32,9 @@ class PlannedStore:
       content: digest over the files of its source. Their single digests are in the fingerprint.
       earlier: stores whose documents come before these, where duplicates are dropped.
       against: validation stores whose text must not be in it, where contamination is dropped.
+      tokenised: the folder of its parts as they are before anything is dropped. It does not depend
+        on the cleaning, on other sources or on the blend. None where nothing is dropped, and for a
+        module's Task.
     """
 
     task: str
@@ -41,17 +44,21 @@ class PlannedStore:
     content: str | None = None
     earlier: tuple[pathlib.Path, ...] = ()
     against: tuple[pathlib.Path, ...] = ()
+    tokenised: pathlib.Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
-        plain = dataclasses.asdict(self) | {"path": str(self.path)}
+        tokenised = self.tokenised and str(self.tokenised)
+        plain = dataclasses.asdict(self) | {"path": str(self.path), "tokenised": tokenised}
         return plain | {name: list(map(str, plain[name])) for name in ("earlier", "against")}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> PlannedStore:
         """The inverse of `to_json`."""
         paths = {name: tuple(map(pathlib.Path, plain[name])) for name in ("earlier", "against")}
-        return cls(**{**plain, "path": pathlib.Path(plain["path"]), **paths})
+        tokenised = plain["tokenised"] and pathlib.Path(plain["tokenised"])
+        plain = {**plain, "path": pathlib.Path(plain["path"]), "tokenised": tokenised}
+        return cls(**plain | paths)
 
     @property
     def depends_on(self) -> tuple[pathlib.Path, ...]:
@@ -122,6 +129,11 @@ def plan_store(
         if corpus.use_cached_tasks:
             # As config.gin has them: the folder of a start changes no store.
             made_from["cached_in"] = [absolute(folder, {}) for folder in corpus.cached_task_dirs]
+    name = re.sub(r"[^\w.-]", "_", task)
+    tokenised = None
+    if source and (corpus.duplicates or (corpus.contamination and split == "train")):
+        uncleaned = [_digest(made_from), str(source.id_field)]
+        tokenised = cache_dir / f"parts-{name}-{split}-{_digest_of(uncleaned)[:16]}"
     earlier: list[PlannedStore] = []
     if corpus.duplicates is not None:
         across = corpus.duplicates.across_sources
@@ -136,8 +148,7 @@ def plan_store(
             corpus.contamination, cache_dir, remember=remember
         )
         made_from["against"] = [plan.fingerprint for plan in against]
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    name = re.sub(r"[^\w.-]", "_", task)
+    fingerprint = _digest(made_from)
     return PlannedStore(
         task,
         split,
@@ -146,6 +157,7 @@ def plan_store(
         None if source is None else _digest_of(made_from["files"]),
         tuple(plan.path for plan in earlier),
         tuple(plan.path for plan in against),
+        tokenised,
     )
 
 
@@ -156,6 +168,10 @@ def _digits(fingerprint: str, corpus: Corpus, source: Source | None, split: str)
     if corpus.contamination is not None and split == "train":
         named += [evaluation.id_field for evaluation in corpus.contamination.evaluation_sets]
     return (_digest_of([fingerprint, json.dumps(named)]) if any(named) else fingerprint)[:16]
+
+
+def _digest(made_from: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of(parts: Sequence[str]) -> str:
