@@ -53,8 +53,11 @@ def bits_per_byte(nats: float, size: float) -> float:
     Args:
       nats: the loss, summed over the tokens of the text.
       size: bytes of the text. With characters instead, the result is bits per character.
+
+    Returns:
+      bits; NaN for tokens that stand for no text.
     """
-    return nats / (size * math.log(2))
+    return nats / (size * math.log(2)) if size else math.nan
 
 
 def mean_of_steps(last: float, steps: float | None) -> str:

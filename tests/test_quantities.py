@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from t5x_style.quantities import (
@@ -86,6 +88,8 @@ def test_scientific():
 def test_bpb():
     """2.10 nats per token at 4.895 ASCII characters per token."""
     assert bits_per_byte(2.10, 4.895) == pytest.approx(0.61893, rel=1e-4)
+    # `eval_tokens = 1` of a vocabulary that puts a space before each document: no byte of text.
+    assert math.isnan(bits_per_byte(2.10, 0))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ TEXT_CHARACTERS = 1 << 16
 HELD_OUT = 20
 
 
+# Parts, and how many bytes of each to read; None for all of it.
+Places = Sequence[tuple[Part, int | None]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """Texts of a split, in random order, and how much of the split they were chosen from.
@@ -65,7 +69,8 @@ def sample(
     Args:
       source: the source.
       split: 'train' or 'validation'.
-      wanted_bytes: of UTF-8 in `texts`, exceeded by less than one text; fewer if there are no more.
+      wanted_bytes: of UTF-8 in `texts`, 1 or more. Exceeded by less than one text; fewer if there
+        are no more.
       seed: of the choice, any integer.
       held_out_bytes: of UTF-8 in `held_out`. If 0, nothing is held out.
 
@@ -75,13 +80,23 @@ def sample(
     """
     every = parts(source, split)
     size = sum(part.size for part in every)
-    whole: list[tuple[Part, int | None]] = [(part, None) for part in every]
-    places = whole if size <= READ_BYTES else _places(source, split, size, seed)
-    found = _look(source, split, places, size, seed, wanted_bytes, held_out_bytes)
-    if places is not whole and not found.texts:
-        # The documents of this split, or those that a filter keeps, are rare.
-        found = _look(source, split, whole, size, seed, wanted_bytes, held_out_bytes)
-    return found
+    ways: list[Places] = [[(part, None) for part in every]]
+    if size > READ_BYTES:
+        ways.insert(0, _places(source, split, size, seed))
+    for places in ways:
+        chosen, held_out = _Lowest(wanted_bytes), _Lowest(held_out_bytes)
+        read = _look(source, split, places, seed, chosen, held_out)
+        if chosen.heap or held_out.heap:
+            break
+        # The documents of this split, or those that a filter keeps, are rare: all is read.
+    texts, apart = chosen.texts(), held_out.texts()
+    if not texts:
+        texts, apart = apart, []
+    if held_out_bytes and not apart and len(set(texts)) > 1:
+        # A split of a few documents: the one of the lowest digest is held out.
+        apart = [min(texts, key=_digest)]
+        texts = [text for text in texts if text != apart[0]]
+    return Sample(texts, apart, len(places), read, size)
 
 
 def stretches(text: str, characters: int) -> Iterator[str]:
@@ -96,7 +111,7 @@ def stretches(text: str, characters: int) -> Iterator[str]:
         start = end
 
 
-def _places(source: Source, split: str, size: int, seed: int) -> list[tuple[Part, int | None]]:
+def _places(source: Source, split: str, size: int, seed: int) -> Places:
     """Parts at PLACES that are spread over the bytes of the split, and bytes to read of each."""
     found = parts(source, split, size // PLACES)
     ends = list(itertools.accumulate(part.size for part in found))
@@ -110,15 +125,9 @@ def _places(source: Source, split: str, size: int, seed: int) -> list[tuple[Part
 
 
 def _look(
-    source: Source,
-    split: str,
-    places: Sequence[tuple[Part, int | None]],
-    size: int,
-    seed: int,
-    wanted_bytes: int,
-    held_out_bytes: int,
-) -> Sample:
-    chosen, held_out = _Lowest(wanted_bytes), _Lowest(held_out_bytes)
+    source: Source, split: str, places: Places, seed: int, chosen: "_Lowest", held_out: "_Lowest"
+) -> int:
+    """Offers the texts at the places to the two. Returns the bytes on disk that were looked at."""
     total = 0
     for number, (part, allowance) in enumerate(places):
         choice = random.Random(f"{number} {seed}")
@@ -137,12 +146,7 @@ def _look(
             if allowance is not None and max(looked, characters) >= allowance:
                 break
         total += min(part.size, max(looked, characters) if allowance else part.size)
-    texts, apart = chosen.texts(), held_out.texts()
-    if held_out_bytes and not apart and len(set(texts)) > 1:
-        # A split of a few documents: the one of the lowest digest is held out.
-        apart = [min(texts, key=_digest)]
-        texts = [text for text in texts if text != apart[0]]
-    return Sample(texts, apart, len(places), total, size)
+    return total
 
 
 def _offer(

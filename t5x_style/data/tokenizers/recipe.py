@@ -44,7 +44,7 @@ def train_samples(
         source.name: sample(
             source,
             "train",
-            round(shares[source.name] * sample_bytes),
+            max(round(shares[source.name] * sample_bytes), 1),
             seed=seed,
             held_out_bytes=JUDGED_BYTES if holds_out(source) else 0,
         )
@@ -74,7 +74,7 @@ def judged_texts(
     if not found.held_out:
         return found.texts, "what it was trained on: the source has no second text"
     size = byte_count(sum(len(text.encode()) for text in found.held_out))
-    return found.held_out, f"{size} of its train split that no vocabulary here is trained on"
+    return found.held_out, f"{size} of its train split, which no vocabulary is trained on"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,6 +112,17 @@ def test_a_sorted_source_gives_pieces_of_its_last_language(tmp_path):
     assert {"the" in text for text in texts} == {True, False}
 
 
+def test_a_share_of_less_than_a_byte_is_no_source_without_text(tmp_path):
+    """Of a thousand bytes; the blend is then the other source's."""
+    names = {"a": 1 - 1e-6, "b": 1e-6}
+    sources = [
+        Source(name=name, splits={"train": write_jsonl(tmp_path / name, ["the rent is due"] * 90)})
+        for name in names
+    ]
+    recipe = Recipe(sources, names, tmp_path / "stores", 320, 1000, 0, {"model_type": "bpe"})
+    assert make(recipe, tmp_path / "a.model") == 320
+
+
 def test_what_a_vocabulary_is_judged_on(tmp_path):
     """Its validation split, over the whole of it; else what was held out; else what there is."""
     train = [f"train {n}" for n in range(500)]
