@@ -113,13 +113,12 @@ def test_a_sorted_source_gives_pieces_of_its_last_language(tmp_path):
 
 
 def test_a_share_of_less_than_a_byte_is_no_source_without_text(tmp_path):
-    """Of a thousand bytes; the blend is then the other source's."""
+    """Of five thousand bytes; the blend is then the other source's."""
     names = {"a": 1 - 1e-6, "b": 1e-6}
-    sources = [
-        Source(name=name, splits={"train": write_jsonl(tmp_path / name, ["the rent is due"] * 90)})
-        for name in names
-    ]
-    recipe = Recipe(sources, names, tmp_path / "stores", 320, 1000, 0, {"model_type": "bpe"})
+    texts = [f"the lessee of flat {n} pays the lessor, quickly and often" for n in range(100)]
+    file = write_jsonl(tmp_path / "a.jsonl", texts)
+    sources = [Source(name=name, splits={"train": file}) for name in names]
+    recipe = Recipe(sources, names, tmp_path / "stores", 320, 5000, 0, {"model_type": "bpe"})
     assert make(recipe, tmp_path / "a.model") == 320
 
 
