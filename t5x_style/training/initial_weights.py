@@ -1,4 +1,4 @@
-"""Initial weights from another run, also one with a smaller vocabulary.
+"""Initial weights from another run, also one with a smaller or otherwise padded vocabulary.
 
 The row of an added piece is the mean of the rows of its sub-pieces. That holds for the embedding
 and for an output matrix that is not tied to it.
@@ -28,7 +28,7 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
     """The parameters of a checkpoint of another run, in the shapes and shardings of `target`.
 
     If `tokenizer` extends that run's vocabulary (see `data.tokenizers.extend`), rows for the added
-    pieces are computed.
+    pieces are computed. The rows to which no id belongs may be more or fewer.
 
     Args:
       path: a checkpoint in a run's folder, or that folder for its newest checkpoint.
@@ -41,8 +41,12 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
     """
     checkpoint = find_checkpoint(path)
     base = read_derived(checkpoint.parent)
+    stored_rows = base.architecture.vocab_size
     if tokenizer.hash == base.vocabulary.hash:
-        return restore_parameters(checkpoint, target)
+        if target["embedding"].shape[0] == stored_rows:
+            return restore_parameters(checkpoint, target)
+        nothing = Extension(tokenizer.hash, tokenizer.vocab_size, {})
+        return _extended(checkpoint, stored_rows, nothing, target)
     extension = read_extension(tokenizer)
     if extension is None or extension.base_hash != base.vocabulary.hash:
         vocabulary = run_tokenizer(str(checkpoint.parent), base.vocabulary).path
@@ -53,7 +57,7 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
             f"which {what}. Take that vocabulary, or extend it: "
             f"t5x-style tokenizer --extend={vocabulary}"
         )
-    return _extended(checkpoint, base.architecture.vocab_size, extension, target)
+    return _extended(checkpoint, stored_rows, extension, target)
 
 
 def run_tokenizer(model_dir: str, record: VocabularyRecord) -> Tokenizer:
@@ -98,7 +102,7 @@ def extended_rows(base: jax.Array, extension: Extension, rows: int) -> jax.Array
       ids that do not exist the row of the padding id, which the base learnt never to predict.
     """
     added = [extension.sub_pieces[token] for token in sorted(extension.sub_pieces)]
-    lengths = np.array([len(ids) for ids in added])
+    lengths = np.array([len(ids) for ids in added], np.int64)
     owners = np.repeat(np.arange(len(added)), lengths)
     flat = np.fromiter(itertools.chain.from_iterable(added), np.int32)
     sums = jax.ops.segment_sum(base[flat], owners, num_segments=len(added))

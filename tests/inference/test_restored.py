@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
     for step in (20, 100):
         (tmp_path / f"checkpoint_{step}").mkdir()
     tokenizer = types.SimpleNamespace(path="t.model", hash="t")
-    monkeypatch.setattr(restored, "Tokenizer", lambda path, eos: tokenizer)
+    monkeypatch.setattr(restored, "run_tokenizer", lambda model_dir, record: tokenizer)
     monkeypatch.setattr(
         restored, "restore_parameters", lambda checkpoint, abstract: {"from": checkpoint.name}
     )

@@ -133,6 +133,15 @@ def test_a_grown_vocabulary_starts_near_where_the_base_was(base, grown, tmp_path
     assert means - before < 0.6 * (random - before)
 
 
+def restored(model_dir, architecture, step: int) -> dict:
+    """The parameters of a checkpoint, in host memory."""
+    alone = Topology()
+    with in_force(alone, make_mesh(alone)):
+        model = bind_model(architecture, alone, make_mesh(alone), "float32")
+        checkpoint = model_dir / f"checkpoint_{step}"
+        return jax.device_get(restore_parameters(checkpoint, model.abstract))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
     """130 rows of the base, two of them unused, do not divide by the mesh's four; 144 do."""
@@ -143,11 +152,7 @@ def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
     beside = {"extension": extension.to_json(), "model": grown.hash}
     json_file(tmp_path / "grown.model").write_text(json.dumps(beside))
 
-    alone, split = Topology(), Topology(fsdp=2, tensor=4)
-    with in_force(alone, make_mesh(alone)):
-        model = bind_model(small, alone, make_mesh(alone), "float32")
-        checkpoint = tmp_path / "run/checkpoint_5"
-        before = jax.device_get(restore_parameters(checkpoint, model.abstract))
+    before, split = restored(tmp_path / "run", small, 5), Topology(fsdp=2, tensor=4)
     with in_force(split, make_mesh(split)):
         large = dataclasses.replace(small, vocab_size=144)
         model = bind_model(large, split, make_mesh(split), "float32")
@@ -165,6 +170,27 @@ def test_every_parameter_arrives_on_a_mesh(tied, tmp_path):
             mean = (old[2 + i] + old[9] + old[5]) / 3
             np.testing.assert_allclose(new[128 + i], mean, rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(new[140:], np.tile(old[0], (4, 1)))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@pytest.mark.parametrize("rows", [128, 136])
+def test_the_same_vocabulary_may_be_padded_otherwise(rows, tmp_path):
+    """Two of the base's 130 rows belong to no id; the new run has another number of these."""
+    small = dataclasses.replace(ARCHITECTURE, vocab_size=130, tied_head=False)
+    train(make_run(tmp_path / "base", steps=5, architecture=small))
+    padded = dataclasses.replace(small, vocab_size=rows)
+    start = {"initial_checkpoint_path": str(tmp_path / "base"), "eval_period": 100}
+    before, topology = restored(tmp_path / "base", small, 5), Topology()
+    train(make_run(tmp_path / "run", steps=5, architecture=padded, **start))
+    with in_force(topology, make_mesh(topology)):
+        model = bind_model(padded, topology, make_mesh(topology), "float32")
+        after = initial_parameters(str(tmp_path / "base"), FakeTokenizer(), model.abstract)
+    after = jax.device_get(after)
+    for name in ("embedding", "head"):
+        old, new = before.pop(name), after.pop(name)
+        np.testing.assert_array_equal(new[:128], old[:128])
+        # An id that does not exist has the row of the padding, which no text has.
+        np.testing.assert_array_equal(new[128:], np.tile(old[0], (rows - 128, 1)))
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
