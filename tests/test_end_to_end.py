@@ -43,8 +43,8 @@ SHARES = {'legal': 0.51, 'general': 0.49}
 Architecture.layers = 1
 Architecture.d_model = 32
 Architecture.d_ff = 64
-legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}
-general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}
+legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.held.jsonl'}
+general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.held.jsonl'}
 Corpus.mixtures = {'legal_51_general_49': %SHARES}
 train.eval_tokens = 2000
 """
@@ -88,9 +88,10 @@ def trained(tmp_path_factory) -> pathlib.Path:
     (folder / "run.gin").write_text(CONFIG)
     for name in ("legal", "general"):
         with gzip.open(ROOT / f"t5x_style/data/corpora/{name}.train.jsonl.gz", "rt") as corpus:
-            documents = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 100)]
-        lines = (json.dumps({"id": str(i), "text": text}) for i, text in enumerate(documents))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+            documents = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 110)]
+        lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(documents)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines[:100]))
+        (folder / f"{name}.held.jsonl").write_text("\n".join(lines[100:]))
     run(folder, "tokenizer", "--gin_file=run.gin")
     return folder
 
@@ -288,8 +289,8 @@ def test_a_plan_becomes_the_run_that_it_promised(trained):
     (trained / "mixture.gin").write_text(
         "include 'gin_configs/mixtures/legal_general.gin'\n"
         "TOKENIZER = 'vocabulary.model'\nCACHE_DIR = 'stores'\n"
-        "legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}\n"
-        "general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}\n"
+        "legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.held.jsonl'}\n"
+        "general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.held.jsonl'}\n"
         "train.eval_tokens = 2000\n"
     )
     described = json.loads(run(trained, "cache", "--gin_file=mixture.gin", "--json").stdout)

@@ -83,12 +83,14 @@ def _sources(run: Run) -> dict[str, PlannedSource]:
 
 
 def _notices(run: Run) -> list[str]:
-    """Warnings about sources that are repeated.
+    """Warnings about files that are read twice and sources that are repeated.
 
     Raises:
       UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
     """
-    notices = [] if run.shortened is None else [run.shortened]
+    notices = [*run.stores.notices]
+    if run.shortened is not None:
+        notices.append(run.shortened)
     for row, name in run.blend[-1].capped_at:
         if row < run.plan.rows:
             notices.append(

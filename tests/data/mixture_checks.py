@@ -88,13 +88,17 @@ def main():
     found = {
         "blends": {
             name: blend(name)
-            for name in ("outer", "by_default", "twice", "by_tokens", "clipped", "of_function")
+            for name in (
+                *("outer", "by_default", "twice", "by_tokens", "clipped", "of_function"),
+                *("nothing_of_small", "gin_nests"),
+            )
         },
         "refused": {
             name: blend(name)
             for name in (
                 "no_counts",
-                "nothing_of_small",
+                "less_than_nothing",
+                "nothing_at_all",
                 "nested_function",
                 "their_ids",
                 "must_cache",

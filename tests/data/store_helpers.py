@@ -1,5 +1,6 @@
 """Token stores of known content for the tests of this room."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -41,7 +42,9 @@ def write_store(
         stop = start + part_size
         for document, row in zip(documents[start:stop], rows[start:stop], strict=True):
             if document:
-                part.add(np.array(document, np.uint32), {"bytes": len(document) - 1} | row)
+                digest = hashlib.blake2b(str(document).encode(), digest_size=16).digest()
+                plain = {"bytes": len(document) - 1, "digest": digest}
+                part.add(np.array(document, np.uint32), plain | row)
             else:
                 part.drop(row)
         part.finish({})

@@ -23,7 +23,7 @@ from t5x_style.data import (
 )
 from t5x_style.data.building.decontaminate import ensure_index
 from t5x_style.data.cleaning.contamination import Index
-from t5x_style.data.cleaning.normal_form import document_digest
+from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.errors import Fault, UsageError
 from tests.disk import RecordedOs
 

@@ -58,6 +58,7 @@ def corpus(folder):
         cache_dir=str(folder / "stores"),
         sources=[Source(name="gin", splits={"train": str(folder / "gin.jsonl")})],
         cached_task_dirs=[str(folder / "cache")],
+        mixtures={"gin_nests": {"inner": 0.5, "half": 0.5}, "half": {"few": 0.5, "gin": 0.5}},
         workers=1,
     )
 
@@ -96,6 +97,10 @@ def found(folder, corpus, tokenizer, embedded):
         ("clipped", {"few": 6**0.5 / (6**0.5 + 3), "many": 3 / (6**0.5 + 3)}),
         # What lies in a cache is counted there: 5 examples, and not the 3 of the source.
         ("of_function", {"cached": 5 / 8, "few": 3 / 8}),
+        # Evaluated alone.
+        ("nothing_of_small", {"few": 1, "small": 0}),
+        # A mixture of gin that names one of its own and one of the module.
+        ("gin_nests", {"few": 1 / 2 / 4 + 1 / 4, "many": 3 / 8, "gin": 1 / 4}),
     ],
 )
 def test_rates_are_those_of_seqio(found, name, shares):
@@ -119,7 +124,8 @@ def test_seqio_draws_examples_by_the_rates_that_we_take_as_shares(found):
             "UsageError: seqio Mixture 'no_counts': no rate of 'gin'.*num_input_examples of its "
             "source, or a cache in Corpus.cached_task_dirs",
         ),
-        ("refused", "nothing_of_small", "the rate of 'small' is 0: it must be above 0"),
+        ("refused", "less_than_nothing", "the rate of 'small' is -1: it must be 0 or more"),
+        ("refused", "nothing_at_all", "'nothing_at_all': every rate is 0"),
         ("refused", "nested_function", "no rate of 'few': ValueError: .*must be a number"),
         ("refused", "their_ids", r"a PassThroughVocabulary.*'bytes'\).seqio_vocabulary"),
         ("refused", "must_cache", "only be read from its cache: set Corpus.use_cached_tasks"),

@@ -108,6 +108,8 @@ seqio.MixtureRegistry.add(
 seqio.MixtureRegistry.add("of_function", ["cached", "few"], default_rate=by_examples)
 seqio.MixtureRegistry.add("no_counts", ["few", "gin"], default_rate=by_examples)
 seqio.MixtureRegistry.add("nothing_of_small", [("few", 1), ("small", 0)])
+seqio.MixtureRegistry.add("less_than_nothing", [("few", 1), ("small", -1)])
+seqio.MixtureRegistry.add("nothing_at_all", [("few", 0), ("small", 0)])
 seqio.MixtureRegistry.add("nested_function", [("inner", by_examples), ("small", 1)])
 seqio.MixtureRegistry.add("drawn", ["a", "b", "c"], default_rate=root)
 seqio.MixtureRegistry.add("with_empty", [("cached", 1), ("empty", 1)])

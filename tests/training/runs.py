@@ -47,6 +47,7 @@ class FakeStores:
     train: dict
     validation: dict
     tokenizer: FakeTokenizer = dataclasses.field(default_factory=FakeTokenizer)
+    notices: tuple = ()
 
 
 def made_up_store(name: str, tokens: int, seed: int) -> TokenStore:

@@ -39,8 +39,8 @@ Architecture.d_model = 32
 Architecture.d_ff = 64
 Architecture.feed_forward = 'tests.my_team.GEGLU'
 Topology.chip = 'tests.my_team.MY_CHIP'
-legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.jsonl'}
-general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.jsonl'}
+legal/Source.splits = {'train': 'legal.jsonl', 'validation': 'legal.held.jsonl'}
+general/Source.splits = {'train': 'general.jsonl', 'validation': 'general.held.jsonl'}
 """
 LION = """
 train.optimizer = @Lion()
@@ -62,12 +62,12 @@ def home(tmp_path_factory) -> pathlib.Path:
     sources = {}
     for name in ("legal", "general"):
         with gzip.open(ROOT / f"t5x_style/data/corpora/{name}.train.jsonl.gz", "rt") as corpus:
-            texts = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 100)]
+            texts = [json.loads(line)["text"][:2000] for line in itertools.islice(corpus, 110)]
+        lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
         path = folder / f"{name}.jsonl"
-        path.write_text(
-            "\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts))
-        )
-        sources[name] = Source(name=name, splits={"train": str(path), "validation": str(path)})
+        path.write_text("\n".join(lines[:100]))
+        (folder / f"{name}.held.jsonl").write_text("\n".join(lines[100:]))
+        sources[name] = Source(name=name, splits={"train": str(path)})
     train_tokenizer(
         {name: documents(source, "train") for name, source in sources.items()},
         {"legal": 0.51, "general": 0.49},

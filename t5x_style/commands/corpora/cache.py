@@ -58,6 +58,8 @@ def cache(
     print(table([list(row.values()) for row in facts], list(facts[0])))
     for phase in stores.phases:
         print(_phase_text(phase))
+    for notice in stores.notices:
+        print(notice)
     if describe:
         for store in opened:
             print(_description(store, corpus))
@@ -70,6 +72,7 @@ def cache(
             row | {"path": str(store.path)} for row, store in zip(facts, opened, strict=True)
         ],
         "phases": [dataclasses.asdict(phase) for phase in stores.phases],
+        "notices": list(stores.notices),
         "built": [f"{plan.task} {plan.split}" for plan in missing],
         "verified": verify,
     }

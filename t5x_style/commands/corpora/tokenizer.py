@@ -190,4 +190,4 @@ def _declared_shares(corpus: Corpus) -> dict[str, float]:
             f"{corpus.mixture_or_task_module!r}, which come with a vocabulary. A vocabulary is "
             f"trained on sources declared in gin"
         )
-    return shares
+    return {task: share for task, share in shares.items() if share > 0}

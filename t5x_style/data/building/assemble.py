@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from t5x_style.data.building.deduplicate import judge, write_fingerprints
+from t5x_style.data.building.deduplicate import fingerprints, judge, write_fingerprints
 from t5x_style.data.building.parts import part_file, tables
 from t5x_style.data.cleaning.duplicates import KEPT, WHY, Duplicates
 from t5x_style.data.stores.token_store import (
@@ -101,12 +101,13 @@ def assemble(
       Fault: no document is left.
     """
     found = _read(folder, parts)
-    fingerprints, details = None, dict[int, str]()
+    kept_so_far = found.reasons == 0
+    # The fingerprint that belongs to a document.
+    place = np.cumsum(kept_so_far) - 1
+    these = fingerprints(folder, parts, kept_so_far, duplicates)
+    details = dict[int, str]()
     if duplicates is not None:
-        kept_so_far = found.reasons == 0
-        why, fingerprints, details = judge(folder, parts, kept_so_far, duplicates, earlier)
-        # The fingerprint that belongs to a document.
-        place = np.cumsum(kept_so_far) - 1
+        why, details = judge(folder, parts, kept_so_far, these, duplicates, earlier)
         found = _mark_duplicates(found, why)
     kept = np.flatnonzero(found.reasons == 0)
     if not len(kept):
@@ -128,9 +129,8 @@ def assemble(
         TOKENS_FILE: _write_tokens(store / TOKENS_FILE, folder, found, order, dtype),
         ENDS_FILE: file_digest(store / ENDS_FILE),
     }
-    if fingerprints is not None:
-        for name in write_fingerprints(store, fingerprints, place[order]):
-            checksums[name] = file_digest(store / name)
+    for name in write_fingerprints(store, these, place[order]):
+        checksums[name] = file_digest(store / name)
     whole: dict[str, Any] = {**meta}
     present = _present(folder, parts, (*METADATA, "extra"))
     if "extra" in present:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from t5x_style.data.building.parts import tables
 from t5x_style.data.cleaning.duplicates import Duplicates, Fingerprints, Verdicts
+from t5x_style.data.stores.held_out import stored_ids
 from t5x_style.data.stores.token_store import (
     DIGESTS_FILE,
-    DOCUMENTS_FILE,
     SIGNATURES_FILE,
     mapped_array,
     read_meta,
@@ -27,23 +26,24 @@ def judge(
     folder: pathlib.Path,
     parts: int,
     kept: np.ndarray,
+    these: Fingerprints,
     duplicates: Duplicates,
     earlier: Sequence[pathlib.Path],
-) -> tuple[np.ndarray, Fingerprints, dict[int, str]]:
+) -> tuple[np.ndarray, dict[int, str]]:
     """Finds the documents of the parts that repeat an earlier one.
 
     Args:
       folder: of the parts.
       parts: their number.
       kept: bool [n], the documents that were not dropped for another reason.
+      these: the fingerprints of those, in reading order.
       duplicates: the definition of a duplicate.
       earlier: the stores whose documents come before these.
 
     Returns:
-      (why, fingerprints, details): why is uint8 [n] into `duplicates.WHY`, the fingerprints are of
-      the `kept` in reading order, details is {document: name of the one it repeats}.
+      (why, details): why is uint8 [n] into `duplicates.WHY`, details is {document: name of the one
+      it repeats}.
     """
-    these = _fingerprints(folder, parts, kept, duplicates)
     before = [_store_fingerprints(path) for path in earlier]
     verdicts = duplicates.verdicts(these, before)
     why = np.zeros(len(kept), np.uint8)
@@ -52,7 +52,7 @@ def judge(
     sizes = [len(fingerprints.digests) for fingerprints in before]
     named = _repeated_names(folder, parts, numbers, verdicts, earlier, sizes)
     repeating = np.flatnonzero(verdicts.why)
-    return why, these, {int(numbers[i]): named[int(verdicts.repeats[i])] for i in repeating}
+    return why, {int(numbers[i]): named[int(verdicts.repeats[i])] for i in repeating}
 
 
 def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarray) -> list[str]:
@@ -60,7 +60,7 @@ def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarr
 
     Args:
       store: the folder.
-      these: the fingerprints from `judge`.
+      these: the result of `fingerprints`.
       order: int64, those of the documents in the store, in its order.
     """
     np.save(store / DIGESTS_FILE, these.digests[order], allow_pickle=False)
@@ -75,21 +75,22 @@ def write_fingerprints(store: pathlib.Path, these: Fingerprints, order: np.ndarr
     return [DIGESTS_FILE, SIGNATURES_FILE]
 
 
-def _fingerprints(
-    folder: pathlib.Path, parts: int, kept: np.ndarray, duplicates: Duplicates
+def fingerprints(
+    folder: pathlib.Path, parts: int, kept: np.ndarray, duplicates: Duplicates | None
 ) -> Fingerprints:
-    """The fingerprints of the documents that are kept, in reading order."""
+    """The digests of the documents that are kept, in reading order, and signatures if needed."""
     digests = []
+    near = duplicates is not None and duplicates.near
     first = 0
     with open(folder / ALL_SIGNATURES_FILE, "wb") as file:
         for _, batch in tables(folder, parts, ["digest", "signature"]):
             chosen = batch.filter(pyarrow.array(kept[first : first + len(batch)]))
             first += len(batch)
             digests.append(_concatenated_bytes(chosen["digest"]).reshape(-1, 16))
-            if duplicates.near:
+            if near:
                 file.write(_concatenated_bytes(chosen["signature"]).data)
     signatures = None
-    if duplicates.near:
+    if duplicates is not None and near:
         count = int(kept.sum())
         signatures = np.zeros((0, duplicates.permutations), np.uint32)
         if count:
@@ -142,9 +143,5 @@ def _repeated_names(
 
 def _stored_names(path: pathlib.Path, places: np.ndarray) -> Iterator[tuple[int, str]]:
     """(place, name) of the documents of a store at these places."""
-    ids: list[str | None] = [None] * len(places)
-    if (path / DOCUMENTS_FILE).is_file():
-        column = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])["id"]
-        ids = column.take(pyarrow.array(places)).to_pylist()
-    for place, name in zip(places.tolist(), ids, strict=True):
+    for place, name in zip(places.tolist(), stored_ids(path, places), strict=True):
         yield place, name if name is not None else f"document {place}"

@@ -29,10 +29,10 @@ import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
-from t5x_style.data.cleaning.normal_form import document_digest
 from t5x_style.data.formats.format import BadRecord, Part
 from t5x_style.data.sources.documents import belongs, document_of, records, refusal
 from t5x_style.data.sources.filters import filtered
+from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype
@@ -60,9 +60,8 @@ SCHEMA = pyarrow.schema(
         "license": pyarrow.large_string(),
         "reason": pyarrow.large_string(),  # why it was dropped; null if it was kept
         "detail": pyarrow.large_string(),
-        # Of the text, where duplicates are dropped (`duplicates.Fingerprints`).
-        "digest": pyarrow.large_binary(),
-        "signature": pyarrow.large_binary(),
+        "digest": pyarrow.large_binary(),  # of the text; null for a document that was dropped
+        "signature": pyarrow.large_binary(),  # of the text, where near duplicates are dropped
     }
 )
 
@@ -411,12 +410,11 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
         if len(ids) == 1:
             writer.drop(row | {"reason": "empty"})
             continue
-        if job.index is not None or corpus.duplicates is not None:
-            text = corpus.tokenizer.decode(ids[:-1])
-            row = _cleaned(row | {"digest": document_digest(text)}, text, job, corpus)
-            if "reason" in row:
-                writer.drop(row)
-                continue
+        text = corpus.tokenizer.decode(ids[:-1])
+        row = _cleaned(row | {"digest": document_digest(text)}, text, job, corpus)
+        if "reason" in row:
+            writer.drop(row)
+            continue
         found = corpus.tokenizer.id_bytes(ids)
         row["bytes"] = int(token_bytes.take(ids).sum()) + sum(more for _, more in found.extra)
         writer.add(ids, row | _extra(job, found))

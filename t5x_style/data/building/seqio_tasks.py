@@ -45,12 +45,13 @@ def register_mixtures(corpus: Corpus) -> None:
     """Makes each mixture of `corpus` a seqio Mixture. Its tasks must be registered."""
     import seqio
 
-    for name, shares in corpus.mixtures.items():
-        for task in shares:
-            if task not in seqio.TaskRegistry.names():
-                raise _unknown(f"Corpus.mixtures[{name!r}]", task, seqio.TaskRegistry.names())
+    for name in corpus.mixtures_in_order():
         seqio.MixtureRegistry.remove(name)
-        seqio.MixtureRegistry.add(name, list(shares.items()))
+        known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        for child in corpus.mixtures[name]:
+            if child not in known:
+                raise _unknown(f"Corpus.mixtures[{name!r}]", child, known)
+        seqio.MixtureRegistry.add(name, list(corpus.mixtures[name].items()))
 
 
 def _dataset_fn(source: Source):
@@ -116,7 +117,7 @@ def declared_blend(corpus: Corpus, name: str) -> tuple[dict[str, float], dict[st
         task = seqio.TaskRegistry.get(task_name)
         splits[task_name] = [split for split in ("train", "validation") if split in task.splits]
         if corpus.source(task_name) is None:
-            _check_task(task, splits[task_name], corpus)
+            _check_task(task, splits[task_name], corpus, trained_on=shares[task_name] > 0)
     return shares, splits
 
 
@@ -132,21 +133,23 @@ def _shares(mixture) -> dict[str, float]:
                 f"{_short_message(error)}. A function of the Task needs the number of examples: "
                 f"num_input_examples of its source, or a cache in Corpus.cached_task_dirs"
             ) from None
-        if not (math.isfinite(rate) and rate > 0):
+        if not (math.isfinite(rate) and rate >= 0):
             raise UsageError(
                 f"seqio Mixture {mixture.name!r}: the rate of {task.name!r} is {rate:g}: it must "
-                f"be above 0 (or leave the Task out)"
+                f"be 0 or more (0: evaluated and not trained on)"
             )
     total = sum(rates.values())
+    if not total:
+        raise UsageError(f"seqio Mixture {mixture.name!r}: every rate is 0: nothing to train on")
     return {task: rate / total for task, rate in rates.items()}
 
 
-def _check_task(task, splits: list[str], corpus: Corpus) -> None:
-    """Refuses a Task that cannot be trained on, before anything is read."""
+def _check_task(task, splits: list[str], corpus: Corpus, *, trained_on: bool) -> None:
+    """Refuses a Task that cannot be trained on, or not evaluated, before anything is read."""
     import tensorflow as tf
     from seqio import utils
 
-    if "train" not in splits:
+    if trained_on and "train" not in splits:
         raise UsageError(
             f"seqio Task {task.name!r} has no split 'train'; it has {sorted(task.splits)}"
         )

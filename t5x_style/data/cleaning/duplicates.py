@@ -8,8 +8,8 @@ import gin
 import numpy as np
 
 from t5x_style.data.cleaning.ngrams import ngram_hashes
-from t5x_style.data.cleaning.normal_form import COMPARISON_VERSION, document_digest
 from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
+from t5x_style.data.sources.normal_form import COMPARISON_VERSION, document_digest
 from t5x_style.errors import UsageError
 
 # The share of pairs at just the threshold that must share a band, and so be compared.

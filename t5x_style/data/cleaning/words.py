@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t5x_style.data.cleaning.normal_form import UNSPACED, is_invisible, normal_form
+from t5x_style.data.sources.normal_form import UNSPACED, is_invisible, normal_form
 
 # Odd, and 3 modulo 8: P**k - 1 is then divisible by at most 2**5 for k < 16. So two characters of a
 # word, or two words of a run, that change places differ in 59 bits.

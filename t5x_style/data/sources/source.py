@@ -57,10 +57,11 @@ class Source:
 
     Attributes:
       name: letters, digits, `_`, `-` and `.`; metrics carry it.
-      splits: {'train': WHERE, 'validation': WHERE}; the second may be left out. WHERE is a glob of
-        files; or a folder, for all files of the format in it; or `package:NAME` for an embedded
-        corpus; or the folder of a split that Hugging Face's `save_to_disk` wrote; or a list of
-        these. With TFDS it is a split of the dataset, such as 'train[:99%]'.
+      splits: {'train': WHERE, 'validation': WHERE}; the second may be left out, and the first of a
+        source with a share of 0, which is evaluated alone. WHERE is a glob of files; or a folder,
+        for all files of the format in it; or `package:NAME` for an embedded corpus; or the folder
+        of a split that Hugging Face's `save_to_disk` wrote; or a list of these. With TFDS it is a
+        split of the dataset, such as 'train[:99%]'.
       format: 'jsonl' (one JSON object a line) or 'text' (one document a file), both plain, .gz or
         .zst; 'parquet'; 'hf' (a Hugging Face dataset on disk); 'array_record' (each record a JSON
         object) or 'array_record_example' (each a tf.train.Example); 'tfds'; or 'module.NAME', a
@@ -112,8 +113,8 @@ class Source:
                     f"Source.splits[{split!r}] of {self.name!r} = {where!r}: write a glob, a "
                     f"folder, or a list of them"
                 )
-        if "train" not in self.splits:
-            raise UsageError(f"Source.splits of {self.name!r} has no 'train'")
+        if not self.splits:
+            raise UsageError(f"Source.splits of {self.name!r} names no split")
         for option in FORMAT_OPTIONS:
             if getattr(self, option) and option not in self.reader.source_options:
                 readers = [
@@ -151,6 +152,8 @@ class Source:
                 f"Source {self.name!r} has files for 'validation' and validation_from: "
                 f"which of them?"
             )
+        if self.validation_from is not None and "train" not in self.splits:
+            raise UsageError(f"Source {self.name!r}: validation_from divides files of 'train'")
 
     def date_bounds(self) -> list[str]:
         """The dates at which the source is cut."""
@@ -170,10 +173,10 @@ class Source:
         return after, min(before or self.validation_from, self.validation_from)
 
     def split_names(self) -> tuple[str, ...]:
-        """'train', and 'validation' if there is one."""
-        if "validation" in self.splits or self.validation_from is not None:
+        """'train' and 'validation', or the one of them that there is."""
+        if self.validation_from is not None:
             return SPLITS
-        return SPLITS[:1]
+        return tuple(split for split in SPLITS if split in self.splits)
 
     def reads_train_files(self, split: str) -> bool:
         """Whether a split is cut out of the files of 'train': a second reading of them."""

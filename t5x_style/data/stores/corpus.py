@@ -1,6 +1,7 @@
 """The data of a run: sources, their blend, and the tokenizer."""
 
 import dataclasses
+import graphlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,9 @@ class Corpus:
         lasts to the end of the run.
       cache_dir: the folder of token stores.
       sources: those declared in gin. A source is a seqio Task of its name as well.
-      mixtures: {mixture name: {task name: share of the TOKENS}}; shares sum to 1.
+      mixtures: {mixture name: {name of a task or of another mixture: share of the TOKENS}}; shares
+        sum to 1. A mixture within a mixture gives its own shares times its share. A task with a
+        share of 0 is evaluated and not trained on.
       mixture_or_task_module: a Python module that registers seqio Tasks and Mixtures at import. The
         rates of a Mixture are read as shares of tokens.
       use_cached_tasks: read the Tasks of the module from the caches of `seqio_cache_tasks`.
@@ -76,14 +79,14 @@ class Corpus:
                     "Corpus.use_cached_tasks and cached_task_dirs are for the seqio Tasks of a "
                     "module, and Corpus.mixture_or_task_module is not set"
                 )
+            known = [*self.mixtures, *names]
             for mixture, shares in self.mixtures.items():
                 for task in shares:
-                    if task not in names:
+                    if task not in known:
                         raise UsageError(
-                            f"Corpus.mixtures[{mixture!r}] names the task {task!r}; the sources "
-                            f"are {', '.join(names) or 'none'}{did_you_mean(task, names)}"
+                            f"Corpus.mixtures[{mixture!r}] names {task!r}; the sources and "
+                            f"mixtures are {', '.join(known)}{did_you_mean(task, known)}"
                         )
-            known = [*self.mixtures, *names]
             for name in self.blend_names():
                 if name not in known:
                     raise UsageError(
@@ -96,6 +99,23 @@ class Corpus:
                 Blend.constant(shares)
             except UsageError as error:
                 raise UsageError(f"Corpus.mixtures[{mixture!r}]: {error}") from None
+        self.mixtures_in_order()
+
+    def mixtures_in_order(self) -> list[str]:
+        """The mixtures, each after those that it names.
+
+        Raises:
+          UsageError: a mixture contains itself.
+        """
+        named = {
+            mixture: [name for name in shares if name in self.mixtures]
+            for mixture, shares in self.mixtures.items()
+        }
+        try:
+            return list(graphlib.TopologicalSorter(named).static_order())
+        except graphlib.CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            raise UsageError(f"Corpus.mixtures: a mixture contains itself: {circle}") from None
 
     def source(self, name: str) -> Source | None:
         """The source of that name declared in gin; None for a task of the module."""
@@ -107,12 +127,23 @@ class Corpus:
         return list(dict.fromkeys(name for start, end, _ in phases for name in (start, end)))
 
     def declared_shares(self, name: str) -> dict[str, float] | None:
-        """{task: share of tokens} of a blend if gin declares it; None if the module does."""
-        if name in self.mixtures:
-            return dict(self.mixtures[name])
-        if self.source(name):
-            return {name: 1.0}
-        return None
+        """{task: share of tokens} of a blend if gin declares it; None if the module does.
+
+        The shares of a mixture within a mixture are multiplied by its share. A task that is reached
+        twice has the sum.
+        """
+        if name not in self.mixtures:
+            return {name: 1.0} if self.source(name) else None
+        found: dict[str, float] = {}
+        for child, share in self.mixtures[name].items():
+            if child not in self.mixtures:
+                found[child] = found.get(child, 0.0) + share
+                continue
+            inner = self.declared_shares(child) or {}
+            total = sum(inner.values())
+            for task, part in inner.items():
+                found[task] = found.get(task, 0.0) + share * part / total
+        return found
 
     def to_json(self) -> str:
         """All of it as JSON, for the process that builds."""

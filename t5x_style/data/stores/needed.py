@@ -14,6 +14,7 @@ from t5x_style.data.blend.phases import SharePhase, named_phases
 from t5x_style.data.formats.files import content_digests
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.stores.held_out import check_documents, check_files
 from t5x_style.data.stores.planned import PlannedStore, module_digest, plan_store, unbuilt
 from t5x_style.data.stores.token_store import TokenStore
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
@@ -28,14 +29,17 @@ class Stores:
     Attributes:
       phases: shares of tokens by task, from the start of the run to its end.
       train: {task: train store}, of every task that has a share.
-      validation: {task: validation store}, of the tasks that have that split.
+      validation: {task: validation store}, of the tasks that have that split, those with a share
+        of 0 included.
       tokenizer: the one that all of them were made with.
+      notices: what a user should know of their files.
     """
 
     phases: tuple[SharePhase, ...]
     train: dict[str, TokenStore]
     validation: dict[str, TokenStore]
     tokenizer: Tokenizer
+    notices: tuple[str, ...] = ()
 
 
 def ensure_stores(
@@ -55,7 +59,7 @@ def ensure_stores(
 
     Raises:
       UsageError: files, names or splits that do not exist; with `build=False`, a missing store;
-        options for Apache Beam where that is not installed.
+        options for Apache Beam where that is not installed; text that is trained on and held out.
       Fault: a record that cannot be read, a source without documents, a builder that died.
     """
     if beam_options is not None and importlib.util.find_spec("apache_beam") is None:
@@ -65,6 +69,7 @@ def ensure_stores(
         )
     with Builder(corpus) as builder:
         phases, plans = planned_stores(corpus, builder, remember=build)
+        notices = [*check_files(corpus, plans), *_evaluation_notices(corpus, plans)]
         missing = unbuilt(plans)
         if missing and not build:
             raise UsageError(
@@ -84,13 +89,15 @@ def ensure_stores(
     for plan in plans:
         store = TokenStore.open(plan.path, tokenizer_hash=corpus.tokenizer.hash)
         opened[plan.split][plan.task] = store
-    return Stores(phases, opened["train"], opened["validation"], corpus.tokenizer)
+    check_documents(corpus, opened["train"], opened["validation"], remember=build)
+    return Stores(phases, opened["train"], opened["validation"], corpus.tokenizer, tuple(notices))
 
 
 def missing_stores(corpus: Corpus) -> list[PlannedStore]:
     """The stores of the corpus's blend that are not built. Writes nothing."""
     with Builder(corpus) as builder:
         _, plans = planned_stores(corpus, builder, remember=False)
+    check_files(corpus, plans)
     return unbuilt(plans)
 
 
@@ -105,7 +112,7 @@ def planned_stores(
       remember: keep digests of files and declarations of a module in the cache directory.
     """
     declared = {name: corpus.declared_shares(name) for name in corpus.blend_names()}
-    splits: Mapping[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     if any(
         shares is None or any(corpus.source(task) is None for task in shares)
         for shares in declared.values()
@@ -115,7 +122,16 @@ def planned_stores(
         SharePhase(tokens, _positive(declared[start]), _positive(declared[end]))
         for start, end, tokens in named_phases(corpus.mixture_or_task_name)
     )
-    tasks = list(dict.fromkeys(name for phase in phases for name in {**phase.start, **phase.end}))
+    trained_on = {name for phase in phases for name in {**phase.start, **phase.end}}
+    # A task with a share of 0 is evaluated alone.
+    tasks = list(dict.fromkeys(task for shares in declared.values() for task in shares or ()))
+    splits |= {source.name: list(source.split_names()) for source in corpus.sources}
+    for task in sorted(trained_on):
+        if corpus.source(task) and "train" not in splits[task]:
+            raise UsageError(
+                f"Source.splits of {task!r} has no 'train', and the source has a share of the "
+                f"blend: name files for it, or give it a share of 0 in Corpus.mixtures"
+            )
     plans: dict[tuple[str, str], PlannedStore] = {}
     # Validation comes first: train documents that repeat a validation document are dropped. The
     # order of the blend decides nothing: a run goes on with another blend, or one written sorted.
@@ -123,8 +139,9 @@ def planned_stores(
     in_order = [*filter(tasks.__contains__, named), *sorted(set(tasks).difference(named))]
     for split in ("validation", "train"):
         for task in in_order:
-            source = corpus.source(task)
-            if split in (source.split_names() if source else splits[task]):
+            if split == "train" and task not in trained_on:
+                continue
+            if split in splits[task]:
                 before = list(plans.values())
                 plans[task, split] = plan_store(corpus, task, split, before, remember=remember)
     held_out = any(split == "validation" for _, split in plans)
@@ -135,6 +152,23 @@ def planned_stores(
         )
     both = [(task, split) for task in tasks for split in ("train", "validation")]
     return phases, [plans[key] for key in both if key in plans]
+
+
+def _evaluation_notices(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
+    """Notices about sources without a validation split."""
+    planned = {plan.task: plan.split for plan in plans}  # 'validation' where there is one
+    blends = [corpus.declared_shares(name) or {} for name in corpus.blend_names()]
+    unused = sorted({task for shares in blends for task in shares} - planned.keys())
+    way_out = "name files in Source.splits, or set Source.validation_from"
+    return [
+        f"{task!r} is trained on and never evaluated: it has no validation split ({way_out})"
+        for task, last_split in planned.items()
+        if last_split == "train"
+    ] + [
+        f"{task!r} has a share of 0 and no validation split: it is neither trained on nor "
+        f"evaluated ({way_out})"
+        for task in unused
+    ]
 
 
 def _positive(shares: Mapping[str, float] | None) -> dict[str, float]:

@@ -11,11 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_style.data.cleaning.contamination import Contamination
-from t5x_style.data.cleaning.normal_form import COMPARISON_VERSION
 from t5x_style.data.formats.files import content_digests, module_file
+from t5x_style.data.sources.normal_form import COMPARISON_VERSION
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.token_store import FORMAT_VERSION, META_FILE, read_meta
+from t5x_style.data.stores.token_store import (
+    FORMAT_VERSION,
+    META_FILE,
+    TOKENS_VERSION,
+    read_meta,
+)
 from t5x_style.files import absolute, file_digest
 
 
@@ -27,14 +32,15 @@ class PlannedStore:
       task: its source or seqio Task.
       split: 'train' or 'validation'.
       fingerprint: SHA-256 over all that its content depends on.
-      path: its folder, named after the fingerprint and the fields that name documents. The tokens
-        do not depend on those fields, nor does their order.
+      path: its folder, named after the fingerprint, the format of a store's files, and the fields
+        that name documents. The tokens depend on neither of the last two, nor does their order.
       content: digest over the files of its source. Their single digests are in the fingerprint.
       earlier: stores whose documents come before these, where duplicates are dropped.
       against: validation stores whose text must not be in it, where contamination is dropped.
       tokenised: the folder of its parts as they are before anything is dropped. It does not depend
         on the cleaning, on other sources or on the blend. None where nothing is dropped, and for a
         module's Task.
+      files: (path, SHA-256) of each file that the split reads whole, for `held_out.check_files`.
     """
 
     task: str
@@ -45,16 +51,18 @@ class PlannedStore:
     earlier: tuple[pathlib.Path, ...] = ()
     against: tuple[pathlib.Path, ...] = ()
     tokenised: pathlib.Path | None = None
+    files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All that a builder needs, as plain values."""
         tokenised = self.tokenised and str(self.tokenised)
         plain = dataclasses.asdict(self) | {"path": str(self.path), "tokenised": tokenised}
+        del plain["files"]
         return plain | {name: list(map(str, plain[name])) for name in ("earlier", "against")}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> PlannedStore:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`, without the files."""
         paths = {name: tuple(map(pathlib.Path, plain[name])) for name in ("earlier", "against")}
         tokenised = plain["tokenised"] and pathlib.Path(plain["tokenised"])
         plain = {**plain, "path": pathlib.Path(plain["path"]), "tokenised": tokenised}
@@ -117,13 +125,17 @@ def plan_store(
     cache_dir = pathlib.Path(corpus.cache_dir)
     source = corpus.source(task)
     made_from: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": TOKENS_VERSION,
         "tokenizer": corpus.tokenizer.hash,
         "seed": corpus.seed,
         "split": split,
     }
+    files: tuple[tuple[str, str], ...] = ()
     if source is not None:
         made_from |= source.made_from(split, cache_dir, remember=remember)
+        if not source.reader.where_selects:
+            paths = map(str, source.files(split))
+            files = tuple(zip(paths, made_from["files"], strict=True))
     else:
         made_from |= {"task": task, "module": module_digest(corpus, remember=remember)}
         if corpus.use_cached_tasks:
@@ -158,16 +170,18 @@ def plan_store(
         tuple(plan.path for plan in earlier),
         tuple(plan.path for plan in against),
         tokenised,
+        files,
     )
 
 
 def _digits(fingerprint: str, corpus: Corpus, source: Source | None, split: str) -> str:
-    """The end of a store's name: digits of its fingerprint, and of the fields that name documents
-    if there are any."""
+    """The end of a store's name: of a digest over its fingerprint, the format of its files, and the
+    fields that name documents."""
     named = [source and source.id_field]
     if corpus.contamination is not None and split == "train":
         named += [evaluation.id_field for evaluation in corpus.contamination.evaluation_sets]
-    return (_digest_of([fingerprint, json.dumps(named)]) if any(named) else fingerprint)[:16]
+    versions = f"{FORMAT_VERSION} {COMPARISON_VERSION}"
+    return _digest_of([fingerprint, versions, json.dumps(named)])[:16]
 
 
 def _digest(made_from: Mapping[str, Any]) -> str:

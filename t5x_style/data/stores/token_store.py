@@ -7,8 +7,8 @@ A store is a directory, whole or absent:
     dropped.parquet    where, id, reason and detail of the documents that were dropped, if any
     extra_bytes.npy    int64 [k, 2], of a validation split whose vocabulary changes texts, see
                        `TokenStore.extra_bytes`
-    digests.npy        uint8 [documents, 16], and signatures.npy, uint32 [documents, permutations]:
-                       by which duplicates are found, if a corpus drops them
+    digests.npy        uint8 [documents, 16], of the text of document i (`document_digest`)
+    signatures.npy     uint32 [documents, permutations], if a corpus drops near duplicates
     meta.json          counts, checksums, and the fingerprint of all that it was made from
 
 `t5x_style.data.building.assemble` writes it.
@@ -29,7 +29,11 @@ import numpy as np
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import file_digest, locked
 
-FORMAT_VERSION = 2
+# Of the files of a store. A store of another version is built again, in another folder.
+FORMAT_VERSION = 3
+# Of the tokens and their order, which the fingerprint is over: a run continues on a store that was
+# built again with the same one.
+TOKENS_VERSION = 1
 TOKENS_FILE = "tokens.bin"
 ENDS_FILE = "document_ends.npy"
 DOCUMENTS_FILE = "documents.parquet"

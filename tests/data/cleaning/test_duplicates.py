@@ -18,7 +18,7 @@ from t5x_style.data.cleaning.duplicates import (
     Duplicates,
     Fingerprints,
 )
-from t5x_style.data.cleaning.normal_form import document_digest
+from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.errors import UsageError
 
 pytest.importorskip("rensa", reason="the extra clean or dev brings it")
@@ -246,7 +246,7 @@ def test_a_million_documents_are_judged_in_less_than_a_gigabyte(tmp_path):
 def test_every_process_sees_the_same_fingerprints():
     code = (
         "import json; from t5x_style.data import Duplicates as D; d = D(near=True);"
-        "from t5x_style.data.cleaning.normal_form import document_digest;"
+        "from t5x_style.data.sources.normal_form import document_digest;"
         "print(json.dumps([document_digest('a b').hex(), d.signature('one two three four five six')"
         ".tolist()]))"
     )

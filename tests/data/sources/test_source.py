@@ -104,7 +104,7 @@ def test_an_archive_that_was_cut_short_is_never_skipped(tmp_path):
         ({"format": "json"}, r"'json' is not one of jsonl, .*tfds, or .* mean 'jsonl'"),
         ({"on_bad_record": "skipp"}, "did you mean 'skip'"),
         ({"splits": {"train": "x", "validaton": "x"}}, "did you mean 'validation'"),
-        ({"splits": {"validation": "x"}}, "'a' has no 'train'"),
+        ({"splits": {}}, "splits of 'a' names no split"),
         ({"format": "tfds"}, "set tfds_name and tfds_data_dir"),
         ({"tfds_name": "x:1.0.0"}, "tfds_name of 'a': format 'jsonl' does not read it; tfds do"),
         ({"format": "tfds", "tfds_name": "x", "tfds_data_dir": "/x"}, "write 'x:1.0.0'"),

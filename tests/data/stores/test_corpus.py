@@ -34,6 +34,47 @@ def test_a_mixture_and_a_task_by_name():
     assert elsewhere.declared_shares("theirs") is None
 
 
+NESTED = {
+    "law": {"statutes": 0.25, "cases": 0.75},
+    "prose": {"books": 0.5, "cases": 0.5},
+    "domain": {"law": 0.4, "prose": 0.4, "books": 0.2},
+    "blend": {"domain": 0.5, "general": 0.5, "news": 0},
+}
+NAMES = ("statutes", "cases", "books", "general", "news")
+TASKS = [Source(name=name, splits={"train": "x"}) for name in NAMES]
+
+
+def test_mixtures_nest_and_their_shares_multiply():
+    """By hand: cases are reached by law, 0.5 x 0.4 x 0.75, and by prose, 0.5 x 0.4 x 0.5."""
+    nested = corpus(sources=TASKS, mixtures=NESTED, mixture_or_task_name="blend")
+    shares = {"statutes": 0.05, "cases": 0.25, "books": 0.2, "general": 0.5, "news": 0.0}
+    assert nested.declared_shares("blend") == pytest.approx(shares)
+    assert list(nested.declared_shares("blend")) == list(shares), "in the order of their names"
+    # The order of the declarations is the user's own.
+    upside_down = dict(reversed(NESTED.items()))
+    other = corpus(sources=TASKS, mixtures=upside_down, mixture_or_task_name="blend")
+    assert other.declared_shares("blend") == nested.declared_shares("blend")
+    # What was read as a sum of 1 counts as 1 within another mixture, too.
+    thirds = {"three": dict.fromkeys(["statutes", "cases", "books"], 0.333), "m": {"three": 1}}
+    shares = corpus(sources=TASKS, mixtures=thirds, mixture_or_task_name="m").declared_shares("m")
+    assert shares == pytest.approx(dict.fromkeys(["statutes", "cases", "books"], 1 / 3))
+
+
+@pytest.mark.parametrize(
+    "mixtures",
+    [
+        {"blend": {"blend": 1.0}},
+        {"blend": {"a": 0.5, "general": 0.5}, "a": {"b": 1.0}, "b": {"blend": 1.0}},
+    ],
+)
+@pytest.mark.parametrize("module", [None, "their.tasks"])
+def test_a_mixture_that_contains_itself_is_refused_by_name(mixtures, module):
+    with pytest.raises(UsageError, match=r"contains itself: .*blend") as refused:
+        corpus(mixtures=mixtures, mixture_or_task_name="blend", mixture_or_task_module=module)
+    for name in mixtures:
+        assert name in str(refused.value)
+
+
 def test_the_builder_gets_the_same_corpus():
     caches = {"use_cached_tasks": True, "cached_task_dirs": ["caches"]}
     original = corpus(

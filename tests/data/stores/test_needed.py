@@ -41,13 +41,14 @@ def corpus(tokenizer, tmp_path):
     legal = write_jsonl(
         tmp_path / "legal.jsonl", [f"Clause {i} of the licence." for i in range(300)]
     )
+    held = write_jsonl(tmp_path / "held.jsonl", [f"Article {i} of it." for i in range(20)])
     general = write_jsonl(tmp_path / "general.jsonl", [f"Country {i}\n\u2581" for i in range(200)])
     return Corpus(
         tokenizer=tokenizer,
         mixture_or_task_name="blend",
         cache_dir=str(tmp_path / "stores"),
         sources=[
-            Source(name="legal", splits={"train": legal, "validation": legal}),
+            Source(name="legal", splits={"train": legal, "validation": held}),
             Source(name="general", splits={"train": general}),
         ],
         mixtures={"blend": {"legal": 0.51, "general": 0.49}},
@@ -100,9 +101,9 @@ def test_reused_as_long_as_it_matches(corpus, embedded, tmp_path):
     ensure_stores(corpus, build=False)
     (tmp_path / "general.jsonl").touch()
     (tmp_path / "legal.jsonl").rename(tmp_path / "moved.jsonl")
-    moved = Source(
-        name="legal", splits={s: str(tmp_path / "moved.jsonl") for s in ("train", "validation")}
-    )
+    held = corpus.sources[0].splits["validation"]
+    splits = {"train": str(tmp_path / "moved.jsonl"), "validation": held}
+    moved = Source(name="legal", splits=splits)
     corpus = dataclasses.replace(corpus, sources=[moved, corpus.sources[1]])
     ensure_stores(corpus)
     assert builds_in(folder) == first, "touched and moved, but with the same content"

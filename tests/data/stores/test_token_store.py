@@ -129,7 +129,7 @@ def test_tables_of_what_is_kept_and_what_was_dropped(tmp_path):
 
 def test_a_store_without_such_fields_has_no_such_files(tmp_path):
     store = write_store(tmp_path / "store", DOCUMENTS)
-    names = {"tokens.bin", "document_ends.npy", "meta.json"}
+    names = {"tokens.bin", "document_ends.npy", "digests.npy", "meta.json"}
     assert {path.name for path in store.path.iterdir()} == names == set(store.meta["checksums"])
 
 
@@ -138,7 +138,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(tmp_path):
     rows[7]["reason"] = "length"
     store = write_store(tmp_path / "store", [*DOCUMENTS[:7], [], *DOCUMENTS[8:]], rows=rows)
     files = sorted(store.path.iterdir())
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         content = file.read_bytes()
         for place in {*range(0, len(content), max(len(content) // 60, 1)), len(content) - 1}:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5x_style.data.cleaning.normal_form import document_digest, normal_form
+from t5x_style.data.sources.normal_form import document_digest, normal_form
 
 CHINESE = "第一条为了保护民事主体的合法权益，调整民事关系，维护社会和经济秩序，制定本法。"
 

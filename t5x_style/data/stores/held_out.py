@@ -1,0 +1,250 @@
+"""Held-out text is not trained on: files are compared before a build, documents after it."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from t5x_style.data.stores.corpus import Corpus
+from t5x_style.data.stores.planned import PlannedStore
+from t5x_style.data.stores.token_store import (
+    DIGESTS_FILE,
+    DOCUMENTS_FILE,
+    META_FILE,
+    TokenStore,
+    mapped_array,
+)
+from t5x_style.data.tokenizers.tokenizer import Tokenizer
+from t5x_style.errors import UsageError
+from t5x_style.files import file_digest, write_whole
+
+# {"train store validation store": the digests of their meta.json} of stores without a common text.
+KNOWN_FILE = "held_out.json"
+# Digests that are looked up at a time, and names that a message has.
+BLOCK = 1 << 20
+SHOWN = 3
+SHOWN_CHARACTERS = 50
+EMPTY = hashlib.sha256().hexdigest()
+COMPRESSED = (".gz", ".zst")
+
+
+def check_files(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
+    """Refuses a file that stands in a train split and in a validation split of the corpus.
+
+    Files are compared by the digests of their content. Splits that share files by design, by other
+    dates or another part of the documents, are not refused.
+
+    Returns:
+      notices about files that are read twice: by two names in one split, or by two sources.
+
+    Raises:
+      UsageError: names both splits and the files.
+    """
+    paths = {plan: _paths_by_digest(plan) for plan in plans}
+    notices = [text for plan in plans if (text := _read_twice(plan))]
+    refused = []
+    in_order = sorted(plans, key=lambda plan: plan.split)  # train first
+    for one, other in itertools.combinations(in_order, 2):
+        shared = [digest for digest in paths[one] if digest in paths[other]]
+        if not (shared and _may_share_documents(corpus, one, other)):
+            continue
+        pairs = [(paths[one][digest][0], paths[other][digest][0]) for digest in shared]
+        names = _listed([a if a == b else f"{a} (as {b})" for a, b in pairs])
+        splits = f"{one.task!r} {one.split} and {other.task!r} {other.split}"
+        if one.split == other.split:
+            notices.append(f"{splits} both have the file {names}: its text is read twice")
+        elif _copies_are_dropped(corpus, one.task == other.task):
+            notices.append(f"{splits} both have the file {names}: training copies are dropped")
+        else:
+            refused.append(f"{splits} both have the file {names}")
+    if refused:
+        raise UsageError(
+            "what is trained on is not held out:\n  "
+            + "\n  ".join(refused)
+            + "\nname other files in Source.splits; or hold documents of the train files out with "
+            "Source.validation_from; or drop the training copies with "
+            "Corpus.duplicates = @Duplicates()"
+        )
+    return notices
+
+
+def _paths_by_digest(plan: PlannedStore) -> dict[str, list[str]]:
+    """{digest: files of a split with that content}. An empty file has no text to hold out."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for path, digest in plan.files:
+        if digest != EMPTY:
+            found[digest].append(path)
+    return found
+
+
+def _read_twice(plan: PlannedStore) -> str | None:
+    """A notice about files of one split with one content, or compressed ones beside plain ones."""
+    again = []
+    for first, *others in _paths_by_digest(plan).values():
+        again += [f"{path} (the content of {first})" for path in others]
+    names = {path for path, _ in plan.files}
+    for path, _ in plan.files:
+        plain = path.removesuffix(pathlib.Path(path).suffix)
+        if path.endswith(COMPRESSED) and plain in names:
+            again.append(f"{path} (beside {plain})")
+    if not again:
+        return None
+    return f"{plan.task!r} {plan.split} may read a text twice: {_listed(again)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _may_share_documents(corpus: Corpus, one: PlannedStore, other: PlannedStore) -> bool:
+    """Whether the two splits may have a document of one file in common."""
+    (first, end), (other_first, other_end) = (_days(corpus, plan) for plan in (one, other))
+    return max(first, other_first) < min(end, other_end)
+
+
+def _days(corpus: Corpus, plan: PlannedStore) -> tuple[str, str]:
+    """(from, before) of a split's documents, as text that is in the order of the days."""
+    source = corpus.source(plan.task)
+    after, before = (None, None) if source is None else source.date_window(plan.split)
+    first, end = (bound and bound + "0000-01-01"[len(bound) :] for bound in (after, before))
+    return first or "", end or "~"
+
+
+def _copies_are_dropped(corpus: Corpus, same_source: bool) -> bool:
+    """Whether the corpus drops training documents that repeat those of a validation split."""
+    if corpus.contamination is not None and corpus.contamination.against_validation:
+        return True
+    return corpus.duplicates is not None and (same_source or corpus.duplicates.across_sources)
+
+
+def check_documents(
+    corpus: Corpus,
+    train: Mapping[str, TokenStore],
+    validation: Mapping[str, TokenStore],
+    *,
+    remember: bool,
+) -> None:
+    """Refuses a document of a validation store that stands in a train store, too.
+
+    Stores that were compared before, and have not changed since, are not compared again.
+
+    Args:
+      corpus: to which the stores belong.
+      train, validation: {task: store}.
+      remember: note in the cache directory which stores share no document.
+
+    Raises:
+      UsageError: counts and names the documents, and says what may be done.
+    """
+    file = pathlib.Path(corpus.cache_dir) / KNOWN_FILE
+    known = _known(file)
+    digests = {
+        store.path: file_digest(store.path / META_FILE)
+        for store in (*train.values(), *validation.values())
+    }
+    found, apart = [], {}
+    for held, trained in itertools.product(validation.values(), train.values()):
+        pair = f"{trained.path.name} {held.path.name}"
+        state = [digests[trained.path], digests[held.path]]
+        if known.get(pair) == state:
+            continue
+        shared = shared_documents(trained.path, held.path)
+        if len(shared):
+            found.append(repeated_text(held, trained, shared, corpus.tokenizer))
+        else:
+            apart[pair] = state
+    if apart and remember:
+        write_whole(file, json.dumps(known | apart, indent=1))
+    if found:
+        drop = "Corpus.duplicates = @Duplicates() drops the copies from the train split"
+        if corpus.duplicates is not None:
+            drop = "Duplicates.across_sources = True drops the copies from the train split"
+        raise UsageError(
+            "what is trained on is not held out:\n  "
+            + "\n  ".join(found)
+            + f"\n{drop}; or hold out other documents: other files in Source.splits, or "
+            "Source.validation_from"
+        )
+
+
+def _known(file: pathlib.Path) -> dict[str, list[str]]:
+    """What `check_documents` noted. The note is only a saving: a damaged one is made again."""
+    try:
+        known = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def shared_documents(train: pathlib.Path, validation: pathlib.Path) -> np.ndarray:
+    """The documents of a validation store whose text is in a train store, too.
+
+    The train store is read a block at a time. Memory holds some 50 bytes for each document of the
+    validation store.
+
+    Args:
+      train, validation: folders of stores.
+
+    Returns:
+      int64 [n], places in the validation store, ascending.
+    """
+    held = _halves(mapped_array(validation / DIGESTS_FILE))
+    trained = _halves(mapped_array(train / DIGESTS_FILE))
+    order = np.argsort(held[:, 0], kind="stable")
+    firsts = held[order, 0]
+    shared: set[int] = set()
+    for begin in range(0, len(trained), BLOCK):
+        block = trained[begin : begin + BLOCK]
+        left = np.searchsorted(firsts, block[:, 0])
+        alike = firsts[np.minimum(left, len(firsts) - 1)] == block[:, 0]
+        right = np.searchsorted(firsts, block[alike, 0], side="right")
+        for second, low, high in zip(block[alike, 1], left[alike], right, strict=True):
+            places = order[low:high]
+            shared.update(places[held[places, 1] == second].tolist())
+    return np.array(sorted(shared), np.int64)
+
+
+def _halves(digests: np.ndarray) -> np.ndarray:
+    """uint8 [documents, 16] as uint64 [documents, 2]."""
+    return digests.view(np.uint64)
+
+
+def repeated_text(
+    held: TokenStore, trained: TokenStore, shared: np.ndarray, tokenizer: Tokenizer
+) -> str:
+    """How many documents of a validation store are in a train store, and which."""
+    number, total = len(shared), len(held.document_ends)
+    more = f" and {number - SHOWN:,} more" if number > SHOWN else ""
+    return (
+        f"{number:,} of the {total:,} documents of {held.meta['source']!r} validation "
+        f"({100 * number / total:.3g} %) are in {trained.meta['source']!r} train, too: "
+        + ", ".join(_names(held, shared[:SHOWN], tokenizer))
+        + more
+    )
+
+
+def _names(store: TokenStore, places: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
+    """The ids of documents where they have some, and how their texts begin."""
+    for place, name in zip(places.tolist(), stored_ids(store.path, places), strict=True):
+        start = int(store.document_ends[place - 1]) if place else 0
+        end = min(int(store.document_ends[place]) - 1, start + SHOWN_CHARACTERS)
+        begins = " ".join(tokenizer.decode(store.tokens[start:end]).split())[:SHOWN_CHARACTERS]
+        yield (f"{name} " if name is not None else "") + repr(begins)
+
+
+def stored_ids(path: pathlib.Path, places: np.ndarray) -> list[str | None]:
+    """The ids of the documents of a store at these places; None where there is none."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not (path / DOCUMENTS_FILE).is_file():
+        return [None] * len(places)
+    column = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])["id"]
+    return column.take(pyarrow.array(places)).to_pylist()
