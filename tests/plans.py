@@ -6,6 +6,7 @@ import pathlib
 
 from t5x_style.accounting import Architecture, SourceAccount, Topology
 from t5x_style.reporting import DerivedRun, Horizon, PhaseRecord, PlannedSource, VocabularyRecord
+from t5x_style.reporting.run.held_out_text import HeldOutText
 
 ARCHITECTURE = Architecture(vocab_size=4096, layers=4, d_model=128, d_ff=344, heads=4)
 
@@ -25,9 +26,10 @@ def made_up_plan(shares: dict[str, float], *, tokens: int = 100, **fields) -> De
         compute_dtype="float32",
         blend=[],
         sources={
-            name: PlannedSource(dataclasses.replace(account, share=share), share, share, name, None)
+            name: PlannedSource(dataclasses.replace(account, share=share), share, share, name)
             for name, share in shares.items()
         },
+        held_out=[HeldOutText(-1, 0, {})],
         notices=[],
         vocabulary=VocabularyRecord("t.model", None, "t", 4096),
         early_stopping=None,

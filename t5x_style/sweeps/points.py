@@ -11,6 +11,7 @@ from pathlib import Path
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import local_path, read_text
 from t5x_style.reporting import DerivedRun, RunRecord, read_run
+from t5x_style.reporting.run.held_out_text import evaluation_weights, weights_text
 from t5x_style.reporting.run.writer import METRICS_FILE
 from t5x_style.sweeps.record import SWEEP_FILE, read_sweep
 
@@ -29,6 +30,7 @@ class Point:
       tokens: D.
       loss: nats per token at its end.
       epochs: passes over the source that it repeated most; None if unknown.
+      measured: what the loss is of, for people; None if unknown.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Point:
     tokens: float
     loss: float
     epochs: float | None = None
+    measured: str | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
     Args:
       runs: run directories, sweep directories (all of their trials), or patterns such as 'runs/*'.
       loss: a key of a metrics line (`loss`, `eval/legal/loss`), taken at the end of the run; or
-        'blended', the evaluation losses of all sources, weighted by their shares.
+        'blended', the evaluation losses of all sources that have one, weighted by their shares.
 
     Returns:
       The points, and the runs left out. An unfinished run is left out: its
@@ -103,7 +106,7 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
 
     Raises:
       UsageError: no run found, a run without that loss, or runs that cannot be compared: they have
-        other tokenizers or other shares.
+        other tokenizers, other shares, or other held-out text.
     """
     best: dict[tuple[float, float], Point] = {}
     left_out: list[LeftOut] = []
@@ -119,12 +122,14 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
         derived = _derived(run)
         first = first or run
         _refuse_incomparable(first, run)
+        value, measured = _final_loss(run, loss)
         point = Point(
             directory,
             params=derived.parameters["total"],
             tokens=derived.horizon.tokens,
-            loss=_final_loss(run, loss),
+            loss=value,
             epochs=max(source.account.epochs for source in derived.sources.values()),
+            measured=measured,
         )
         size = point.params, point.tokens
         kept, other = sorted((best.get(size, point), point), key=lambda point: point.loss)
@@ -220,24 +225,36 @@ def _unfinished(run: RunRecord) -> str | None:
     return f"at {reached:,} of {horizon:,} tokens" if reached < horizon else None
 
 
-def _final_loss(run: RunRecord, loss: str) -> float:
-    """The loss at a run's end, nats per token."""
+def _final_loss(run: RunRecord, loss: str) -> tuple[float, str]:
+    """The loss at a run's end, nats per token, and what it is of."""
+    losses = _final_losses(run)
     if loss != BLENDED:
-        return _last_value(run, loss)
+        return _named_loss(run, loss, losses), loss
+    parts = {
+        name.removeprefix("eval/").removesuffix("/loss"): value
+        for name, value in losses.items()
+        if name.startswith("eval/") and name.endswith("/loss")
+    }
+    if not parts:
+        _named_loss(run, "eval/SOURCE/loss", losses)
     shares = {name: source.account.share for name, source in _derived(run).sources.items()}
-    return sum(
-        share * _last_value(run, f"eval/{name}/loss") for name, share in shares.items()
-    ) / sum(shares.values())
+    weights = evaluation_weights(shares, list(parts))
+    value = sum(weight * parts[name] for name, weight in weights.items())
+    return value, f"evaluation loss of {weights_text(weights)}"
 
 
-def _last_value(run: RunRecord, key: str) -> float:
-    losses = {
+def _final_losses(run: RunRecord) -> dict[str, float]:
+    """All losses of the lines at a run's end, by their keys."""
+    return {
         name: value
         for line in (*run.training, *run.evaluations)
         if line["tokens"] >= _derived(run).horizon.tokens
         for name, value in line.items()
         if "loss" in name.split("/") and value is not None
     }
+
+
+def _named_loss(run: RunRecord, key: str, losses: Mapping[str, float]) -> float:
     if key not in losses:
         raise UsageError(
             f"{run.model_dir} has no {key!r} at its end{did_you_mean(key, losses)}"
@@ -254,4 +271,19 @@ def _refuse_incomparable(first: RunRecord, run: RunRecord) -> None:
             raise UsageError(
                 f"{first.model_dir} and {run.model_dir} cannot be points of one law: {key} is"
                 f" {one!r} in the one and {other!r} in the other"
+            )
+    texts = [_derived(record).held_out[-1].stores for record in (first, run)]
+    for name in sorted(texts[0].keys() | texts[1].keys()):
+        one, other = (text.get(name) for text in texts)
+        if one is None or other is None:
+            lacking = first if one is None else run
+            raise UsageError(
+                f"{first.model_dir} and {run.model_dir} cannot be points of one law: source "
+                f"{name!r} is not evaluated in {lacking.model_dir}"
+            )
+        digests = {one.tokens_digest, other.tokens_digest} - {None}
+        if len(digests) > 1:
+            raise UsageError(
+                f"{first.model_dir} and {run.model_dir} cannot be points of one law: the held-out "
+                f"text of {name!r} is {one.store} in the one and {other.store} in the other"
             )

@@ -40,6 +40,7 @@ def derive(run: Run) -> DerivedRun:
         compute_dtype=run.spec.compute_dtype,
         blend=[version.to_json() for version in run.blend],
         sources=_sources(run),
+        held_out=list(run.held_out),
         notices=_notices(run),
         vocabulary=VocabularyRecord(
             path=tokenizer.name_in_run,
@@ -67,28 +68,26 @@ def _phases(run: Run) -> list[PhaseRecord]:
 
 
 def _sources(run: Run) -> dict[str, PlannedSource]:
-    """The tokens, shares and stores of each source over the whole run."""
+    """The tokens, shares and train store of each source over the whole run."""
     start, end = run.blend[0].shares(0), run.blend[-1].shares(run.plan.rows)
     planned = {}
     for name, account in run.accounts(run.plan.steps).items():
-        validation = run.stores.validation.get(name)
         planned[name] = PlannedSource(
             account=dataclasses.replace(account, share=run.shares[name]),
             first_share=start.get(name, 0.0),
             last_share=end.get(name, 0.0),
             store=str(run.stores.train[name].path.absolute()),
-            validation_store=None if validation is None else str(validation.path.absolute()),
         )
     return planned
 
 
 def _notices(run: Run) -> list[str]:
-    """Warnings about files that are read twice and sources that are repeated.
+    """Warnings about text that is read twice or never evaluated, or was replaced, and about caps.
 
     Raises:
       UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
     """
-    notices = [*run.stores.notices]
+    notices = [*run.stores.notices, *map(str, run.replaced)]
     if run.shortened is not None:
         notices.append(run.shortened)
     for row, name in run.blend[-1].capped_at:

@@ -13,6 +13,7 @@ import gin
 
 from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
 from t5x_style.quantities import count
+from t5x_style.reporting.run.held_out_text import evaluation_weights, weights_text
 
 MEASURES = ("bits_per_byte", "loss")
 MODES = ("advise", "stop")
@@ -48,7 +49,8 @@ class EarlyStopping:
     """Patience with a validation score that no longer falls, and the action at its end.
 
     The score is the mean of the watched sources' measures, weighted by their shares of the blend.
-    By default all sources with a validation split are watched.
+    By default all sources with a share and a validation split are watched, which are those of
+    `t5x-style fit`.
 
     Attributes:
       patience_tokens: training tokens allowed without a gain.
@@ -85,7 +87,8 @@ class EarlyStopping:
           validation: the sources that have a validation split.
 
         Raises:
-          UsageError: a named source has none, or no source is watched.
+          UsageError: a named source has none, or no weight beside the others, or no source is
+            watched.
         """
         watched = validation if self.sources is None else self.sources
         for name in watched:
@@ -100,8 +103,14 @@ class EarlyStopping:
                 if self.sources is None
                 else "EarlyStopping.sources = []: name a source, or None for all"
             )
-        total = sum(shares[name] for name in watched)
-        return {name: shares[name] / total for name in watched}
+        weights = evaluation_weights(shares, watched)
+        for name in self.sources or ():
+            if name not in weights:
+                raise UsageError(
+                    f"EarlyStopping.sources: {name!r} has a share of 0 of the blend, and so no "
+                    f"weight beside {', '.join(weights)}: name it alone, or leave it out"
+                )
+        return weights
 
     def state(
         self, evaluations: Sequence[Mapping], weights: Mapping[str, float]
@@ -150,12 +159,7 @@ class EarlyStopping:
 
     def _score_text(self, weights: Mapping[str, float]) -> str:
         """The name of the score: `bits per byte of legal 51.0%, general 49.0%`."""
-        sources = (
-            ", ".join(f"{name} {weight:.1%}" for name, weight in weights.items())
-            if len(weights) > 1
-            else next(iter(weights))
-        )
-        return f"{self.measure.replace('_', ' ')} of {sources}"
+        return f"{self.measure.replace('_', ' ')} of {weights_text(weights)}"
 
     def _score(self, line: Mapping, weights: Mapping[str, float]) -> float:
         """The weighted mean; infinite if a value is not finite (null in metrics.jsonl)."""

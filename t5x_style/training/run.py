@@ -7,12 +7,20 @@ from typing import Any
 
 from t5x_style.accounting import Auditor, Chip, ParametricLaw, SourceAccount, Topology, chip
 from t5x_style.accounting.layouts.divisibility import check_divisible
-from t5x_style.data import BatchPlan, BatchReader, Stores
+from t5x_style.data import BatchPlan, BatchReader, Stores, TokenStore
 from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
+from t5x_style.data.stores.token_store import TOKENS_FILE
 from t5x_style.errors import UsageError, at_least, one_of
 from t5x_style.hosts import from_writer
 from t5x_style.reporting import read_derived
+from t5x_style.reporting.run.held_out_text import (
+    HeldOutStore,
+    HeldOutText,
+    Replacement,
+    continued,
+    replacements,
+)
 from t5x_style.step.spec import StepSpec
 from t5x_style.training.checkpoints import checkpoint_steps
 from t5x_style.training.early_stopping import EarlyStopping, PlateauState
@@ -29,6 +37,8 @@ class Run:
       spec, topology: WHAT a step computes and WHERE it runs.
       stores: the token stores of the corpus.
       blend: the blends of the run so far, the configured one last.
+      held_out: the validation stores of the run so far, the configured ones last.
+      replaced: the held-out texts that this start replaces.
       own_law: the law, read from its file.
       config_text: the consumed configuration, for config.gin.
       config_changes: the differences from the configuration of the last start.
@@ -45,6 +55,8 @@ class Run:
     topology: Topology
     stores: Stores
     blend: Sequence[BlendVersion]
+    held_out: Sequence[HeldOutText]
+    replaced: Sequence[Replacement]
     seed: int
     max_epochs: float | Mapping[str, float]
     log_period: int
@@ -135,10 +147,23 @@ class Run:
         return source_accounts.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
 
     def plateau(self, evaluations: Sequence[Mapping]) -> PlateauState | None:
-        """The state of early stopping after these evaluation lines; None without early stopping."""
-        if self.early_stopping is None:
+        """The state of early stopping after these evaluation lines; None without early stopping.
+
+        Where the held-out text of a watched source was replaced, it begins anew: losses of
+        different texts are not compared.
+        """
+        if self.early_stopping is None or not evaluations:
             return None
-        return self.early_stopping.state(evaluations, self.watched_weights)
+        begins = max(
+            (
+                change.step
+                for change in replacements(self.held_out)
+                if change.source in self.watched_weights and change.step < evaluations[-1]["step"]
+            ),
+            default=-1,
+        )
+        of_one_text = [line for line in evaluations if line["step"] > begins]
+        return self.early_stopping.state(of_one_text, self.watched_weights)
 
     def end(self, plateau: PlateauState | None, step: int) -> dict[str, Any]:
         """The facts that early stopping adds to the end of the run at `step`.
@@ -187,7 +212,13 @@ def open_run(
       UsageError: as `Run` and `blend_versions`.
     """
     one_of("train.at_cap", at_cap, source_accounts.AT_CAP)
-    newest, written = from_writer(lambda: _newest_step_and_blend(model_dir))
+    newest, written, written_held_out = from_writer(lambda: _earlier_starts(model_dir))
+    resume = None if newest is None else (newest, spec.plan.tokens_before(newest))
+    held_out = continued(
+        [HeldOutText.from_json(version) for version in written_held_out],
+        {name: _held_out_store(store) for name, store in stores.validation.items()},
+        resume,
+    )
     blend = blend_versions(
         stores,
         spec.plan,
@@ -201,6 +232,8 @@ def open_run(
         spec=spec,
         stores=stores,
         blend=blend,
+        held_out=held_out,
+        replaced=[change for change in replacements(held_out) if change.step == newest],
         max_epochs=max_epochs,
         at_cap=at_cap,
         allow_blend_change=allow_blend_change,
@@ -217,10 +250,21 @@ def renormalised_caps(
     return source_accounts.checked_caps(max_epochs, list(stores.train))
 
 
-def _newest_step_and_blend(model_dir: str) -> tuple[int | None, list[dict[str, Any]]]:
-    """The step of a run's newest checkpoint, and the versions of its blend up to there."""
+def _earlier_starts(
+    model_dir: str,
+) -> tuple[int | None, list[dict[str, Any]], list[dict[str, Any]]]:
+    """The step of a run's newest checkpoint, and the versions of its blend and held-out text."""
     newest = max(checkpoint_steps(model_dir), default=None)
-    return newest, [] if newest is None else read_derived(model_dir).blend
+    if newest is None:
+        return None, [], []
+    derived = read_derived(model_dir)
+    return newest, derived.blend, [version.to_json() for version in derived.held_out]
+
+
+def _held_out_store(store: TokenStore) -> HeldOutStore:
+    return HeldOutStore(
+        str(store.path.absolute()), store.meta["fingerprint"], store.meta["checksums"][TOKENS_FILE]
+    )
 
 
 def within_caps(run: Run) -> Run:

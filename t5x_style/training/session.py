@@ -193,7 +193,7 @@ def _announce(
     mesh: Mesh,
     resume_step: int | None,
 ) -> None:
-    """Write the events of a start: started or resumed, a changed blend, warnings.
+    """Write the events of a start: started or resumed, a changed blend, replaced text, warnings.
 
     Args:
       blend_before: the blend asked for at the last start; None if there was none.
@@ -223,6 +223,15 @@ def _announce(
             old=earlier[-1].shares(row),
             new=newest.shares(row),
             new_at_end=newest.shares(run.plan.rows),
+        )
+    for change in run.replaced:
+        writer.event(
+            "held_out_replaced",
+            step=step,
+            tokens=tokens,
+            source=change.source,
+            old=change.before,
+            new=change.after,
         )
     for notice in derived.notices:
         writer.event("warned", step=step, tokens=tokens, reason=notice)

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from t5x_style.errors import UsageError
-from t5x_style.reporting import RunWriter
+from t5x_style.reporting import RunWriter, read_run
+from t5x_style.reporting.run.held_out_text import HeldOutStore, HeldOutText
 from t5x_style.sweeps import (
     LeftOut,
     Point,
@@ -207,3 +208,36 @@ def test_the_highest_losses_are_dropped():
     for count in (-1, 4):
         with pytest.raises(UsageError, match=f"--drop_highest={count}"):
             without_highest(points, count)
+
+
+def test_a_source_that_is_never_evaluated_has_no_part_in_the_loss(make_run, tmp_path):
+    """As in early stopping: legal is 1/4 of the blend, general, at 3/4, has no validation split."""
+    run = make_run("a", loss=7.0)
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("eval/general/loss", "unknown"))
+    (point,) = points_of_runs([run])[0]
+    assert point.loss == 1.0
+    assert point.measured == "evaluation loss of legal"
+    (both,) = points_of_runs([make_run("b")])[0]
+    assert both.measured == "evaluation loss of legal 25.0%, general 75.0%"
+    metrics.write_text(metrics.read_text().replace("eval/legal/loss", "unknown too"))
+    with pytest.raises(UsageError, match="has no 'eval/SOURCE/loss' at its end"):
+        points_of_runs([run])
+
+
+def test_runs_with_other_held_out_text_are_no_points_of_one_law(make_run, tmp_path):
+    def held_out(name, **digests):
+        run = make_run(name, params=1000 + len(name))
+        stores = {key: HeldOutStore(f"{name}/{key}", "f", value) for key, value in digests.items()}
+        derived = read_run(run).derived
+        write_plan(run, dataclasses.replace(derived, held_out=[HeldOutText(-1, 0, stores)]))
+        return run
+
+    one = held_out("a", legal="x", general="y")
+    assert len(points_of_runs([one, held_out("bb", legal="x", general="y")])[0]) == 2
+    # A run of an older version does not know.
+    assert len(points_of_runs([one, held_out("old", legal=None, general=None)])[0]) == 2
+    with pytest.raises(UsageError, match="held-out text of 'general' is a/general in the one"):
+        points_of_runs([one, held_out("cccc", legal="x", general="z")])
+    with pytest.raises(UsageError, match=r"'general' is not evaluated in .*ddddd"):
+        points_of_runs([one, held_out("ddddd", legal="x")])

@@ -1,6 +1,7 @@
 """Small runs for the tests: made-up token stores with something to learn, and a resolved Run."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 import numpy as np
@@ -60,7 +61,11 @@ def made_up_store(name: str, tokens: int, seed: int) -> TokenStore:
         path=pathlib.Path(name),
         tokens=flat,
         document_ends=np.arange(8, len(flat) + 1, 8),
-        meta={"fingerprint": f"{name}-{tokens}-{seed}", "documents": len(flat) // 8},
+        meta={
+            "fingerprint": f"{name}-{tokens}-{seed}",
+            "documents": len(flat) // 8,
+            "checksums": {"tokens.bin": hashlib.sha256(flat.tobytes()).hexdigest()},
+        },
     )
 
 

@@ -201,6 +201,7 @@ def test_a_start_is_announced_with_its_warnings(tmp_path, step, before, kinds):
         **{name: getattr(run, name) for name in ("plan", "topology", "config_changes")},
         initial_checkpoint_path=None,
         blend=(old, changed) if step else (old,),
+        replaced=(),
     )
     events = []
     writer = types.SimpleNamespace(event=lambda kind, **fields: events.append((kind, fields)))

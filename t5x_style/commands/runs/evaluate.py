@@ -67,9 +67,8 @@ def evaluate(
         restored = restore_model(model_dir, topology or Topology(), step=step)
         if corpus is None:
             stores = {
-                name: _opened(model_dir, name, source.validation_store, restored.tokenizer.hash)
-                for name, source in restored.derived.sources.items()
-                if source.validation_store is not None
+                name: _opened(model_dir, name, held_out.store, restored.tokenizer.hash)
+                for name, held_out in restored.derived.held_out[-1].stores.items()
             }
         else:
             if corpus.tokenizer.hash != restored.tokenizer.hash:

@@ -49,9 +49,9 @@ def fit(
       columns: other names of those columns, as {'params': 'Model Size', 'flops': 'Training FLOP'}.
       runs: the directory of a sweep, a pattern such as 'runs/*', or a list of sweeps and runs. A
         finished run is one point: its parameters, its tokens and its final loss.
-      loss: the loss of a run. 'blended' weights the evaluation losses of all sources by their
-        shares; anything else is a key of metrics.jsonl, such as eval/legal/loss, or loss,
-        which is the mean of the last logged steps.
+      loss: the loss of a run. 'blended' weights the evaluation losses of all sources that have a
+        validation split by their shares, as early stopping does; anything else is a key of
+        metrics.jsonl, such as eval/legal/loss, or loss, which is the mean of the last logged steps.
       drop_highest: number of points to leave out, those of the highest losses (5 in Besiroglu et
         al. 2024).
       name: name of the law, in tables and metrics.
@@ -76,6 +76,8 @@ def fit(
     )
     check_points(*values)
     warnings = fit_report.point_warnings(kept)
+    if kept[0].measured is not None:
+        print(f"loss: {kept[0].measured}")
     print(fit_report.points_line(kept, dropped=len(found) - len(kept)) + "\n")
     result: dict[str, Any] = {
         "points": len(kept),

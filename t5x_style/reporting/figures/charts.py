@@ -1,6 +1,8 @@
 """Line and bar charts as SVG text, for a page without other files."""
 
+import bisect
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,6 +27,7 @@ def lines_svg(
     y_label: str,
     format_y: Callable[[float], str] | None = None,
     marker: str | None = None,
+    breaks: Sequence[float] = (),
 ) -> str:
     """One chart of several curves, with a legend above the axes.
 
@@ -35,6 +38,8 @@ def lines_svg(
       series: label -> (x, y). Up to 7 colours, then the dash changes.
       format_y: text of a tick; matplotlib's own if None.
       marker: drawn at every point.
+      breaks: x of dotted vertical lines, across which points are not compared: no curve crosses
+        one.
     """
     columns = max(1, min(len(series), 64 // (max(map(len, series)) + 6)))
     legend_rows = -(-len(series) // columns)
@@ -42,7 +47,7 @@ def lines_svg(
     for index, (label, (x, y)) in enumerate(series.items()):
         if not x:
             continue
-        x, y = _thinned(x), _thinned(y)
+        x, y = _broken(_thinned(x), _thinned(y), breaks)
         axes.plot(
             x,
             y,
@@ -54,6 +59,8 @@ def lines_svg(
             marker=marker if marker or len(x) > 1 else "o",
             markersize=4,
         )
+    for place in breaks:
+        axes.axvline(place, color="#666666", linestyle=":", linewidth=1.0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.xaxis.set_major_formatter(lambda value, position: count(value))
@@ -120,3 +127,14 @@ def _thinned(values: Sequence[float]) -> Sequence[float]:
     """At most MOST_POINTS evenly spaced values, the last one included."""
     step = -(-len(values) // MOST_POINTS)
     return values if step <= 1 else values[(len(values) - 1) % step :: step]
+
+
+def _broken(x: Sequence[float], y: Sequence[float], breaks: Sequence[float]) -> Points:
+    """The points, with one without a value at each break, where the curve is cut."""
+    xs, ys = list(x), list(y)
+    for place in breaks:
+        # A point at the break is of what was before.
+        position = bisect.bisect_right(xs, place)
+        xs.insert(position, place)
+        ys.insert(position, math.nan)
+    return xs, ys

@@ -112,6 +112,7 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
         lines = verdict_of_line(run.training[-1] | seconds, run.own_law)
         if run.ending is not None:
             lines.insert(0, run.ending)
+        lines += map(str, run.replacements)
         if len(runs) > 1:
             parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
@@ -127,6 +128,7 @@ class _Measure:
       curves: label -> curve, of one run.
       marker: drawn at every point.
       format_y: text of a tick.
+      held_out: the curves are of held-out text, and are cut where that was replaced.
     """
 
     name: str
@@ -135,6 +137,7 @@ class _Measure:
     curves: Callable[[RunRecord], dict[str, Points]]
     marker: str | None = None
     format_y: Callable[[float], str] | None = None
+    held_out: bool = False
 
 
 _MEASURES = (
@@ -150,6 +153,7 @@ _MEASURES = (
         "bits per byte",
         lambda run: run.evaluation_curves("bits_per_byte"),
         marker="o",
+        held_out=True,
     ),
     _Measure(
         "share",
@@ -196,6 +200,7 @@ def _own_metric(index: int, name: str) -> _Measure:
         name,
         lambda run: run.evaluation_curves(name),
         marker="o",
+        held_out=True,
     )
 
 
@@ -205,6 +210,7 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
     own_metrics = dict.fromkeys(name for run in runs.values() for name in run.own_metrics)
     for measure in (*_MEASURES, *map(_own_metric, itertools.count(), own_metrics)):
         curves = _curves(runs, measure)
+        replaced = {change.tokens for run in runs.values() for change in run.replacements}
         if len(runs) == 1:
             charts = {"": {label: next(iter(by_run.values())) for label, by_run in curves.items()}}
         else:
@@ -224,6 +230,7 @@ def _charts(runs: Mapping[str, RunRecord]) -> str:
                     y_label=measure.y_label,
                     format_y=measure.format_y,
                     marker=measure.marker,
+                    breaks=sorted(replaced) if measure.held_out else (),
                 )
                 title = f"{measure.title}: {label}" if label else measure.title
                 figures.append(captioned(title, svg))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_style.accounting import Architecture, LawAudit, ParametricLaw, SourceAccount, Topology
+from t5x_style.reporting.run.held_out_text import HeldOutStore, HeldOutText
 
 # The fields of a topology that plan.json has.
 _WHERE = (
@@ -60,14 +61,13 @@ class PlannedSource:
     Attributes:
       account: of all its steps.
       first_share, last_share: of the tokens, at the run's first and last row.
-      store, validation_store: absolute paths of folders; None without a validation split.
+      store: absolute path of the train store's folder.
     """
 
     account: SourceAccount
     first_share: float
     last_share: float
     store: str
-    validation_store: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,8 @@ class DerivedRun:
       optimizer, packing: their fields.
       compute_dtype: of activations and multiplied weights.
       blend: the versions of the blend, as `BlendVersion.to_json` writes them.
-      sources: by name.
+      sources: by name, those that are trained on.
+      held_out: the validation stores of the run, those of the newest start last.
       notices: warnings, for people.
       vocabulary: under the key `tokenizer`.
       early_stopping: its fields and the weights of its sources; None without one.
@@ -117,6 +118,7 @@ class DerivedRun:
     compute_dtype: str
     blend: list[dict[str, Any]]
     sources: dict[str, PlannedSource]
+    held_out: list[HeldOutText]
     notices: list[str]
     vocabulary: VocabularyRecord
     early_stopping: dict[str, Any] | None
@@ -139,6 +141,7 @@ class DerivedRun:
             "packing": self.packing,
             "blend": self.blend,
             "sources": {name: _source_json(source) for name, source in self.sources.items()},
+            "held_out": [version.to_json() for version in self.held_out],
             "notices": self.notices,
             "tokenizer": dataclasses.asdict(self.vocabulary),
             "early_stopping": self.early_stopping,
@@ -172,6 +175,7 @@ class DerivedRun:
             compute_dtype=fields["compute_dtype"],
             blend=fields.get("blend", []),
             sources={name: _source(source) for name, source in fields["sources"].items()},
+            held_out=_held_out(fields),
             notices=fields["notices"],
             vocabulary=VocabularyRecord(**{"eos": None, **fields["tokenizer"]}),
             early_stopping=fields.get("early_stopping"),
@@ -189,8 +193,17 @@ def _source_json(source: PlannedSource) -> dict[str, Any]:
 def _source(fields: Mapping[str, Any]) -> PlannedSource:
     names = {field.name for field in dataclasses.fields(SourceAccount)}
     account = SourceAccount(**{name: value for name, value in fields.items() if name in names})
-    rest = {name: value for name, value in fields.items() if name not in names}
+    rest = {name: fields[name] for name in ("first_share", "last_share", "store")}
     return PlannedSource(account, **rest)
+
+
+def _held_out(fields: Mapping[str, Any]) -> list[HeldOutText]:
+    """The validation stores; an older version named their folders with the sources."""
+    if "held_out" in fields:
+        return [HeldOutText.from_json(version) for version in fields["held_out"]]
+    paths = {name: source.get("validation_store") for name, source in fields["sources"].items()}
+    stores = {name: HeldOutStore(path) for name, path in paths.items() if path is not None}
+    return [HeldOutText(-1, 0, stores)]
 
 
 def _law(fields: Mapping[str, Any]) -> ParametricLaw:

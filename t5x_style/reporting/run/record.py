@@ -11,6 +11,7 @@ from t5x_style.accounting import ParametricLaw
 from t5x_style.errors import Fault, UsageError, did_you_mean
 from t5x_style.files import local_path
 from t5x_style.reporting.run.derived_run import DerivedRun
+from t5x_style.reporting.run.held_out_text import Replacement, replacements
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
     EVALUATION_MEASURES,
@@ -66,6 +67,11 @@ class RunRecord:
     def own_law(self) -> ParametricLaw | None:
         """The user's own fit that the run was last audited against."""
         return None if self.derived is None else self.derived.own_law
+
+    @property
+    def replacements(self) -> list[Replacement]:
+        """The held-out texts that were replaced between starts of the run."""
+        return [] if self.derived is None else replacements(self.derived.held_out)
 
     @property
     def state(self) -> str | None:

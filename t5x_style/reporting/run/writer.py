@@ -28,6 +28,7 @@ EVENT_KINDS = (
     "started",
     "resumed",
     "blend_changed",
+    "held_out_replaced",
     "saved",
     "spike",
     "rewound",

@@ -12,6 +12,7 @@ from t5x_style.commands.runs import evaluate as verb
 from t5x_style.commands.runs.generate import generate
 from t5x_style.data import Packing, TokenStore
 from t5x_style.errors import UsageError
+from t5x_style.reporting.run.held_out_text import HeldOutStore, HeldOutText
 from t5x_style.training import evaluation
 from tests.plans import made_up_plan
 
@@ -25,8 +26,8 @@ def calls(monkeypatch):
     derived = made_up_plan(
         {"legal": 0.5, "web": 0.5}, tokens=32, packing={"windows": "document_starts"}
     )
-    legal = dataclasses.replace(derived.sources["legal"], validation_store="stores/legal")
-    derived = dataclasses.replace(derived, sources=derived.sources | {"legal": legal})
+    held_out = [HeldOutText(-1, 0, {"legal": HeldOutStore("stores/legal")})]
+    derived = dataclasses.replace(derived, held_out=held_out)
     model = types.SimpleNamespace(
         architecture=Architecture(vocab_size=8, layers=1, d_model=8, d_ff=8, heads=2)
     )

@@ -1,6 +1,7 @@
 """Charts: no label may overlap another one or the axes, or leave the page."""
 
 import itertools
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -164,3 +165,13 @@ def test_a_curve_has_at_most_1500_points_and_its_last(length, kept):
     assert len(thin) == kept
     assert thin[-1] == length - 1
     assert len({b - a for a, b in itertools.pairwise(thin)}) == 1
+
+
+def test_no_curve_crosses_a_break(drawn):
+    lines_svg("x", {"a": ([1, 2, 3, 4], [4, 3, 2, 1])}, x_label="x", y_label="y", breaks=[2])
+    curve, mark = drawn[0].axes[0].get_lines()
+    assert list(mark.get_xdata()) == [2, 2]
+    x, y = curve.get_data()
+    assert list(x) == [1, 2, 2, 3, 4]
+    assert math.isnan(y[2])
+    assert [value for value in y if not math.isnan(value)] == [4, 3, 2, 1]

@@ -187,7 +187,6 @@ def test_the_plan_and_the_progress_of_each_source(made_up_run, tmp_path):
             first_share=first,
             last_share=last,
             store=name,
-            validation_store=None,
         )
         for name, tokens, first, last in (
             ("legal", 400_128, 0.51, 0.9),
@@ -231,7 +230,8 @@ def charts(monkeypatch):
     """The charts of the page, in place of which nothing is drawn."""
     found = []
 
-    def lines(name, series, *, x_label, y_label, format_y, marker):
+    def lines(name, series, *, x_label, y_label, format_y, marker, breaks):
+        assert list(breaks) == []
         tick = None if format_y is None else format_y(0.5)
         found.append((name, dict(series), x_label, y_label, tick, marker))
         return "<svg></svg>"
@@ -322,7 +322,7 @@ def test_runs_that_are_compared_keep_their_colour_in_every_chart(charts, tmp_pat
 def test_each_table_has_its_figures(charts, tmp_path):
     model_dir = write_run(tmp_path / "run")
     account = SourceAccount(4_000, 1_500, 0.75, epochs=0.375, effective_tokens=1_499.6)
-    sources = {"legal": PlannedSource(account, 0.75, 0.75, "legal", None)}
+    sources = {"legal": PlannedSource(account, 0.75, 0.75, "legal")}
     write_plan(model_dir, made_up_plan({}, sources=sources))
     rows = page_of([model_dir], tmp_path / "page.html").rows
     assert rows[:2] == [

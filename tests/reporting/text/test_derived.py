@@ -102,8 +102,8 @@ def test_a_schedule_of_ones_own_shows_its_fields(derived):
 def test_the_tokens_of_each_source():
     account = SourceAccount(4_000, 10_000, 0.255, epochs=2.5, effective_tokens=8_765.4)
     sources = {
-        "legal": PlannedSource(account, 0.25, 0.5, "legal", None),
-        "web": PlannedSource(account, 0.75, 0.75, "web", None),
+        "legal": PlannedSource(account, 0.25, 0.5, "legal"),
+        "web": PlannedSource(account, 0.75, 0.75, "web"),
     }
     cells = ("10,000", "4,000", "2.50", "8,765")
     assert source_rows(made_up_plan({}, sources=sources)) == [
