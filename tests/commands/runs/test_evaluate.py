@@ -20,9 +20,11 @@ VOCABULARY = types.SimpleNamespace(hash="own", path="own.model", eos_id=1)
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, tmp_path):
     """The calls of the rooms, of a run whose source `legal` alone has a validation split."""
     found = {}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stores/legal").mkdir(parents=True)
     derived = made_up_plan(
         {"legal": 0.5, "web": 0.5}, tokens=32, packing={"windows": "document_starts"}
     )

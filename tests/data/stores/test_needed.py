@@ -159,8 +159,9 @@ CHANGES = {
         "max_share": 0.1,
     },
 }
-# A name is the folder's own; the files count by their content, those of TFDS by where they lie.
-NO_OPTIONS = {Source: {"name", "splits", "tfds_name", "tfds_data_dir"}}
+# A name is the folder's own; the files count by their content, those of TFDS by where they lie. The
+# limit of a record counts where bad records are skipped.
+NO_OPTIONS = {Source: {"name", "splits", "tfds_name", "tfds_data_dir", "max_record_bytes"}}
 
 
 def test_every_option_that_changes_a_store_makes_another(tokenizer, tmp_path):
