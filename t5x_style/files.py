@@ -35,6 +35,8 @@ def absolute(path: str, _: Mapping[str, Any]) -> str:
 # function returns it. That is called with the value, and the other parameters by name.
 LocalPath = Annotated[str, absolute]
 
+# In every file that a verb writes to a place of the user's choice: it tells ours from others.
+MARK = "written by t5x-style"
 # The lock file of a folder that one process owns.
 OWNER_FILE = ".owner"
 # The answers of file systems without locks, such as Lustre without its option `flock`.
@@ -99,6 +101,25 @@ def read_text(path: PathLike, where: str) -> str:
 def _place(content: bytes, position: int) -> str:
     line = 1 + len(re.findall(rb"\r\n|\r|\n", content[:position]))
     return f"byte {position} (line {line})"
+
+
+def refuse_foreign(path: PathLike, flag: str) -> None:
+    """Check, before any work, that no file of somebody else would be replaced.
+
+    Args:
+      path: of a file that a verb will write, with MARK in its first 64 KiB.
+      flag: that names it, such as `--write`.
+
+    Raises:
+      UsageError: it is there, without MARK; or its path has a scheme.
+    """
+    file = local_path(path, flag)
+    if file.is_file():
+        with open(file, "rb") as stream:
+            if MARK.encode() not in stream.read(1 << 16):
+                raise UsageError(
+                    f"{flag}={path} is there and was not {MARK}: name another file, or remove it"
+                )
 
 
 def write_whole(path: PathLike, content: str | bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from t5x_style.accounting import Architecture, Plan
 from t5x_style.errors import UsageError
-from t5x_style.files import local_path, write_whole
+from t5x_style.files import MARK, local_path, refuse_foreign, write_whole
 from t5x_style.quantities import count, scientific
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ def check_target(path: str) -> pathlib.Path:
     """The path of a gin file to write.
 
     Raises:
-      UsageError: it does not end in .gin, its folder does not exist, or it has a scheme such as
-        gs://.
+      UsageError: it does not end in .gin, its folder does not exist, it has a scheme such as
+        gs://, or somebody else's file has its name.
     """
     target = local_path(path, "--write")
     if target.suffix != ".gin":
         raise UsageError(f"--write={path}: name a gin file, as in --write={target.stem}.gin")
     if not target.parent.is_dir():
         raise UsageError(f"--write={path}: no folder {target.parent}")
+    refuse_foreign(path, "--write")
     return target
 
 
@@ -60,7 +61,7 @@ def plan_gin(plan: Plan, path: str, command: str) -> str:
     lines = [
         f"# {count(plan.chosen.params)} parameters on {count(plan.chosen.tokens)} tokens: "
         f"{scientific(plan.flops)} FLOPs (6 N D), {loss}.",
-        "# Written by",
+        f"# This file was {MARK}, by",
         f"#   {command}",
         "# Train it with",
         f"#   t5x-style train --gin_file=YOUR_MIXTURE.gin --gin_file={path} --gin.MODEL_DIR=FOLDER",
@@ -130,7 +131,7 @@ def layout_gin(topology: Topology, head: str) -> str:
         earlier files.
       head: the comment at the top.
     """
-    lines = [f"# {line}" for line in head.splitlines()]
+    lines = [f"# This file was {MARK}.", *(f"# {line}" for line in head.splitlines())]
     chosen = {*topology.mesh_shape, "remat", "compiler_flags"}
     for field in dataclasses.fields(topology):
         value = getattr(topology, field.name)

@@ -1,5 +1,6 @@
 """Opens a run for the loop: state on the mesh, compiled steps, files. Also records its end."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -13,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Ledger
 from t5x_style.data import evaluation_set
-from t5x_style.errors import UsageError
-from t5x_style.files import write_whole
+from t5x_style.data.tokenizers.tokenizer import VOCABULARY_FILES
+from t5x_style.errors import Fault, UsageError
+from t5x_style.files import local_path, write_whole
 from t5x_style.hosts import from_writer, is_writer
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.reporting import (
@@ -259,6 +261,32 @@ def _evaluator(run: Run, program: StepProgram, mesh: Mesh) -> Evaluator:
 def _write_plan(run: Run, derived: DerivedRun) -> None:
     text = json.dumps(derived.to_json(), indent=1) + "\n"
     write_whole(pathlib.Path(run.model_dir) / PLAN_FILE, text)
+
+
+def refuse_foreign_files(model_dir: str) -> None:
+    """Check, before any work, that a run would write over no file that no run has written.
+
+    A start writes plan.json first. So a folder with that is a run's, however early it was killed.
+
+    Raises:
+      UsageError: there are files of a run's names, and no run.
+    """
+    folder = local_path(model_dir, "MODEL_DIR")
+    found = [PLAN_FILE]
+    if not (folder / PLAN_FILE).is_file():
+        names = (CONFIG_FILE, METRICS_FILE, EVENTS_FILE, *VOCABULARY_FILES)
+        files = [folder / name for name in names]
+        # A version before this one made its empty lines first.
+        found = [file.name for file in files if file.is_file() and file.stat().st_size]
+    else:
+        with contextlib.suppress(Fault):
+            read_derived(model_dir)
+            return
+    if found:
+        raise UsageError(
+            f"MODEL_DIR = {model_dir} has {', '.join(found)}, not written by a run, which would "
+            "write over it: name another MODEL_DIR, or move it"
+        )
 
 
 def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:

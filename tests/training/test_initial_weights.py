@@ -223,7 +223,9 @@ def test_vocabularies_that_do_not_fit(base, grown, tmp_path):
     other = train_tokenizer(
         {"legal": texts(0, 20)}, {"legal": 1.0}, vocab_size=BASE, path=tmp_path / "other.model"
     )
-    with pytest.raises(UsageError, match=r"another vocabulary, .*base.model.* extends nothing"):
+    with pytest.raises(
+        UsageError, match=r"another vocabulary, .*run/vocabulary.model.* extends nothing"
+    ):
         train(text_run(tmp_path / "run", other, **start))
     path = tmp_path / "stranger.model"
     extension = extend_vocabulary(

@@ -35,7 +35,7 @@ from t5x_style.accounting.laws.chinchilla import (
 )
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path, read_text, write_whole
+from t5x_style.files import MARK, local_path, read_text, write_whole
 
 _TAKEN = (*LAWS, APPROACH_3.name, HOFFMANN_PRINTED.name, KAPLAN.name)
 _COEFFICIENTS = (
@@ -58,14 +58,15 @@ def write_law(
     Args:
       path: a missing folder is made; an existing file is replaced.
       law: under a name of its own.
-      fit: JSON values that describe how good the fit was.
+      fit: JSON values that describe how good the fit was. They stand beside `made`, the mark of
+        the files that t5x-style may replace.
 
     Raises:
       UsageError: the name is refused (see check_law_name), or the file cannot be written.
     """
     path = local_path(path, "the law's file")
     check_law_name(law.name, f"{path}: name")
-    content = dataclasses.asdict(law) | ({} if fit is None else {_FIT: dict(fit)})
+    content = dataclasses.asdict(law) | {_FIT: {"made": MARK, **(fit or {})}}
     try:
         write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:

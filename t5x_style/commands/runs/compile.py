@@ -14,7 +14,7 @@ from t5x_style.commands.runs.train import CONFIGURABLES, feature_length
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, layout_gin
 from t5x_style.errors import UsageError
-from t5x_style.files import local_path, write_whole
+from t5x_style.files import MARK, refuse_foreign, write_whole
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
@@ -118,7 +118,7 @@ def compile(
     if write is not None:
         raise UsageError(f"--write={write} writes the layout of a search: add --search")
     if keep_hlo is not None:
-        local_path(keep_hlo, "--keep_hlo")
+        refuse_foreign(keep_hlo, "--keep_hlo")
     if keep_program is not None:
         keep_programs_in(keep_program)
     report, text = compiled_report(
@@ -130,7 +130,7 @@ def compile(
         compiles=not dry_run,
     )
     if keep_hlo is not None and not dry_run:
-        write_whole(keep_hlo, text)
+        write_whole(keep_hlo, f"// {MARK}\n{text}")
     print(report_text(report))
     if (refusal := refusal_of(report)) is not None:
         raise UsageError(refusal)

@@ -126,6 +126,7 @@ def train(
     from t5x_style.data import BatchPlan, Packing
     from t5x_style.hosts import Hosts, from_writer
     from t5x_style.step.spec import StepSpec
+    from t5x_style.training.session import refuse_foreign_files
 
     # The processes of a start are not part of the run.
     config_text = operative_config(without=Hosts)
@@ -151,6 +152,7 @@ def train(
             lock = owned(pathlib.Path(model_dir) / OWNER_FILE, f"MODEL_DIR = {model_dir}")
             # The processes of a run are one owner. All of them learn of a refusal.
             from_writer(lambda: held.enter_context(lock))
+        from_writer(lambda: refuse_foreign_files(model_dir))
         stores = shared_stores(corpus, build=not dry_run)
         run = training.open_run(
             model_dir=model_dir,

@@ -10,7 +10,7 @@ from t5x_style.accounting.laws.fitting import check_points, fit_parametric_law
 from t5x_style.accounting.laws.own import check_law_name, write_law
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.errors import UsageError, at_least
-from t5x_style.files import local_path
+from t5x_style.files import refuse_foreign
 from t5x_style.sweeps import (
     BLENDED,
     LeftOut,
@@ -64,7 +64,7 @@ def fit(
     check_law_name(name, "--name")
     at_least("--bootstrap", bootstrap, 0)
     if output is not None:
-        local_path(output, "--output")
+        refuse_foreign(output, "--output")
     found, left_out, origin = _read(points, columns, runs, loss)
     for run in left_out:
         print(f"left out {run.name}: {run.reason}")

@@ -20,7 +20,7 @@ from t5x_style.accounting import (
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, write_plan
 from t5x_style.errors import UsageError, one_of
-from t5x_style.files import local_path
+from t5x_style.files import local_path, refuse_foreign
 from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
 from t5x_style.reporting.text.accounts import accounts_text
 from t5x_style.reporting.text.plan import plan_text
@@ -101,6 +101,7 @@ def plan(
     if figure is not None:
         local_path(figure, "--figure")
         check_suffix(figure)
+        refuse_foreign(figure, "--figure")
     if write is not None:
         check_target(write)
     if preset is not None:

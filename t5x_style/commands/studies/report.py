@@ -7,7 +7,7 @@ import gin
 
 from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.errors import UsageError
-from t5x_style.files import local_path
+from t5x_style.files import local_path, refuse_foreign
 from t5x_style.reporting import read_run, write_report
 
 CONFIGURABLES: tuple[str, ...] = ()
@@ -40,6 +40,7 @@ def report(
             raise UsageError("--output is missing: a page about several runs needs a path")
         output = str(folders[0] / PAGE)
     page = local_path(output, "--output")
+    refuse_foreign(page, "--output")
     if dry_run:
         for run in map(read_run, folders):
             print(

@@ -17,6 +17,8 @@ from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import absolute, local_path, write_whole
 
 PAD_ID = 0
+# A run's own copy of its vocabulary.
+VOCABULARY_FILES = ("vocabulary.model", "vocabulary.json")
 
 
 def absolute_unless_bytes(path: str, others: Mapping[str, Any]) -> str:
@@ -74,7 +76,7 @@ class Tokenizer:
 
     @property
     def name_in_run(self) -> str:
-        """The name of a run's own copy, 'vocabulary.model' or 'vocabulary.json'; or 'bytes'."""
+        """The name of a run's own copy, one of VOCABULARY_FILES; or 'bytes'."""
         return BYTES if self.path == BYTES else f"vocabulary{pathlib.PurePath(self.path).suffix}"
 
     def write_copy(self, model_dir: str) -> None:

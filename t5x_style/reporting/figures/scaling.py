@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from t5x_style.accounting.laws.chinchilla import APPROACH_3, LAWS, Law
 from t5x_style.accounting.laws.kaplan import KAPLAN
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import local_path, write_whole
+from t5x_style.files import MARK, local_path, write_whole
 from t5x_style.quantities import count, scientific
 from t5x_style.reporting.figures.charts import COLOURS, embedded_svg
 from t5x_style.reporting.figures.known_models import KnownModel, known_models
@@ -172,16 +172,18 @@ def _image(content: _Content, suffix: str) -> bytes:
 
     buffer = io.BytesIO()
     # Neither the date nor the version of the program: the same plan is the same file.
-    left_out = ("Date", "Creator", "Format", "Type") if suffix == ".svg" else ("Software",)
+    is_svg = suffix == ".svg"
+    left_out = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "scaling"}):
         _draw(content).savefig(
             buffer,
             format=suffix[1:],
             dpi=_PNG_DOTS,
-            metadata=dict.fromkeys(left_out),
+            metadata=left_out if is_svg else {"Software": MARK},
             facecolor="white",
         )
-    return buffer.getvalue()
+    image = buffer.getvalue()
+    return image.replace(b"<svg", f"<!-- {MARK} -->\n<svg".encode(), 1) if is_svg else image
 
 
 def _draw(content: _Content):
