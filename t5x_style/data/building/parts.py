@@ -333,7 +333,6 @@ def _tokenise(
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """`_read_documents` with whole rows, each added to `writer`."""
     tokenizer = corpus.tokenizer
-    token_bytes = tokenizer.token_bytes()
     for row, text in _read_documents(job, source):
         if text is None:
             yield writer.drop(row), None
@@ -341,11 +340,10 @@ def _tokenise(
         encoded = tokenizer.encode_array(text)
         ids = np.empty(len(encoded) + 1, writer.dtype)
         ids[:-1], ids[-1] = encoded, tokenizer.eos_id
-        row["bytes"] = int(token_bytes.take(encoded).sum())
-        row["text_bytes"] = len(text.encode())
-        row["digest"] = document_digest(text)
         found = tokenizer.text_bytes(text, encoded)
-        yield writer.add(ids, row | {"lost": found.lost} | _extra(job, found)), text
+        row |= {"text_bytes": found.size, "lost": found.lost, "digest": document_digest(text)}
+        row["bytes"] = found.size - sum(more for _, more in found.extra)
+        yield writer.add(ids, row | _extra(job, found)), text
 
 
 def _extra(job: Job, found: TextBytes) -> dict[str, bytes]:
@@ -404,7 +402,6 @@ def _index(folder: str) -> Index:
 
 
 def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
-    token_bytes = corpus.tokenizer.token_bytes()
     for number, ids in enumerate(_task_documents(job, corpus)):
         row: dict[str, Any] = {"where": f"{job.task} {job.split} example {number}"}
         if len(ids) == 1:
@@ -416,7 +413,7 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
             writer.drop(row)
             continue
         found = corpus.tokenizer.id_bytes(ids)
-        row["bytes"] = int(token_bytes.take(ids).sum()) + sum(more for _, more in found.extra)
+        row["bytes"] = found.size
         writer.add(ids, row | _extra(job, found))
 
 

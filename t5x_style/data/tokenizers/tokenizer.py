@@ -28,16 +28,18 @@ def absolute_unless_bytes(path: str, others: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextBytes:
-    """How the ids of a text stand for its bytes, where `Tokenizer.token_bytes` has it otherwise.
+    """How the ids of a text stand for its bytes.
 
     Attributes:
+      size: bytes of the text.
       extra: (place among the ids, how many bytes of the text more) of ids that stand for more
-        bytes than the table has, or for fewer. The place after the last id is that of EOS: it has
-        the bytes at the end of the text that no id stands for.
+        bytes than `Tokenizer.token_bytes` has, or for fewer. The place after the last id is that of
+        EOS: it has the bytes at the end of the text that no id stands for.
       lost: bytes of the text that decoding does not give back, and those that it gives instead. 0
         if the ids decode to the text.
     """
 
+    size: int
     extra: tuple[tuple[int, int], ...] = ()
     lost: int = 0
 
@@ -198,11 +200,11 @@ class Tokenizer:
         """
         content = text.encode()
         if self._kind.verbatim and self._token_bytes.take(ids).sum() == len(content):
-            return TextBytes()
+            return TextBytes(len(content))
         pieces = [self._pieces[token] for token in ids.tolist()]
         is_lossless = self.decode(ids.tolist()) == text
         if is_lossless and pieces and pieces[0][1:] + b"".join(pieces[1:]) == content:
-            return TextBytes(((0, -1),))
+            return TextBytes(len(content), ((0, -1),))
         extra: list[tuple[int, int]] = []
         lost = start = first = 0
         # EOS has what no id stands for: white space at the end that the vocabulary drops.
@@ -220,12 +222,14 @@ class Tokenizer:
                 lost += _differing(part, held[is_first_space:])
             start, first = end, last + 1
         extra = [(place, more) for place, more in extra if more]
-        return TextBytes(tuple(extra), 0 if is_lossless else max(lost, 1))
+        return TextBytes(len(content), tuple(extra), 0 if is_lossless else max(lost, 1))
 
     def id_bytes(self, ids: np.ndarray) -> TextBytes:
         """As `text_bytes`, of ids whose text is not known: they stand for what they decode to."""
-        is_left_out = self._pieces[ids[0]].startswith(b" ") and self._drops_first_space
-        return TextBytes(((0, -1),) if is_left_out else ())
+        size = int(self._token_bytes.take(ids).sum())
+        if self._pieces[ids[0]].startswith(b" ") and self._drops_first_space:
+            return TextBytes(size - 1, ((0, -1),))
+        return TextBytes(size)
 
     def seqio_vocabulary(self):
         """This vocabulary for a seqio Task, with the ids of `encode`.
