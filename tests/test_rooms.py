@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t5x_style"
 
 # What each room may import, itself aside. A room that is not named here does not exist.
-GROUND = ("errors", "quantities", "files", "plugins")
+GROUND = ("errors", "quantities", "ranges", "files", "plugins")
 MAY_IMPORT = {
     "errors": (),
     "quantities": (),
+    "ranges": ("errors",),
     "files": ("errors",),
     "plugins": ("errors",),
     "accounting": GROUND,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.accounting.feed_forward import FeedForwardKind, feed_forward_kind
-from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
+from t5x_style.errors import UsageError, did_you_mean, one_of
+from t5x_style.ranges import PositiveFloat, PositiveInt, check_ranges
 
 POSITIONS = ("alibi", "rope", "learned", "none")
 NORMS = ("layer", "rms")
@@ -21,7 +22,7 @@ MATMUL_DTYPES = ("int8",)
 if TYPE_CHECKING:
     DerivedInt = int
 else:
-    DerivedInt = int | None
+    DerivedInt = PositiveInt | None
 _DERIVED: Any = None
 
 
@@ -65,38 +66,32 @@ class Architecture:
         init_std / sqrt(2 L) (GPT-2, Megatron).
     """
 
-    vocab_size: int
-    layers: int
-    d_model: int
-    d_ff: int
-    heads: int
+    vocab_size: PositiveInt
+    layers: PositiveInt
+    d_model: PositiveInt
+    d_ff: PositiveInt
+    heads: PositiveInt
     kv_heads: DerivedInt = _DERIVED
     head_dim: DerivedInt = _DERIVED
     positions: str = "rope"
-    max_length: int | None = None
-    rope_theta: float = 10_000.0
-    window: int | None = None
+    max_length: PositiveInt | None = None
+    rope_theta: PositiveFloat = 10_000.0
+    window: PositiveInt | None = None
     norm: str = "rms"
-    norm_epsilon: float = 1e-5
+    norm_epsilon: PositiveFloat = 1e-5
     feed_forward: str = "swiglu"
     biases: bool = False
     tied_head: bool = True
     embedding_norm: bool = False
     qk_norm: bool = False
     parallel_block: bool = False
-    attention_softcap: float | None = None
-    logit_softcap: float | None = None
+    attention_softcap: PositiveFloat | None = None
+    logit_softcap: PositiveFloat | None = None
     matmul_dtype: str | None = None
-    init_std: float | None = None
+    init_std: PositiveFloat | None = None
 
     def __post_init__(self):
-        for name in ("vocab_size", "layers", "d_model", "d_ff", "heads"):
-            at_least(f"Architecture.{name}", getattr(self, name), 1)
-        if self.window is not None and self.window < 1:
-            raise UsageError(
-                f"Architecture.window = {self.window}: a query sees itself at least, so 1 or more "
-                "(None for all keys)"
-            )
+        check_ranges(self)
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.heads % self.kv_heads:

@@ -13,7 +13,8 @@ import gin
 
 from t5x_style.accounting.attention_blocks import LANES
 from t5x_style.accounting.recompute import KERNEL_RECOMPUTES, REMAT_RECOMPUTES
-from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
+from t5x_style.errors import UsageError, did_you_mean, one_of
+from t5x_style.ranges import PositiveInt, Share, check_ranges
 
 # Names of the axes of arrays. The rules place them on a mesh.
 # Axes of activations.
@@ -119,28 +120,27 @@ class Topology:
         could split them; a run fails above it.
     """
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
+    data: PositiveInt = 1
+    fsdp: PositiveInt = 1
+    tensor: PositiveInt = 1
+    sequence: PositiveInt = 1
     chip: str | None = None
     slice: str | None = None
-    slices: int = 1
-    microbatches: int = 1
+    slices: PositiveInt = 1
+    microbatches: PositiveInt = 1
     compiler_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kernel: str = "plain"
-    attention_block: int = 512
+    attention_block: PositiveInt = 512
     remat: str = "none"
-    loss_chunk_tokens: int = 4096
-    loss_vocab_chunks: int = 1
+    loss_chunk_tokens: PositiveInt = 4096
+    loss_vocab_chunks: PositiveInt = 1
     shard_optimizer_over_data: bool = False
     rules: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
-    unsharded_tolerance: float = 0.02
+    unsharded_tolerance: Share = 0.02
 
     def __post_init__(self):
-        for name in (*MESH_AXES, "microbatches", "loss_chunk_tokens", "loss_vocab_chunks"):
-            at_least(f"Topology.{name}", getattr(self, name), 1)
-        if self.slices < 1 or self.data % self.slices:
+        check_ranges(self)
+        if self.data % self.slices:
             raise UsageError(
                 f"Topology.slices = {self.slices}: the data axis (Topology.data = {self.data}) is "
                 "split over the slices, so this must be 1 or a divisor of it"
@@ -149,10 +149,10 @@ class Topology:
             raise UsageError(
                 f"Topology.slice = {self.slice!r} needs a chip: set Topology.chip, as in 'v5p'"
             )
-        if self.attention_block < 1 or (self.kernel == "flash" and self.attention_block % LANES):
+        if self.kernel == "flash" and self.attention_block % LANES:
             raise UsageError(
-                f"Topology.attention_block = {self.attention_block}: must be 1 or more, and with "
-                f"kernel = 'flash' a multiple of {LANES}"
+                f"Topology.attention_block = {self.attention_block}: must be a multiple of {LANES} "
+                f"with kernel = 'flash'"
             )
         one_of("Topology.kernel", self.kernel, KERNEL_RECOMPUTES)
         one_of("Topology.remat", self.remat, REMAT_RECOMPUTES)

@@ -1,21 +1,38 @@
 """Help text, made from signatures and docstrings, so that it always matches the code."""
 
+import contextlib
 import inspect
 import re
 import textwrap
+import types
+import typing
 from collections.abc import Callable, Mapping
 
 from t5x_style.config.flags import GLOBAL_FLAGS
+from t5x_style.ranges import ranges_of
 
 WIDTH = 100
 
 
 def signature_of(function_or_class: Callable) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a function, or of a class's constructor, by name (`self` left out)."""
-    if inspect.isclass(function_or_class):
-        parameters = inspect.signature(function_or_class.__init__).parameters
-        return {name: value for name, value in parameters.items() if name != "self"}
-    return inspect.signature(function_or_class).parameters
+    """The parameters of a function, or of a class's constructor, by name (`self` left out).
+
+    An annotation that is a string is evaluated, unless that would need an import.
+    """
+    construct = (
+        function_or_class.__init__ if inspect.isclass(function_or_class) else function_or_class
+    )
+    names = getattr(inspect.unwrap(construct), "__globals__", {})
+    found = {}
+    for name, parameter in inspect.signature(construct).parameters.items():
+        if isinstance(parameter.annotation, str):
+            holder = types.SimpleNamespace(__annotations__={name: parameter.annotation})
+            with contextlib.suppress(NameError, AttributeError, TypeError):
+                hints = typing.get_type_hints(holder, globalns=names, include_extras=True)
+                parameter = parameter.replace(annotation=hints[name])
+        if name != "self":
+            found[name] = parameter
+    return found
 
 
 def parameter_docs(function_or_class: Callable) -> dict[str, str]:
@@ -40,11 +57,19 @@ def description(function_or_class: Callable) -> str:
 
 
 def annotation_text(annotation: object) -> str:
-    """An annotation without module names: `int | None`, `Mapping[str, float]`."""
+    """An annotation without module names and marks: `int | None`, `Mapping[str, float]`."""
     if annotation is inspect.Parameter.empty:
         return ""
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r"Annotated\[str, <function [^>]*>\]|\bLocalPath\b", "str", text)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(map(annotation_text, typing.get_args(annotation)))
+    if annotation is type(None):
+        return "None"
+    if isinstance(annotation, str):
+        text = annotation
+    else:
+        # Hints come without what `Annotated` adds.
+        holder = types.SimpleNamespace(__annotations__={"hint": annotation})
+        text = inspect.formatannotation(typing.get_type_hints(holder)["hint"])
     return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
 
 
@@ -59,7 +84,8 @@ def parameter_lines(
             default = "required"
         else:
             default = f"default {parameter.default!r}"
-        facts = ", ".join(part for part in (kind, default) if part)
+        ranges = map(str, dict.fromkeys(ranges_of(parameter.annotation)))
+        facts = ", ".join(part for part in (kind, *ranges, default) if part)
         lines.append(f"  {prefix}{name} ({facts})")
         if docs.get(name):
             lines.append(textwrap.indent(textwrap.fill(docs[name], WIDTH - 6), " " * 6))

@@ -20,18 +20,16 @@ from t5x_style.config import graph
 from t5x_style.config.graph import is_configurable
 from t5x_style.config.help import annotation_text, signature_of
 from t5x_style.errors import did_you_mean
+from t5x_style.ranges import range_problem
 
 UNKNOWN = inspect.Parameter.empty
 
 
-def annotations_of(function_or_class: Callable, *, include_extras: bool = False) -> dict[str, Any]:
+def annotations_of(function_or_class: Callable) -> dict[str, Any]:
     """Parameter -> annotation. An annotation that would need an import stays a string.
 
     A verb imports its heavy types under `if TYPE_CHECKING:`. Such a type is found once another
     module has imported it, as is the case for everything that gin can make.
-
-    Args:
-      include_extras: keep what `Annotated` adds to a type.
     """
     construct = (
         function_or_class.__init__ if inspect.isclass(function_or_class) else function_or_class
@@ -43,11 +41,11 @@ def annotations_of(function_or_class: Callable, *, include_extras: bool = False)
     found = {}
     for name, parameter in signature_of(function_or_class).items():
         annotation = parameter.annotation
-        holder = types.SimpleNamespace(__annotations__={name: annotation})
-        with contextlib.suppress(NameError, AttributeError, TypeError):
-            annotation = typing.get_type_hints(
-                holder, globalns=namespace, include_extras=include_extras
-            )[name]
+        if isinstance(annotation, str):
+            holder = types.SimpleNamespace(__annotations__={name: annotation})
+            with contextlib.suppress(NameError, AttributeError, TypeError):
+                hints = typing.get_type_hints(holder, globalns=namespace, include_extras=True)
+                annotation = hints[name]
         found[name] = annotation
     return found
 
@@ -86,6 +84,8 @@ def mismatch(value: Any, annotation: Any) -> str | None:
         problems = [mismatch(value, alternative) for alternative in arguments]
         if None in problems:
             return None
+        if any(mismatch(value, bare) is None for bare in map(_without_range, arguments)):
+            return range_problem(value, annotation)
         solid = [a for a in arguments if a is not type(None)]
         if len(solid) == 1:
             optional = " (or None: write None)" if _is_none_word(value) else ""
@@ -101,7 +101,7 @@ def mismatch(value: Any, annotation: Any) -> str | None:
         names = ", ".join(repr(allowed) for allowed in arguments)
         return f"is not one of {names}{did_you_mean(str(value), map(str, arguments))}"
     if origin is typing.Annotated:
-        return mismatch(value, arguments[0])
+        return mismatch(value, arguments[0]) or range_problem(value, annotation)
     if annotation in (None, type(None)):
         return None if value is None else _is_not(value, "None")
     if annotation is float:
@@ -197,7 +197,12 @@ def _reference_mismatch(reference: gin_config.ConfigurableReference, annotation:
 
 def _alternatives(annotation: Any) -> tuple:
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
+    return tuple(map(_without_range, typing.get_args(annotation) if union else (annotation,)))
+
+
+def _without_range(annotation: Any) -> Any:
+    ranged = typing.get_origin(annotation) is typing.Annotated
+    return typing.get_args(annotation)[0] if ranged else annotation
 
 
 def _may_be_called(kind: Any) -> bool:
@@ -294,7 +299,7 @@ def with_absolute_paths(
 
     for node, bound in changed.items():
         made = graph.configurable(node[1]).wrapped
-        annotations = {} if node[1] == graph.MACRO else annotations_of(made, include_extras=True)
+        annotations = {} if node[1] == graph.MACRO else annotations_of(made)
         for parameter in bound.keys() & annotations.keys():
             bound[parameter] = absolute(bound[parameter], annotations[parameter], bound)
     return changed

@@ -28,6 +28,7 @@ from t5x_style.errors import (
     UsageError,
 )
 from t5x_style.hosts.lifeline import Lifeline, Place, peer_lost_message, rendezvous
+from t5x_style.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 
 # Environment variables that launchers set for a process that is one of several.
 COUNT_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
@@ -54,15 +55,12 @@ class Hosts:
     """
 
     coordinator: str | None = None
-    processes: int | None = None
-    index: int | None = None
-    timeout_seconds: float = 300.0
+    processes: PositiveInt | None = None
+    index: NonNegativeInt | None = None
+    timeout_seconds: PositiveFloat = 300.0
 
     def __post_init__(self):
-        if self.timeout_seconds <= 0:
-            raise UsageError(f"Hosts.timeout_seconds = {self.timeout_seconds}: must be above 0")
-        if self.processes is not None and self.processes < 1:
-            raise UsageError(f"Hosts.processes = {self.processes}: must be 1 or more")
+        check_ranges(self)
         given = {"coordinator": self.coordinator, "index": self.index}
         if self.processes is None or self.processes == 1:
             for name, value in given.items():
@@ -72,7 +70,7 @@ class Hosts:
         if self.coordinator is None or self.index is None:
             missing = next(name for name, value in given.items() if value is None)
             raise UsageError(f"Hosts.processes = {self.processes} needs Hosts.{missing}")
-        if not 0 <= self.index < self.processes:
+        if self.index >= self.processes:
             raise UsageError(
                 f"Hosts.index = {self.index} is not one of 0 to {self.processes - 1} "
                 f"(Hosts.processes = {self.processes})"

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import jax
 import optax
 
 from t5x_style.data.rows.batch_plan import BatchPlan
-from t5x_style.errors import UsageError
 from t5x_style.optim.optimizer import LearningRateSchedule
 from t5x_style.optim.schedule import traced_tokens_before
 from t5x_style.plugins import check_fulfils
+from t5x_style.ranges import NonNegativeFloat, PositiveFloat, Range, check_ranges
 
 
 @gin.configurable
@@ -32,19 +32,15 @@ class AdamW:
     state_bytes_per_parameter: ClassVar[int] = 8
 
     schedule: LearningRateSchedule
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float | None = 1.0
+    b1: Annotated[float, Range(least=0, below=1)] = 0.9
+    b2: Annotated[float, Range(least=0, below=1)] = 0.95
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    clip_norm: PositiveFloat | None = 1.0
 
     def __post_init__(self):
         check_fulfils("AdamW.schedule", self.schedule, LearningRateSchedule)
-        for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= value < 1:
-                raise UsageError(f"AdamW.{name} = {value}: must lie in [0, 1)")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise UsageError(f"AdamW.clip_norm = {self.clip_norm}: must be positive, or None")
+        check_ranges(self)
 
     def check(self, horizon_tokens: int) -> None:
         """Refuse a run that is too short for the schedule. Raises UsageError."""

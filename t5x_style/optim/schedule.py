@@ -1,12 +1,14 @@
 """Learning rate as a function of tokens."""
 
 import dataclasses
+from typing import Annotated
 
 import gin
 import jax.numpy as jnp
 
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError, did_you_mean
+from t5x_style.ranges import NonNegativeInt, Range, Share, check_ranges
 
 SHAPES = ("cosine", "linear", "wsd", "constant")
 
@@ -29,11 +31,11 @@ class Schedule:
       decay_fraction: share of the run that the cooldown of 'wsd' takes; no other shape reads it.
     """
 
-    peak_learning_rate: float
+    peak_learning_rate: Annotated[float, Range(least=0, most=10)]
     shape: str = "cosine"
-    warmup_tokens: int = 0
-    final_fraction: float = 0.1
-    decay_fraction: float = 0.2
+    warmup_tokens: NonNegativeInt = 0
+    final_fraction: Share = 0.1
+    decay_fraction: Share = 0.2
 
     def __post_init__(self):
         if self.shape not in SHAPES:
@@ -41,15 +43,7 @@ class Schedule:
                 f"Schedule.shape = {self.shape!r} is not one of {', '.join(SHAPES)}"
                 f"{did_you_mean(self.shape, SHAPES)}"
             )
-        for name, value, low, high in (
-            ("peak_learning_rate", self.peak_learning_rate, 0.0, 10.0),
-            ("final_fraction", self.final_fraction, 0.0, 1.0),
-            ("decay_fraction", self.decay_fraction, 0.0, 1.0),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"Schedule.{name} = {value}: must lie in [{low:g}, {high:g}]")
-        if self.warmup_tokens < 0:
-            raise UsageError(f"Schedule.warmup_tokens = {self.warmup_tokens}: must not be negative")
+        check_ranges(self)
 
     def check(self, horizon_tokens: int) -> None:
         """Refuse a run that is too short for the schedule.

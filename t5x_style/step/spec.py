@@ -7,6 +7,7 @@ from t5x_style.data import BatchPlan, Packing
 from t5x_style.errors import one_of
 from t5x_style.optim import Optimizer
 from t5x_style.plugins import check_fulfils
+from t5x_style.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from t5x_style.step.model_state import COMPUTE_DTYPES
 from t5x_style.step.step import AS_STORED
 
@@ -31,11 +32,12 @@ class StepSpec:
     plan: BatchPlan
     compute_dtype: str = "bfloat16"
     packing: Packing = AS_STORED
-    z_loss: float = 0.0
-    sources: int = 1
-    eos_id: int = 1
+    z_loss: NonNegativeFloat = 0.0
+    sources: PositiveInt = 1
+    eos_id: NonNegativeInt = 1
 
     def __post_init__(self):
+        check_ranges(self, "train")
         check_fulfils("train.optimizer", self.optimizer, Optimizer)
         one_of("train.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         for phase in self.plan.phases:

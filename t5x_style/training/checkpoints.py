@@ -35,13 +35,16 @@ class _Keep:
         return [
             step in steps[-self.newest :]
             or step == self.best_step
-            or (self.period is not None and step % self.period == 0)
+            or (bool(self.period) and step % self.period == 0)
             for step in steps
         ]
 
 
 class Checkpointer:
-    """Saves asynchronously; keeps the newest `keep`, multiples of `keep_period` and the best."""
+    """Saves asynchronously; keeps the newest `keep`, multiples of `keep_period` and the best.
+
+    A `keep_period` of 0 or None keeps no multiples.
+    """
 
     def __init__(self, model_dir: str, *, keep: int, keep_period: int | None):
         import orbax.checkpoint as ocp

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import gin
 
-from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
+from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.quantities import count
+from t5x_style.ranges import NonNegativeFloat, PositiveInt, check_ranges
 from t5x_style.reporting.run.held_out_text import evaluation_weights, weights_text
 
 MEASURES = ("bits_per_byte", "loss")
@@ -64,8 +65,8 @@ class EarlyStopping:
       UsageError: a value is not allowed.
     """
 
-    patience_tokens: int
-    min_delta: float = 0.0
+    patience_tokens: PositiveInt
+    min_delta: NonNegativeFloat = 0.0
     sources: Sequence[str] | None = None
     measure: str = "bits_per_byte"
     mode: str = "advise"
@@ -73,9 +74,7 @@ class EarlyStopping:
     def __post_init__(self):
         one_of("EarlyStopping.measure", self.measure, MEASURES)
         one_of("EarlyStopping.mode", self.mode, MODES)
-        at_least("EarlyStopping.patience_tokens", self.patience_tokens, 1)
-        if not 0 <= self.min_delta < math.inf:
-            raise UsageError(f"EarlyStopping.min_delta = {self.min_delta}: must be 0 or more")
+        check_ranges(self)
         if self.sources is not None and len(set(self.sources)) != len(self.sources):
             raise UsageError(f"EarlyStopping.sources = {list(self.sources)} names a source twice")
 

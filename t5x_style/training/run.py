@@ -11,8 +11,9 @@ from t5x_style.data import BatchPlan, BatchReader, Stores, TokenStore
 from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
 from t5x_style.data.stores.token_store import TOKENS_FILE
-from t5x_style.errors import UsageError, at_least, one_of
+from t5x_style.errors import UsageError, one_of
 from t5x_style.hosts import from_writer
+from t5x_style.ranges import EvalPeriod, NonNegativeInt, PositiveInt, check_ranges
 from t5x_style.reporting import read_derived
 from t5x_style.reporting.run.held_out_text import (
     HeldOutStore,
@@ -59,12 +60,12 @@ class Run:
     replaced: Sequence[Replacement]
     seed: int
     max_epochs: float | Mapping[str, float]
-    log_period: int
-    eval_period: int
-    eval_tokens: int | None
-    checkpoint_period: int
-    keep_checkpoints: int
-    keep_period: int | None
+    log_period: PositiveInt
+    eval_period: EvalPeriod
+    eval_tokens: NonNegativeInt | None
+    checkpoint_period: PositiveInt
+    keep_checkpoints: PositiveInt
+    keep_period: NonNegativeInt | None
     initial_checkpoint_path: str | None
     config_text: str
     config_changes: Sequence[Mapping[str, str | None]] = ()
@@ -79,8 +80,7 @@ class Run:
     watched_weights: dict[str, float] = dataclasses.field(init=False)
 
     def __post_init__(self):
-        for name in ("log_period", "eval_period", "checkpoint_period", "keep_checkpoints"):
-            at_least(f"train.{name}", getattr(self, name), 1)
+        check_ranges(self, "train")
         check_metrics(self.metrics)
         vocabulary = self.stores.tokenizer.vocab_size
         if self.spec.architecture.vocab_size < vocabulary:
@@ -96,7 +96,12 @@ class Run:
         object.__setattr__(self, "auditor", self._auditor())
         weights = {}
         if self.early_stopping is not None:
-            weights = self.early_stopping.weights(self.shares, list(self.stores.validation))
+            if self.eval_tokens == 0:
+                raise UsageError(
+                    "train.early_stopping watches evaluations, and train.eval_tokens = 0 switches "
+                    "them off"
+                )
+            weights = self.early_stopping.weights(self.shares, list(self.evaluated))
         object.__setattr__(self, "watched_weights", weights)
 
     @property
@@ -114,6 +119,11 @@ class Run:
         """The spec of a step, with the number of sources and the EOS id of the data."""
         eos_id = self.stores.tokenizer.eos_id
         return dataclasses.replace(self.spec, sources=len(self.reader.names), eos_id=eos_id)
+
+    @property
+    def evaluated(self) -> Mapping[str, TokenStore]:
+        """{source: validation store} of the sources that are evaluated."""
+        return {} if self.eval_tokens == 0 else self.stores.validation
 
     @functools.cached_property
     def reader(self) -> BatchReader:

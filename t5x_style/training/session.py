@@ -244,7 +244,7 @@ def _evaluator(run: Run, program: StepProgram, mesh: Mesh) -> Evaluator:
     tokenizer, last = run.stores.tokenizer, run.plan.phases[-1]
     sets = {
         name: evaluation_set(store, tokenizer, last.sequence_length, run.eval_tokens)
-        for name, store in run.stores.validation.items()
+        for name, store in run.evaluated.items()
     }
     return Evaluator(
         program.model,

@@ -6,7 +6,7 @@ from t5x_style.errors import UsageError
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_a_window_without_a_key_is_refused(window):
-    with pytest.raises(UsageError, match=f"window = {window}: a query sees itself"):
+    with pytest.raises(UsageError, match=f"window = {window}: must be 1 or more"):
         Architecture(40, 2, 24, 48, 4, window=window)
 
 

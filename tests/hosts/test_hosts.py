@@ -113,7 +113,10 @@ def test_never_alone_where_the_environment_names_several(environment, named):
         ({"processes": 2, "index": 0}, "Hosts.processes = 2 needs Hosts.coordinator"),
         ({"processes": 2, "index": 2, "coordinator": "a:1"}, "index = 2 is not one of 0 to 1"),
         ({"processes": 2, "index": 0, "coordinator": "a"}, "'a' is not of the form HOST:PORT"),
-        ({"processes": 2, "index": -1, "coordinator": "a:1"}, "index = -1 is not one of 0 to 1"),
+        (
+            {"processes": 2, "index": -1, "coordinator": "a:1"},
+            "index = -1: must be 0 or more",
+        ),
         ({"processes": 2, "index": 0, "coordinator": ":80"}, "':80' is not of the form HOST:PORT"),
         ({"processes": 2, "index": 0, "coordinator": "a:65536"}, "'a:65536' is not of the form"),
         ({"processes": 1, "index": 0}, "Hosts.index = 0 needs Hosts.processes, 2 or more"),

@@ -11,6 +11,7 @@ from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps, find_
     ("keep", "keep_period", "best", "kept"),
     [
         (2, None, {}, {6, 7}),
+        (2, 0, {}, {6, 7}),
         (1, 3, {}, {0, 3, 6, 7}),
         # The best is 1 up to step 4, then 5: the old one may go, the new one stays.
         (1, None, {**dict.fromkeys((1, 2, 3, 4), 1), **dict.fromkeys((5, 6, 7), 5)}, {5, 7}),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import types
 
@@ -121,6 +122,30 @@ def test_a_period_is_at_least_one_step(tmp_path, name):
     assert getattr(make_run(tmp_path, **{name: 1}), name) == 1
     with pytest.raises(UsageError, match=f"train.{name} = 0: must be 1 or more"):
         make_run(tmp_path, **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("eval_tokens", -100), ("keep_period", -1), ("z_loss", -1e-4), ("z_loss", math.nan)],
+        *[("log_period", -1), ("sources", 0), ("eos_id", -1)],
+    ],
+)
+def test_a_negative_number_where_none_has_a_meaning_is_refused(tmp_path, field, value):
+    with pytest.raises(UsageError, match=rf"train\.{field} = {value}: must be \d or more"):
+        make_run(tmp_path, **{field: value})
+
+
+def test_without_tokens_to_evaluate_nothing_is_evaluated_first_or_last(tmp_path):
+    run = make_run(tmp_path, steps=2, eval_tokens=0, eval_period=1)
+    assert train(run)["evaluation"] == {}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert not any("eval/" in line for line in lines)
+    with pytest.raises(UsageError, match=r"eval_period = 0: .*eval_tokens = 0 switches evalu"):
+        make_run(tmp_path, eval_period=0)
+    with pytest.raises(UsageError, match=r"early_stopping watches .*eval_tokens = 0 switches"):
+        make_run(tmp_path, eval_tokens=0, early_stopping=EarlyStopping(patience_tokens=1))
 
 
 def test_a_model_has_a_row_for_each_piece_and_may_have_more(tmp_path):

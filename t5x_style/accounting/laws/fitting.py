@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from t5x_style.accounting.laws.bfgs import minimise
 from t5x_style.accounting.laws.chinchilla import ParametricLaw
-from t5x_style.errors import UsageError
+from t5x_style.errors import UsageError, at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +116,7 @@ def fit_parametric_law(
     import numpy as np
 
     check_points(params, tokens, losses)
-    if bootstrap < 0:
-        raise UsageError(f"bootstrap = {bootstrap}: must be 0 or more")
+    at_least("bootstrap", bootstrap, 0)
     log_params, log_tokens, log_losses = (
         np.log(np.asarray(values, np.float64)) for values in (params, tokens, losses)
     )

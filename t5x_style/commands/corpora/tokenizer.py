@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.config.checks import refuse_unconsumed
+from t5x_style.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +33,9 @@ FORM = {
 def tokenizer(
     *,
     corpus: Corpus,
-    vocab_size: int = 4096,
-    vocab_sizes: Sequence[int] = (),
-    round_to: int = 1,
+    vocab_size: PositiveInt = 4096,
+    vocab_sizes: Sequence[PositiveInt] = (),
+    round_to: PositiveInt = 1,
     model_type: str = "unigram",
     spaces_inside_words: bool = False,
     text_symbols: Sequence[str] = (),
@@ -42,7 +43,7 @@ def tokenizer(
     extend: str | None = None,
     added_terms: Sequence[str] = (),
     output: str | None = None,
-    sample_bytes: int = 4_000_000,
+    sample_bytes: PositiveInt = 4_000_000,
     seed: int = 0,
     compare: Sequence[str] = (),
     terms: Sequence[str] = (),
@@ -84,11 +85,9 @@ def tokenizer(
     from t5x_style.data.tokenizers import made_from
     from t5x_style.data.tokenizers.comparison import compare as compare_vocabularies
     from t5x_style.data.tokenizers.recipe import Recipe, judged_texts, train_samples
-    from t5x_style.errors import UsageError, at_least
+    from t5x_style.errors import UsageError
     from t5x_style.files import local_path
 
-    at_least("tokenizer.round_to", round_to, 1)
-    at_least("tokenizer.sample_bytes", sample_bytes, 1)
     form = {
         "model_type": model_type,
         "spaces_inside_words": spaces_inside_words,

@@ -15,6 +15,7 @@ from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, layout_gin
 from t5x_style.errors import UsageError
 from t5x_style.files import MARK, refuse_foreign, write_whole
+from t5x_style.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from t5x_style.data import Packing
@@ -35,19 +36,19 @@ def compile(
     topology: Topology,
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
-    train_tokens: int | None = None,
-    train_steps: int | None = None,
+    train_tokens: PositiveInt | None = None,
+    train_steps: PositiveInt | None = None,
     compute_dtype: str = "bfloat16",
     packing: Packing | None = None,
-    z_loss: float = 0.0,
-    phase: int | None = None,
-    dollars_per_chip_hour: float | None = None,
+    z_loss: NonNegativeFloat = 0.0,
+    phase: PositiveInt | None = None,
+    dollars_per_chip_hour: NonNegativeFloat | None = None,
     keep_hlo: str | None = None,
     keep_program: str | None = None,
-    sources: int = 1,
-    eos_id: int = 1,
+    sources: PositiveInt = 1,
+    eos_id: NonNegativeInt = 1,
     search: bool = False,
-    search_minutes: float = 30.0,
+    search_minutes: PositiveFloat = 30.0,
     write: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import gin
 from t5x_style.commands.runs.train import shared_stores
 from t5x_style.config.checks import operative_config, refuse_unconsumed
 from t5x_style.errors import UsageError
+from t5x_style.ranges import EvalTokens, NonNegativeInt, PositiveInt
 from t5x_style.reporting import table
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ def evaluate(
     *,
     model_dir: str,
     corpus: Corpus | None = None,
-    step: int | None = None,
-    batch_size: int = 16,
-    eval_tokens: int | None = None,
+    step: NonNegativeInt | None = None,
+    batch_size: PositiveInt = 16,
+    eval_tokens: EvalTokens | None = None,
     metrics: Sequence[Metric] = (),
     topology: Topology | None = None,
     hosts: Hosts | None = None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gin
 
 from t5x_style.config.checks import refuse_unconsumed
+from t5x_style.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 if TYPE_CHECKING:
     from t5x_style.accounting import Topology
@@ -19,12 +20,12 @@ def generate(
     *,
     model_dir: str,
     prompt: str = "",
-    samples: int = 1,
-    max_tokens: int = 128,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
+    samples: PositiveInt = 1,
+    max_tokens: PositiveInt = 128,
+    temperature: NonNegativeFloat = 0.8,
+    top_p: Annotated[float, Range(above=0, most=1)] = 0.95,
     seed: int = 0,
-    step: int | None = None,
+    step: NonNegativeInt | None = None,
     topology: Topology | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:

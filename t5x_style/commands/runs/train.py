@@ -15,6 +15,7 @@ from t5x_style.config.checks import config_differences, operative_config, refuse
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import OWNER_FILE, LocalPath, local_path, owned
 from t5x_style.quantities import count
+from t5x_style.ranges import EvalPeriod, NonNegativeFloat, NonNegativeInt, PositiveInt
 from t5x_style.reporting import (
     ACHIEVED_HEADERS,
     SOURCE_HEADERS,
@@ -56,21 +57,21 @@ def train(
     topology: Topology,
     task_feature_lengths: Mapping[str, int | Sequence[tuple[int, int | None]]],
     batch_size: int | Sequence[tuple[int, int | None]],
-    train_tokens: int | None = None,
-    train_steps: int | None = None,
+    train_tokens: PositiveInt | None = None,
+    train_steps: PositiveInt | None = None,
     compute_dtype: str = "bfloat16",
     packing: Packing | None = None,
-    z_loss: float = 0.0,
+    z_loss: NonNegativeFloat = 0.0,
     seed: int = 0,
     max_epochs: float | Mapping[str, float] = 40.0,
     at_cap: Literal["refuse", "stop", "renormalise", "repeat"] = "refuse",
     allow_blend_change: bool = False,
-    log_period: int = 10,
-    eval_period: int = 1000,
-    eval_tokens: int | None = None,
-    checkpoint_period: int = 1000,
-    keep_checkpoints: int = 3,
-    keep_period: int | None = None,
+    log_period: PositiveInt = 10,
+    eval_period: EvalPeriod = 1000,
+    eval_tokens: NonNegativeInt | None = None,
+    checkpoint_period: PositiveInt = 1000,
+    keep_checkpoints: PositiveInt = 3,
+    keep_period: NonNegativeInt | None = None,
     initial_checkpoint_path: LocalPath | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: Sequence[Metric] = (),
@@ -105,10 +106,12 @@ def train(
       allow_blend_change: whether a resumed run may have another blend; rows read before stay.
       log_period: steps between training lines; the last line has up to twice as many.
       eval_period: steps between evaluations.
-      eval_tokens: tokens of each validation split to evaluate; all of them if not given.
+      eval_tokens: tokens of each validation split to evaluate; all of them if not given. With 0
+        nothing is evaluated, neither at the first step nor at the last.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: newest checkpoints to keep.
-      keep_period: also keep every checkpoint whose step is a multiple of this.
+      keep_period: also keep every checkpoint whose step is a multiple of this; none if 0 or not
+        given.
       initial_checkpoint_path: a run or a checkpoint with the initial parameters.
       early_stopping: the rule to end when validation no longer improves, @EarlyStopping(); the best
         checkpoint is kept too.

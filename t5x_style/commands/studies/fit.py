@@ -9,8 +9,9 @@ import gin
 from t5x_style.accounting.laws.fitting import check_points, fit_parametric_law
 from t5x_style.accounting.laws.own import check_law_name, write_law
 from t5x_style.config.checks import refuse_unconsumed
-from t5x_style.errors import UsageError, at_least
+from t5x_style.errors import UsageError
 from t5x_style.files import refuse_foreign
+from t5x_style.ranges import NonNegativeInt
 from t5x_style.sweeps import (
     BLENDED,
     LeftOut,
@@ -31,10 +32,10 @@ def fit(
     columns: Mapping[str, str] | None = None,
     runs: str | Sequence[str] | None = None,
     loss: str = BLENDED,
-    drop_highest: int = 0,
+    drop_highest: NonNegativeInt = 0,
     name: str = "own",
     output: str | None = None,
-    bootstrap: int = 4000,
+    bootstrap: NonNegativeInt = 4000,
     seed: int = 0,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -62,7 +63,6 @@ def fit(
     """
     refuse_unconsumed()
     check_law_name(name, "--name")
-    at_least("--bootstrap", bootstrap, 0)
     if output is not None:
         refuse_foreign(output, "--output")
     found, left_out, origin = _read(points, columns, runs, loss)

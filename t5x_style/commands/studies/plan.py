@@ -21,6 +21,7 @@ from t5x_style.config.checks import refuse_unconsumed
 from t5x_style.config.writing import check_target, write_plan
 from t5x_style.errors import UsageError, one_of
 from t5x_style.files import local_path, refuse_foreign
+from t5x_style.ranges import Mfu, PositiveFloat, PositiveInt
 from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
 from t5x_style.reporting.text.accounts import accounts_text
 from t5x_style.reporting.text.plan import plan_text
@@ -34,28 +35,28 @@ PRESETS = ("bloomberggpt",)
 @gin.configurable
 def plan(
     *,
-    flops: float | None = None,
+    flops: PositiveFloat | None = None,
     chip: str | None = None,
-    chips: int | None = None,
-    days: float | None = None,
-    chip_hours: float | None = None,
-    money: float | None = None,
-    price_per_chip_hour: float | None = None,
-    cpu_minutes: float | None = None,
-    mfu: float | None = None,
-    unique_tokens: Mapping[str, float] | None = None,
-    shares: Mapping[str, float] | str | None = None,
+    chips: PositiveInt | None = None,
+    days: PositiveFloat | None = None,
+    chip_hours: PositiveFloat | None = None,
+    money: PositiveFloat | None = None,
+    price_per_chip_hour: PositiveFloat | None = None,
+    cpu_minutes: PositiveFloat | None = None,
+    mfu: Mfu | None = None,
+    unique_tokens: Mapping[str, PositiveFloat] | None = None,
+    shares: Mapping[str, PositiveFloat] | str | None = None,
     domain: str | None = None,
-    max_epochs: float | Mapping[str, float] = 4.0,
+    max_epochs: PositiveFloat | Mapping[str, PositiveFloat] = 4.0,
     past_forty_epochs: bool = False,
-    served_tokens: float | None = None,
+    served_tokens: PositiveFloat | None = None,
     law: str | None = None,
     own_law: str | None = None,
     architecture: Architecture | None = None,
-    vocab_size: int | None = None,
+    vocab_size: PositiveInt | None = None,
     style: str | None = None,
-    sequence_length: int = 2048,
-    batch_sequences: int | None = None,
+    sequence_length: PositiveInt = 2048,
+    batch_sequences: PositiveInt | None = None,
     write: str | None = None,
     figure: str | None = None,
     preset: str | None = None,

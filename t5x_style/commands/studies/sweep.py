@@ -10,8 +10,9 @@ from t5x_style.commands import main
 from t5x_style.config import checks
 from t5x_style.config.checks import current, refuse_unconsumed
 from t5x_style.config.flags import FlagBinding
-from t5x_style.errors import Fault, UsageError, at_least
+from t5x_style.errors import Fault, UsageError
 from t5x_style.files import local_path
+from t5x_style.ranges import PositiveInt
 from t5x_style.sweeps import (
     Trial,
     TrialEntry,
@@ -32,7 +33,7 @@ def sweep(
     run_files: Sequence[str],
     sweep_dir: str,
     bindings: Mapping[str, object] | None = None,
-    concurrent_trials: int = 1,
+    concurrent_trials: PositiveInt = 1,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Runs `t5x-style train` for every combination of values in a grid, and tabulates the results.
@@ -56,7 +57,6 @@ def sweep(
     bindings = bindings or {}
     if twice := sorted(set(grid) & set(bindings)):
         raise UsageError(f"{twice[0]!r} is in both sweep.grid and sweep.bindings")
-    at_least("sweep.concurrent_trials", concurrent_trials, 1)
     trials = grid_trials(grid)
     reader = current()
     texts = [reader.expanded(name, f"sweep.run_files = [{name!r}]") for name in run_files]

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple
 
 import gin
 import numpy as np
@@ -13,6 +13,7 @@ from t5x_style.data.cleaning.ngrams import ngram_hashes
 from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import UsageError
+from t5x_style.ranges import Range, check_ranges
 
 HASHES_FILE = "hashes.uint64"
 DOCUMENTS_FILE = "documents.uint32"
@@ -43,18 +44,13 @@ class Contamination:
         the embedded licences share one with a validation split, and 30 % half of their words.
     """
 
-    ngram: int = 13
+    ngram: Annotated[int, Range(least=LEAST_WORDS)] = 13
     against_validation: bool = True
     evaluation_sets: Sequence[Source] = ()
-    max_share: float = 0.0
+    max_share: Annotated[float, Range(least=0, below=1)] = 0.0
 
     def __post_init__(self):
-        if self.ngram < LEAST_WORDS:
-            raise UsageError(f"Contamination.ngram = {self.ngram}: at least {LEAST_WORDS} words")
-        if not 0 <= self.max_share < 1:
-            raise UsageError(
-                f"Contamination.max_share = {self.max_share}: at least 0 and below 1, a share"
-            )
+        check_ranges(self)
         if not (self.against_validation or self.evaluation_sets):
             raise UsageError(
                 "Contamination.against_validation is False and there are no evaluation_sets: leave "

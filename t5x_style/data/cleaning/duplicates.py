@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import gin
 import numpy as np
@@ -11,6 +11,7 @@ from t5x_style.data.cleaning.ngrams import ngram_hashes
 from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
 from t5x_style.data.sources.normal_form import COMPARISON_VERSION, document_digest
 from t5x_style.errors import UsageError
+from t5x_style.ranges import PositiveInt, Range, check_ranges
 
 # The share of pairs at just the threshold that must share a band, and so be compared.
 RECALL = 0.95
@@ -68,19 +69,15 @@ class Duplicates:
 
     exact: bool = True
     near: bool = False
-    threshold: float = 0.8
-    shingle_words: int = 5
-    permutations: int = 128
+    threshold: Annotated[float, Range(above=0, most=1)] = 0.8
+    shingle_words: PositiveInt = 5
+    permutations: PositiveInt = 128
     across_sources: bool = True
 
     def __post_init__(self):
         if not (self.exact or self.near):
             raise UsageError("Duplicates.exact and .near are both False: leave Duplicates out")
-        if not 0 < self.threshold <= 1:
-            raise UsageError(f"Duplicates.threshold = {self.threshold}: above 0 and at most 1")
-        for attribute in ("shingle_words", "permutations"):
-            if getattr(self, attribute) < 1:
-                raise UsageError(f"Duplicates.{attribute} = {getattr(self, attribute)}: at least 1")
+        check_ranges(self)
         if self.near:
             _rensa()
 

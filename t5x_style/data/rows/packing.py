@@ -5,6 +5,7 @@ import dataclasses
 import gin
 
 from t5x_style.errors import UsageError, one_of
+from t5x_style.ranges import NonNegativeInt
 
 CONCATENATED = "concatenated"
 DOCUMENT_STARTS = "document_starts"
@@ -28,7 +29,7 @@ class Packing:
 
     windows: str = CONCATENATED
     attend_across_documents: bool = True
-    loss_from_context: int = 0
+    loss_from_context: NonNegativeInt = 0
 
     def __post_init__(self):
         one_of("Packing.windows", self.windows, WINDOWS)

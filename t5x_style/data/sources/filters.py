@@ -5,13 +5,14 @@ import functools
 import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 
 from t5x_style.data.formats.files import content_digests, module_file
 from t5x_style.errors import Fault, UsageError
 from t5x_style.plugins import load
+from t5x_style.ranges import NonNegativeInt, Range, check_ranges
 
 LANGUAGE_CHARACTERS = 4000
 
@@ -26,10 +27,11 @@ class Length:
       max_characters: the most that is kept; None for no limit.
     """
 
-    min_characters: int = 0
-    max_characters: int | None = None
+    min_characters: NonNegativeInt = 0
+    max_characters: NonNegativeInt | None = None
 
     def __post_init__(self):
+        check_ranges(self)
         if self.max_characters is not None and self.max_characters < self.min_characters:
             raise UsageError(
                 f"Length.max_characters = {self.max_characters} is below min_characters = "
@@ -131,15 +133,12 @@ class Language:
     """
 
     keep: Sequence[str] = ("en",)
-    min_probability: float = 0.0
+    min_probability: Annotated[float, Range(least=0, below=1)] = 0.0
 
     def __post_init__(self):
         if isinstance(self.keep, str) or not self.keep:
             raise UsageError(f"Language.keep = {self.keep!r}: a list of codes, such as ['en']")
-        if not 0 <= self.min_probability < 1:
-            raise UsageError(
-                f"Language.min_probability = {self.min_probability}: at least 0 and below 1"
-            )
+        check_ranges(self)
         known = _language_identifier().labels
         for code in self.keep:
             if code not in known:

@@ -17,6 +17,7 @@ from t5x_style.data.sources.source import Source
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import LocalPath, local_path
+from t5x_style.ranges import PositiveInt, check_ranges
 
 
 @gin.configurable
@@ -60,10 +61,11 @@ class Corpus:
     duplicates: Duplicates | None = None
     contamination: Contamination | None = None
     seed: int = 0
-    workers: int | None = None
+    workers: PositiveInt | None = None
 
     def __post_init__(self):
         local_path(self.cache_dir, "Corpus.cache_dir")
+        check_ranges(self)
         names = [source.name for source in self.sources]
         twice = sorted({name for name in [*names, *self.mixtures] if names.count(name) > 1})
         twice += sorted(set(names) & set(self.mixtures))

@@ -155,7 +155,7 @@ def test_a_dry_run_reads_and_stops(tmp_path, monkeypatch):
         (("--runs=nosuch", "--columns={'loss': 'x'}"), "--columns is for --points"),
         (("--runs=nosuch",), "no run directory nosuch"),
         (("--points=POINTS", "--name=hoffmann"), "--name = 'hoffmann' is a law that ships"),
-        (("--points=POINTS", "--bootstrap=-1"), "--bootstrap = -1: must be 0 or more"),
+        (("--points=POINTS", "--bootstrap=-1"), "fit.bootstrap = -1 must be 0 or more"),
         (("--points=POINTS", "--drop_highest=12"), "--drop_highest=12"),
         (("--points=POINTS", "--drop_highest=8"), "too few points, 4: five coefficients"),
         (("--points=POINTS", "--columns={'params': 'N'}"), "no column 'N' for params"),

@@ -213,7 +213,7 @@ def test_the_least_that_can_be_set():
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"ngram": 7}, "ngram = 7: at least 8"),
+        ({"ngram": 7}, "ngram = 7: must be 8 or more"),
         ({"max_share": -0.1}, "max_share = -0.1"),
         ({"max_share": 1.0}, "max_share = 1.0"),
         ({"against_validation": False}, "leave Contamination out"),
