@@ -1,4 +1,4 @@
-"""The numbers that a field may have, declared in its annotation and checked from there.
+"""The numbers that a field may have, declared in its annotation and checked from there; seeds.
 
     patience_tokens: PositiveInt
     top_p: Annotated[float, Range(above=0, most=1)]
@@ -8,6 +8,7 @@ dataclass calls `check_ranges` in its `__post_init__`, so plain Python meets the
 """
 
 import dataclasses
+import hashlib
 import math
 import types
 import typing
@@ -128,3 +129,14 @@ def check_ranges(holder: Any, name: str | None = None) -> None:
         value = getattr(holder, field)
         if (problem := range_problem(value, annotations[field])) is not None:
             raise UsageError(f"{name or type(holder).__name__}.{field} = {value!r}: {problem}")
+
+
+def folded_seed(seed: int) -> int:
+    """A number from 0 to 2^63 - 1 for generators that take no other; any integer may be a seed.
+
+    Seeds from 0 to 2^32 - 1 stay as they are. Others become 63 bits of their digest, so that two
+    seeds share their numbers by chance alone.
+    """
+    if 0 <= seed < 2**32:
+        return seed
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "little") >> 1

@@ -8,15 +8,28 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import hypothesis
+import jax
+import numpy as np
 import pytest
 from gin import config as gin_config
 from hypothesis import strategies as st
 
+from t5x_style.accounting.laws.fitting import fit_parametric_law
 from t5x_style.commands import main
 from t5x_style.config.help import annotation_text, parameter_lines, signature_of
 from t5x_style.config.types import annotations_of, mismatch
 from t5x_style.errors import UsageError
-from t5x_style.ranges import PositiveFloat, PositiveInt, Range, Share, check_ranges, range_problem
+from t5x_style.ranges import (
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Share,
+    check_ranges,
+    folded_seed,
+    range_problem,
+)
+from t5x_style.step.model_state import random_key
+from tests.data.store_helpers import write_store
 
 main.load_everything()
 
@@ -195,3 +208,44 @@ def test_help_names_the_type_and_the_range():
     text = parameter_lines(signature_of(verb), {}, "--")
     assert "--share (float, 0 or more and at most 1, default 0.5)" in text
     assert "--samples (int | None, 1 or more, default None)" in text
+
+
+# Equal in their lower 32 bits or in their absolute values, and past every width of a machine's int.
+SEEDS = (0, 1, -1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**32 + 1, 2**63, -(2**63), 2**64, 2**64 + 1)
+
+
+def test_seeds_that_differ_stay_different_and_small_ones_stay_themselves():
+    assert len({*map(folded_seed, SEEDS)}) == len(SEEDS)
+    assert all(0 <= folded_seed(seed) < 2**63 for seed in SEEDS)
+    assert [folded_seed(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+
+
+def test_seeds_that_differ_order_the_documents_of_a_store_differently(tmp_path):
+    documents = [[number] for number in range(40)]
+    orders = {
+        tuple(write_store(tmp_path / f"a{seed}", documents, seed=seed).tokens) for seed in SEEDS
+    }
+    assert len(orders) == len(SEEDS)
+    assert all(sorted(order) == list(range(40)) for order in orders)
+
+
+def test_seeds_that_differ_draw_other_samples_of_the_points_of_a_law():
+    params = [10.0**n for n in (6, 7, 8) for _ in range(4)]
+    tokens = [10.0**d for _ in range(3) for d in (7, 8, 9, 10)]
+    wobble = [1 + 0.01 * (-1) ** (k // 2) for k in range(12)]
+    losses = [
+        (1.7 + 400 / n**0.34 + 410 / d**0.28) * w
+        for n, d, w in zip(params, tokens, wobble, strict=True)
+    ]
+    intervals = {
+        fit_parametric_law(params, tokens, losses, name="a", bootstrap=3, seed=seed).law
+        for seed in (-1, 1, 2**64, 0)
+    }
+    assert len(intervals) == 4
+
+
+def test_seeds_that_differ_are_other_keys_of_jax():
+    keys = {tuple(jax.random.key_data(random_key(seed)).tolist()) for seed in SEEDS}
+    assert len(keys) == len(SEEDS)
+    for seed in (0, 3, 2**31, 2**32 - 1):
+        assert random_key(seed) == jax.random.key(np.uint32(seed))

@@ -11,7 +11,7 @@ from t5x_style.errors import UsageError
 from t5x_style.inference.restored import RestoredModel
 from t5x_style.models.attention import Cache
 from t5x_style.partitioning import in_force
-from t5x_style.step.model_state import BoundModel
+from t5x_style.step.model_state import BoundModel, random_key
 
 
 def sample(
@@ -61,7 +61,7 @@ def sample(
             restored.parameters,
             jnp.asarray(drawable),
             jnp.tile(jnp.asarray(ids, jnp.int32), (samples, 1)),
-            jax.random.key(seed),
+            random_key(seed),
         )
     return [tokenizer.decode(_up_to_end(row, tokenizer.eos_id)) for row in np.asarray(drawn)]
 

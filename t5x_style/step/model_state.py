@@ -19,6 +19,7 @@ from t5x_style.models import Decoder
 from t5x_style.models.logical import update_axes
 from t5x_style.partitioning import shardings_of
 from t5x_style.partitioning.sharding import check_heads, replicated
+from t5x_style.ranges import folded_seed
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -77,6 +78,13 @@ class BoundModel:
         return jax.jit(draw, out_shardings=shardings)()
 
 
+def random_key(seed: int) -> jax.Array:
+    """JAX's key of any integer; JAX itself reads the lower 32 bits alone."""
+    high, low = divmod(folded_seed(seed), 2**32)
+    key = jax.random.key(np.uint32(low))
+    return jax.random.fold_in(key, high) if high else key
+
+
 def bind_model(
     architecture: Architecture, topology: Topology, mesh: Mesh, compute_dtype: str
 ) -> BoundModel:
@@ -99,7 +107,7 @@ def bind_model(
     def make(seed: int) -> Decoder:
         return Decoder(
             architecture,
-            rngs=nnx.Rngs(seed),
+            rngs=nnx.Rngs(random_key(seed)),
             compute_dtype=COMPUTE_DTYPES[compute_dtype],
             kernel=attention_kernel(topology.kernel, topology.attention_block),
             remat=topology.remat,

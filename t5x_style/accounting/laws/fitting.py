@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from t5x_style.accounting.laws.bfgs import minimise
 from t5x_style.accounting.laws.chinchilla import ParametricLaw
 from t5x_style.errors import UsageError, at_least
+from t5x_style.ranges import folded_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -282,7 +283,7 @@ def _bootstrap(
     import numpy as np
 
     points = len(log_losses)
-    weights = np.random.default_rng(seed).multinomial(
+    weights = np.random.default_rng(folded_seed(seed)).multinomial(
         points, np.full(points, 1 / points), size=count
     )
 

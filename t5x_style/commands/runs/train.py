@@ -98,7 +98,7 @@ def train(
       compute_dtype: bfloat16 or float32; parameters and optimizer are float32.
       packing: how documents share a row, @Packing(); consecutive windows of the store if not given.
       z_loss: coefficient of log(Z)^2.
-      seed: of the initial parameters and the order of the rows.
+      seed: of the initial parameters and the order of the rows, any integer.
       max_epochs: the most epochs of a source: one number, or {source: number}, 40 for those left
         out.
       at_cap: for a source that would exceed max_epochs: 'refuse' the run, 'stop' the run there,

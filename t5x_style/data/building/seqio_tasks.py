@@ -22,6 +22,7 @@ from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.tokenizers.seqio_vocabulary import check_vocabulary, vocabulary
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import Fault, UsageError, did_you_mean
+from t5x_style.ranges import folded_seed
 
 FEATURE = "targets"
 
@@ -214,7 +215,7 @@ def task_tokens(
         if path.endswith(".gz"):
             _check_gzip(path, f"seqio Task {name!r}, split {split!r}")
     # Not the seed of get_dataset, which a function as a source would have to take too.
-    tf.random.set_seed(seed)
+    tf.random.set_seed(folded_seed(seed))
     try:
         dataset = task.get_dataset(
             None, split, use_cached=use_cached, shuffle=False, try_in_mem_cache=False

@@ -14,6 +14,7 @@ from t5x_style.data.tokenizers.kinds import SPACE_MARK
 from t5x_style.data.tokenizers.tokenizer import PAD_ID, Tokenizer
 from t5x_style.errors import Fault, UsageError, one_of
 from t5x_style.files import write_whole
+from t5x_style.ranges import folded_seed
 
 # sentencepiece sums expectations in the order of its threads. A fixed number of threads makes the
 # same vocabulary on every machine.
@@ -150,9 +151,7 @@ def sampled(name: str, texts: Iterable[str], wanted_bytes: int, seed: int) -> It
     held = list(texts)
     if not any(held):
         raise Fault(f"source {name!r} has no text to train a vocabulary on")
-    # numpy takes no negative seeds.
-    sequence = np.random.SeedSequence(abs(seed), spawn_key=(1,) if seed < 0 else ())
-    random = np.random.Generator(np.random.Philox(sequence))
+    random = np.random.Generator(np.random.Philox(folded_seed(seed)))
     left = wanted_bytes
     while left > 0:
         for i in random.permutation(len(held)):
