@@ -253,3 +253,8 @@ def test_mutate_draws_from_every_room():
 
 def test_mutate():
     assert "noticed: 1 of 1, 100.0%" in run_script("mutate", "--smoke")
+
+
+def test_random_runs():
+    printed = run_script("random_runs", "--count=3", "--seed=2")
+    assert "3 of 3 configurations are the same run from their own config.gin" in printed
