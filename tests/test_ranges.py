@@ -47,7 +47,7 @@ INTERVALS = {
         train.eval_period train.checkpoint_period train.keep_checkpoints plan.chips
         plan.vocab_size plan.sequence_length plan.batch_sequences sweep.concurrent_trials
         Duplicates.shingle_words Duplicates.permutations Corpus.workers Hosts.processes
-        EarlyStopping.patience_tokens
+        EarlyStopping.patience_tokens Source.max_record_bytes
     """,
     "[0, inf)": """
         compile.z_loss compile.dollars_per_chip_hour compile.eos_id evaluate.step

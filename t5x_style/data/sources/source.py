@@ -19,9 +19,10 @@ from t5x_style.data.formats.tfds import Tfds
 from t5x_style.data.sources import filters
 from t5x_style.data.sources.dates import first_day, is_bound
 from t5x_style.data.sources.filters import Filter
-from t5x_style.errors import UsageError, at_least, did_you_mean, one_of
+from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.files import LocalPath, absolute
 from t5x_style.plugins import load
+from t5x_style.ranges import PositiveInt, check_ranges
 
 FORMATS: Mapping[str, Format] = {
     "jsonl": Jsonl(),
@@ -97,14 +98,14 @@ class Source:
     tfds_name: str | None = None
     tfds_data_dir: LocalPath | None = None
     on_bad_record: str = "refuse"
-    max_record_bytes: int = MAX_RECORD_BYTES
+    max_record_bytes: PositiveInt = MAX_RECORD_BYTES
     filters: Sequence[Filter] = ()
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UsageError(f"Source.name = {self.name!r}: letters, digits, '_', '-' and '.' only")
         one_of(f"Source.on_bad_record of {self.name!r}", self.on_bad_record, ON_BAD_RECORD)
-        at_least(f"Source.max_record_bytes of {self.name!r}", self.max_record_bytes, 1)
+        check_ranges(self)
         for split, where in self.splits.items():
             one_of(f"Source.splits of {self.name!r}", split, SPLITS)
             places = where if isinstance(where, list | tuple) else [where]
