@@ -122,6 +122,27 @@ def refuse_foreign(path: PathLike, flag: str) -> None:
                 )
 
 
+def read_cached(file: pathlib.Path, is_whole: Callable[[Any], bool]) -> Any:
+    """The JSON value of a file that can be made again.
+
+    Args:
+      is_whole: whether a value has the form that was written.
+
+    Returns:
+      None if there is no such file. None, too, with a warning, if it is cut, empty or no JSON.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+        if is_whole(value):
+            return value
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass
+    print(f"{file} is broken, and is made again", file=sys.stderr)
+    return None
+
+
 def write_whole(path: PathLike, content: str | bytes) -> None:
     """Write a file so that a reader, a kill or a power cut sees the old one or the new one.
 

@@ -9,9 +9,10 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from t5x_style.errors import UsageError, did_you_mean
-from t5x_style.files import file_digest, local_path, write_whole
+from t5x_style.files import file_digest, local_path, read_cached, write_whole
 
 PACKAGE_PREFIX = "package:"
 EMBEDDED = pathlib.Path(__file__).parents[1] / "corpora"
@@ -151,7 +152,7 @@ def content_digests(
       remember: write new digests there. A dry run writes nothing.
     """
     file = cache_dir / DIGESTS_FILE
-    known: dict[str, list] = json.loads(file.read_text()) if file.is_file() else {}
+    known: dict[str, list] = read_cached(file, _are_digests) or {}
     stamps = [[(stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
     keys = [str(path.resolve()) for path in paths]
     unread = [
@@ -167,6 +168,14 @@ def content_digests(
     if unread and remember:
         write_whole(file, json.dumps(known, indent=1))
     return [known[key][2] for key in keys]
+
+
+def _are_digests(value: Any) -> bool:
+    """Whether a value is {path: [size, time of change, digest]}."""
+    return isinstance(value, dict) and all(
+        isinstance(entry, list) and [type(part) for part in entry] == [int, int, str]
+        for entry in value.values()
+    )
 
 
 def module_file(name: str, binding: str) -> pathlib.Path:

@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from t5x_style.data.blend.phases import SharePhase, named_phases
 from t5x_style.data.formats.files import content_digests
@@ -19,7 +20,7 @@ from t5x_style.data.stores.planned import PlannedStore, module_digest, plan_stor
 from t5x_style.data.stores.token_store import TokenStore
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError
-from t5x_style.files import write_whole
+from t5x_style.files import read_cached, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +187,16 @@ def _declared_by_module(
     asked += "".join(content_digests(files, pathlib.Path(corpus.cache_dir), remember=remember))
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     file = pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"
-    if file.is_file():
-        answer = json.loads(file.read_text())
-    else:
+    answer = read_cached(file, _is_declaration)
+    if answer is None:
         answer = builder.ask({"action": "resolve"})
         if remember:
             write_whole(file, json.dumps(answer))
     return answer["shares"], answer["splits"]
+
+
+def _is_declaration(value: Any) -> bool:
+    """Whether a value is the answer of a builder: shares by blend, and splits by task."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), dict) for name in ("shares", "splits")
+    )

@@ -176,3 +176,20 @@ def test_the_limit_of_a_record_is_part_of_a_store_only_where_bad_records_are_ski
     assert made_from(max_record_bytes=100) == made_from()
     skipping = made_from(on_bad_record="skip")
     assert made_from(on_bad_record="skip", max_record_bytes=100) != skipping
+
+
+BROKEN = ["", "{", '{"a": [1, 2', "[]", '{"/a/b": "digest"}', '{"/a/b": [1]}', "\0", "\xff\xfe"]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_digests_that_were_cut_are_made_again_with_a_warning(content, tmp_path, capsys):
+    path = tmp_path / "a"
+    path.write_text("text")
+    kept = tmp_path / "cache" / "content_digests.json"
+    kept.parent.mkdir()
+    kept.write_bytes(content.encode("latin-1"))
+    expected = [hashlib.sha256(b"text").hexdigest()]
+    assert files.content_digests([path], kept.parent, remember=True) == expected
+    assert f"{kept} is broken, and is made again" in capsys.readouterr().err
+    assert files.content_digests([path], kept.parent, remember=True) == expected
+    assert capsys.readouterr().err == ""

@@ -309,7 +309,7 @@ def test_every_file_is_on_the_disk_before_the_store_has_its_name(corpus, monkeyp
         assert recorded.events[named + 1][:2] == ("synced", plan.path.parent)
 
 
-def test_the_shares_of_a_module_are_whole_or_not_there(corpus, monkeypatch):
+def test_the_shares_of_a_module_are_whole_or_not_there(corpus, monkeypatch, capsys):
     """A later start reads them from the file instead of asking the module."""
     monkeypatch.setattr(needed, "module_digest", lambda *_, **__: "0" * 64)
     theirs = dataclasses.replace(
@@ -336,6 +336,14 @@ def test_the_shares_of_a_module_are_whole_or_not_there(corpus, monkeypatch):
     named = recorded.named(kept)
     assert recorded.events[named - 1][::2] == ("synced", json.dumps(answer).encode())
     assert recorded.events[named + 1][:2] == ("synced", kept.parent)
+    for broken in ("", '{"shares": ', '{"shares": {}}', "[]"):
+        kept.write_text(broken)
+        requests = builder.requests
+        (phase,), _ = planned_stores(theirs, builder, remember=True)
+        assert phase.start == {"legal": 0.75, "general": 0.25}
+        assert builder.requests == requests + 1
+        assert f"{kept} is broken, and is made again" in capsys.readouterr().err
+        assert json.loads(kept.read_text()) == answer
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -356,9 +364,10 @@ def test_the_store_of_a_task_depends_on_the_caches_that_it_is_read_from(
             [],
             remember=False,
         )
-        for folder in ("one", "two")
+        for folder in ("one", "two", str(pathlib.Path("one").absolute()))
     ]
     assert (theirs[0].fingerprint != theirs[1].fingerprint) == cached
+    assert theirs[0].fingerprint == theirs[2].fingerprint, "config.gin has paths absolute"
 
 
 def test_a_source_without_a_share_is_not_trained_on(corpus):
