@@ -22,7 +22,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t5x_style.data.building.deduplicate import fingerprints, judge, write_fingerprints
-from t5x_style.data.building.parts import part_file, tables
+from t5x_style.data.building.parts import OTHER_SPLIT, part_file, tables
 from t5x_style.data.cleaning.duplicates import KEPT, WHY, Duplicates
 from t5x_style.data.stores.token_store import (
     DOCUMENTS_FILE,
@@ -44,8 +44,8 @@ OPEN_FILES = 128
 # Rows of a Parquet row group. They do not depend on the parts, so that the bytes do not either.
 GROUP_ROWS = 1 << 16
 METADATA = ("id", "date", "license")
-# Reasons without a row in dropped.parquet: kept, or of the dates of another split.
-NOT_LISTED = ("", "date")
+# Reasons without a row in dropped.parquet: kept, or of another split.
+NOT_LISTED = ("", "date", OTHER_SPLIT)
 
 
 @dataclasses.dataclass(frozen=True)

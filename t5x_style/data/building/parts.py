@@ -30,7 +30,7 @@ import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
 from t5x_style.data.formats.format import BadRecord, Part
-from t5x_style.data.sources.documents import belongs, document_of, records, refusal
+from t5x_style.data.sources.documents import belongs, document_of, is_chosen, records, refusal
 from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.data.sources.source import Source
@@ -46,6 +46,7 @@ PART_VERSION = 5
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
 CONTAMINATED = "contaminated"
+OTHER_SPLIT = "other_split"
 
 SCHEMA = pyarrow.schema(
     {
@@ -319,6 +320,10 @@ def _read_documents(job: Job, source: Source) -> Iterator[tuple[dict[str, Any], 
             "license": document.license,
         }
         text, dropped_by = filtered(source.filters, document.text)
+        # A document that is dropped is counted in one split, too.
+        if not is_chosen(source, job.split, document.text if text is None else text):
+            yield {"reason": OTHER_SPLIT}, None
+            continue
         if text is None or not text or text.isspace():
             yield row | {"reason": dropped_by or "empty"}, None
         else:

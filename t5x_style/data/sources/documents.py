@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from t5x_style.data.formats.format import (
 )
 from t5x_style.data.sources.dates import advice, first_day, is_split_by
 from t5x_style.data.sources.filters import filtered
+from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import Fault, UsageError
 
@@ -104,7 +106,7 @@ def document_of(source: Source, record: Record) -> Document:
         )
     }
     document = Document(text, found["id"], found["date"], found["license"], record.where)
-    if source.needs_dates():
+    if source.needs_dates() and not (source.undated == "train" and is_undated(document)):
         _check_date(source, record, document.date)
     return document
 
@@ -128,15 +130,32 @@ def _failure(source: Source, where: str, error: Exception) -> Fault:
 def belongs(source: Source, split: str, document: Document) -> bool:
     """Whether the date of a document is in the range of the split.
 
-    The day of the date is compared; of a year or a month, the first.
+    The day of the date is compared; of a year or a month, the first. A document without a date is
+    in the train split.
     """
     if not source.needs_dates():
         return True
+    if is_undated(document):
+        return split == "train"
     after, before = source.date_window(split)
     day = first_day(document.date or "")
     if after is not None and day < first_day(after):
         return False
     return before is None or day < first_day(before)
+
+
+def is_undated(document: Document) -> bool:
+    """Whether a document has no date, or an empty one."""
+    return not (document.date or "").strip()
+
+
+def is_chosen(source: Source, split: str, text: str) -> bool:
+    """Whether a text, after the filters, is in the split by `Source.validation_share`."""
+    if source.validation_share is None:
+        return True
+    key = document_digest(text) + str(source.validation_seed).encode()
+    place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
+    return (place < source.validation_share) == (split == "validation")
 
 
 def documents(source: Source, split: str) -> Iterator[str]:
@@ -163,7 +182,7 @@ def kept_documents(
             if document is None:
                 continue
             text, _ = filtered(source.filters, document.text)
-            if text is not None and text.strip():
+            if text is not None and text.strip() and is_chosen(source, split, text):
                 yield dataclasses.replace(document, text=text)
 
 
@@ -275,13 +294,14 @@ def _plain(record: Record, value: Any) -> str:
 
 
 def _check_date(source: Source, record: Record, date: str | None) -> None:
+    way_out = "" if (date or "").strip() else "; Source.undated = 'train' trains on it"
     try:
         first_day(date or "")
     except ValueError:
         raise BadRecord(
             f"{record.place}: {source.date_field} = {date!r} is no date, YYYY, YYYY-MM or "
             f"YYYY-MM-DD with or without a time, and source {source.name!r} is split by date"
-            f"{advice(date or '')}"
+            f"{advice(date or '')}{way_out}"
         ) from None
     for bound in source.date_bounds():
         if is_split_by(date or "", bound):

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from t5x_style.data.formats.format import Part
-from t5x_style.data.sources.documents import document_in, parts, records
+from t5x_style.data.sources.documents import document_in, is_chosen, parts, records
 from t5x_style.data.sources.filters import filtered
 from t5x_style.data.sources.source import Source
 from t5x_style.quantities import byte_count
@@ -140,7 +140,7 @@ def _look(
         for record in records(source, split, part, on_read):
             document = document_in(source, split, record)
             if document is not None:
-                _offer(source, document.text, choice, chosen, held_out)
+                _offer(source, split, document.text, choice, chosen, held_out)
                 characters += len(document.text)
             # Some formats tell at the end of a part only what they have read.
             if allowance is not None and max(looked, characters) >= allowance:
@@ -150,7 +150,12 @@ def _look(
 
 
 def _offer(
-    source: Source, text: str, choice: random.Random, chosen: "_Lowest", held_out: "_Lowest"
+    source: Source,
+    split: str,
+    text: str,
+    choice: random.Random,
+    chosen: "_Lowest",
+    held_out: "_Lowest",
 ) -> None:
     """Adds the pieces of a text to one of the two, if their keys are low enough.
 
@@ -165,7 +170,7 @@ def _offer(
     if not any(place.takes(key) for place, key in zip(goes_to, keys, strict=True)):
         return
     kept, _ = filtered(source.filters, text)
-    if kept is None or not kept.strip():
+    if kept is None or not kept.strip() or not is_chosen(source, split, kept):
         return
     pieces = stretches(kept, TEXT_CHARACTERS)
     # A filter may have made more pieces of it: those have no keys.

@@ -37,6 +37,7 @@ FORMATS: Mapping[str, Format] = {
 FORMAT_OPTIONS = ("id_field", "date_field", "license_field", "tfds_name", "tfds_data_dir")
 SPLITS = ("train", "validation")
 ON_BAD_RECORD = ("refuse", "skip")
+UNDATED = ("refuse", "train")
 
 
 def absolute_files(where: str, others: Mapping[str, Any]) -> str:
@@ -77,6 +78,12 @@ class Source:
         are dropped.
       validation_from: a date. Documents of the 'train' files from that date on are the validation
         split, those before it the train split.
+      validation_share: a share of the documents, above 0 and below 1. So many of the 'train' files'
+        documents are the validation split, chosen by a hash of the text. So a text that is there
+        twice is in one split, and sources with the same share and seed agree on every text.
+      validation_seed: of that choice.
+      undated: where a source is split by date, 'refuse' (a document without a date is a bad record)
+        or 'train' (it is in the train split, and in no validation split).
       tfds_name: 'name:1.0.0' or 'name/config:1.0.0', with format 'tfds'.
       tfds_data_dir: the folder in which that dataset was prepared.
       on_bad_record: 'refuse' (stop, naming file and line) or 'skip' (count, and continue).
@@ -95,6 +102,9 @@ class Source:
     license_field: str | None = None
     dates: tuple[str | None, str | None] = (None, None)
     validation_from: str | None = None
+    validation_share: float | None = None
+    validation_seed: int = 0
+    undated: str = "refuse"
     tfds_name: str | None = None
     tfds_data_dir: LocalPath | None = None
     on_bad_record: str = "refuse"
@@ -126,6 +136,7 @@ class Source:
                     f"{', '.join(readers)} do"
                 )
         self._check_dates()
+        self._check_division()
         for split in self.splits:
             self.reader.check(self.split(split))
 
@@ -148,13 +159,40 @@ class Source:
             )
         if self.needs_dates() and self.date_field is None:
             raise UsageError(f"Source {self.name!r} is split by date: set date_field")
-        if self.validation_from is not None and "validation" in self.splits:
+        one_of(f"Source.undated of {self.name!r}", self.undated, UNDATED)
+        if self.undated != "refuse" and not self.needs_dates():
             raise UsageError(
-                f"Source {self.name!r} has files for 'validation' and validation_from: "
-                f"which of them?"
+                f"Source.undated of {self.name!r} = {self.undated!r}: no date is needed without "
+                f"dates or validation_from"
             )
-        if self.validation_from is not None and "train" not in self.splits:
-            raise UsageError(f"Source {self.name!r}: validation_from divides files of 'train'")
+
+    def _check_division(self) -> None:
+        share = self.validation_share
+        if share is not None and not (isinstance(share, float) and 0 < share < 1):
+            raise UsageError(
+                f"Source.validation_share of {self.name!r} = {share!r}: a share is above 0 and "
+                f"below 1"
+            )
+        if share is None and self.validation_seed:
+            raise UsageError(
+                f"Source.validation_seed of {self.name!r} = {self.validation_seed}: it is for a "
+                f"source with a validation_share"
+            )
+        ways = {
+            "files for 'validation'": "validation" in self.splits,
+            "validation_from": self.validation_from is not None,
+            "validation_share": share is not None,
+        }
+        asked = [way for way, is_asked in ways.items() if is_asked]
+        if self.is_divided and "train" not in self.splits:
+            raise UsageError(f"Source {self.name!r}: {asked[-1]} divides files of 'train'")
+        if len(asked) > 1:
+            raise UsageError(f"Source {self.name!r} has {' and '.join(asked)}: which of them?")
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the files of 'train' hold the validation split as well."""
+        return self.validation_from is not None or self.validation_share is not None
 
     def date_bounds(self) -> list[str]:
         """The dates at which the source is cut."""
@@ -175,13 +213,13 @@ class Source:
 
     def split_names(self) -> tuple[str, ...]:
         """'train' and 'validation', or the one of them that there is."""
-        if self.validation_from is not None:
+        if self.is_divided:
             return SPLITS
         return tuple(split for split in SPLITS if split in self.splits)
 
     def reads_train_files(self, split: str) -> bool:
         """Whether a split is cut out of the files of 'train': a second reading of them."""
-        return split != "train" and self.validation_from is not None
+        return split != "train" and self.is_divided
 
     @functools.cached_property
     def reader(self) -> Format:
@@ -255,6 +293,10 @@ class Source:
         for name in ("date_field", "license_field", "validation_from"):
             if getattr(self, name) is not None:
                 parts[name] = getattr(self, name)
+        if self.validation_share is not None:
+            parts["validation_share"] = [self.validation_share, self.validation_seed]
+        if self.undated != "refuse":
+            parts["undated"] = self.undated
         if any(self.dates):
             parts["dates"] = list(self.dates)
         if self.filters:

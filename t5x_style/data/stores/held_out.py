@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import hashlib
 import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from t5x_style.data.sources.dates import first_day
+from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.planned import PlannedStore
 from t5x_style.data.stores.token_store import (
@@ -68,7 +72,7 @@ def check_files(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
             "what is trained on is not held out:\n  "
             + "\n  ".join(refused)
             + "\nname other files in Source.splits; or hold documents of the train files out with "
-            "Source.validation_from; or drop the training copies with "
+            "Source.validation_share or validation_from; or drop the training copies with "
             "Corpus.duplicates = @Duplicates()"
         )
     return notices
@@ -105,16 +109,37 @@ def _listed(names: Sequence[str]) -> str:
 
 def _may_share_documents(corpus: Corpus, one: PlannedStore, other: PlannedStore) -> bool:
     """Whether the two splits may have a document of one file in common."""
-    (first, end), (other_first, other_end) = (_days(corpus, plan) for plan in (one, other))
-    return max(first, other_first) < min(end, other_end)
+    chosen = [
+        (source, plan.split)
+        for plan in (one, other)
+        if (source := corpus.source(plan.task)) is not None
+    ]
+    if not _overlap([_days(source, split) for source, split in chosen]):
+        return False
+    seeds = {source.validation_seed for source, _ in chosen if source.validation_share}
+    return len(seeds) > 1 or _overlap([_hashes(source, split) for source, split in chosen])
 
 
-def _days(corpus: Corpus, plan: PlannedStore) -> tuple[str, str]:
-    """(from, before) of a split's documents, as text that is in the order of the days."""
-    source = corpus.source(plan.task)
-    after, before = (None, None) if source is None else source.date_window(plan.split)
-    first, end = (bound and bound + "0000-01-01"[len(bound) :] for bound in (after, before))
-    return first or "", end or "~"
+def _overlap(ranges: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether ranges, (first, end) each, have something in common."""
+    return max(first for first, _ in ranges) < min(end for _, end in ranges)
+
+
+def _days(source: Source, split: str) -> tuple[datetime.date, datetime.date]:
+    """The range of the dates of a split's documents."""
+    after, before = source.date_window(split)
+    return (
+        datetime.date.min if after is None else first_day(after),
+        datetime.date.max if before is None else first_day(before),
+    )
+
+
+def _hashes(source: Source, split: str) -> tuple[float, float]:
+    """The range of hashes, from 0 to 1, by which `Source.validation_share` divides documents."""
+    share = source.validation_share
+    if share is None:
+        return 0.0, 1.0
+    return (0.0, share) if split == "validation" else (share, 1.0)
 
 
 def _copies_are_dropped(corpus: Corpus, same_source: bool) -> bool:
@@ -170,7 +195,7 @@ def check_documents(
             "what is trained on is not held out:\n  "
             + "\n  ".join(found)
             + f"\n{drop}; or hold out other documents: other files in Source.splits, or "
-            "Source.validation_from"
+            "Source.validation_share or validation_from"
         )
 
 

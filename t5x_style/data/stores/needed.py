@@ -160,7 +160,7 @@ def _evaluation_notices(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[s
     planned = {plan.task: plan.split for plan in plans}  # 'validation' where there is one
     blends = [corpus.declared_shares(name) or {} for name in corpus.blend_names()]
     unused = sorted({task for shares in blends for task in shares} - planned.keys())
-    way_out = "name files in Source.splits, or set Source.validation_from"
+    way_out = "name files in Source.splits, or set Source.validation_share or validation_from"
     return [
         f"{task!r} is trained on and never evaluated: it has no validation split ({way_out})"
         for task, last_split in planned.items()

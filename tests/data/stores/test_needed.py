@@ -141,6 +141,7 @@ CHANGES = {
         "license_field": "terms",
         "dates": ("1990", None),
         "validation_from": "2021",
+        "undated": "train",
         "on_bad_record": "skip",
         "filters": [Length(min_characters=3)],
     },
