@@ -1,5 +1,6 @@
 """Bits per byte are of the bytes of the original text, whatever a vocabulary does to it."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from t5x_style.commands.corpora.cache import _facts
 from t5x_style.data import (
     Corpus,
+    Duplicates,
     Source,
     Tokenizer,
     TokenStore,
@@ -32,11 +34,24 @@ def stores(tmp_path_factory):
         name: write_jsonl(folder / f"{name}.jsonl", TEXTS) for name in ("train", "validation")
     }
     found = {}
-    for name, tokenizer in (("lossy", normalising(folder)), ("bytes", Tokenizer("bytes"))):
+    lossy = normalising(folder)
+    for name, tokenizer in (("lossy", lossy), ("bytes", Tokenizer("bytes"))):
         corpus = Corpus(
             tokenizer, "a", str(folder / "stores"), [Source(name="a", splits=splits)], workers=1
         )
         found[name] = ensure_stores(corpus)
+    # The second of two equal texts is dropped.
+    twice = {
+        "train": write_jsonl(folder / "more.jsonl", ["other text"]),
+        "validation": write_jsonl(folder / "twice.jsonl", [ADDS, *TEXTS]),
+    }
+    corpus = dataclasses.replace(
+        corpus,
+        tokenizer=lossy,
+        sources=[Source(name="a", splits=twice)],
+        duplicates=Duplicates(near=False),
+    )
+    found["cleaned"] = ensure_stores(corpus)
     return found
 
 
@@ -53,7 +68,7 @@ def test_what_is_lost_is_counted_and_never_offset(stores):
 
 
 def test_bits_per_byte_divide_by_the_bytes_of_the_documents(stores):
-    for name in ("lossy", "bytes"):
+    for name in ("lossy", "bytes", "cleaned"):
         rows = evaluation_set(stores[name].validation["a"], stores[name].tokenizer, 8)
         assert rows.bytes == sum(len(text.encode()) for text in TEXTS)
 
