@@ -7,7 +7,6 @@ of it.
 import bisect
 import collections
 import dataclasses
-import hashlib
 import heapq
 import itertools
 import random
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from t5x_style.data.formats.format import Part
 from t5x_style.data.sources.documents import document_in, is_chosen, parts, records
 from t5x_style.data.sources.filters import filtered
+from t5x_style.data.sources.normal_form import document_digest
 from t5x_style.data.sources.source import Source
 from t5x_style.quantities import byte_count
 
@@ -185,7 +185,7 @@ def _is_held_out(digest: int, piece: int) -> bool:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    return int.from_bytes(document_digest(text)[:8])
 
 
 class _Lowest:

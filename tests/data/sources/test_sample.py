@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import unicodedata
 
 import pytest
 
@@ -134,6 +135,19 @@ def test_a_text_that_stands_twice_is_not_held_out_from_itself(tmp_path, texts):
     source = write(tmp_path, texts * 2)
     found = sample(source, "train", 10**7, held_out_bytes=10**6)
     assert not set(found.texts) & set(found.held_out)
+
+
+def test_a_copy_in_another_normal_form_is_held_out_with_the_text(tmp_path):
+    """A reader sees no difference: composed or not, and a zero-width space more."""
+    composed = [f"caf\u00e9 {n}" for n in range(400)]
+    other = [unicodedata.normalize("NFD", text) + "\u200b" for text in composed]
+    found = sample(write(tmp_path, composed + other), "train", 10**7, held_out_bytes=10**6)
+    numbers = [
+        {text.split()[1].strip("\u200b") for text in texts}
+        for texts in (found.texts, found.held_out)
+    ]
+    assert numbers[0] | numbers[1] == set(map(str, range(400)))
+    assert not numbers[0] & numbers[1]
 
 
 def test_of_two_documents_one_is_held_out_and_of_one_none(tmp_path, texts):
