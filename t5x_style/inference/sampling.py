@@ -63,7 +63,9 @@ def sample(
             jnp.tile(jnp.asarray(ids, jnp.int32), (samples, 1)),
             random_key(seed),
         )
-    return [tokenizer.decode(_up_to_end(row, tokenizer.eos_id)) for row in np.asarray(drawn)]
+    # Many decoders leave out the space before a text: the continuation needs its own.
+    rows = [[*ids, *_up_to_end(row, tokenizer.eos_id)] for row in np.asarray(drawn)]
+    return [tokenizer.decode(row)[len(tokenizer.decode(ids)) :] for row in rows]
 
 
 def drawable_ids(tokenizer: Tokenizer, words: int) -> np.ndarray:

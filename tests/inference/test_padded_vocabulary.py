@@ -82,3 +82,27 @@ def test_thousands_of_tokens_are_all_of_the_vocabulary(padded, monkeypatch):
     assert len(drawn) > 0.9 * len(allowed)
     assert restored.tokenizer.eos_id in drawn
     assert len(allowed) < restored.model.architecture.vocab_size - 60
+
+
+@pytest.mark.parametrize("padded", [bytes_alone], indirect=True)
+def test_a_continuation_begins_with_its_space(padded, monkeypatch, tmp_path):
+    """Published vocabularies put a space before a text, and their decoders drop the first one."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_prefix=str(tmp_path / "theirs"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = Tokenizer(str(tmp_path / "theirs.model"))
+    prompt, text = "The licensee", "The licensee shall not sublicense"
+    rest = tokenizer.encode(text)[len(tokenizer.encode(prompt)) :]
+    assert not tokenizer.decode(rest).startswith(" ")
+    drawn = [[*rest, tokenizer.eos_id, *rest]]
+    monkeypatch.setattr(sampling, "_sample", lambda *_, **__: np.array(drawn))
+    monkeypatch.setattr(sampling.jax, "jit", lambda function: function)
+    restored = dataclasses.replace(padded[0], tokenizer=tokenizer)
+    options = {"samples": 1, "max_tokens": 99, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+    assert sample(restored, prompt, **options) == [" shall not sublicense"]
+    # A document of its own begins without.
+    assert sample(restored, "", **options) == ["shall not sublicense"]
