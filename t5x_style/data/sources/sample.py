@@ -159,9 +159,11 @@ def _offer(
 ) -> None:
     """Adds the pieces of a text to one of the two, if their keys are low enough.
 
-    A filter may take a thousand times as long as reading. So it is asked only then.
+    Most are not. A digest is made, and a filter is asked, only of a text that may be chosen.
     """
     keys = [choice.random() for _ in range(0, len(text), TEXT_CHARACTERS)]
+    if not any(chosen.takes(key) or held_out.takes(key) for key in keys):
+        return
     digest = _digest(text) if held_out.wanted else 0
     goes_to = [
         held_out if held_out.wanted and _is_held_out(digest, i) else chosen
