@@ -247,7 +247,9 @@ def test_another_vocabulary_is_refused_at_a_restart(finished, here):
         assert (folder / "vocabulary.model").read_bytes() != original
         status, _, errors = here("train", "--gin_file=run/config.gin")
         assert status == 2
-        assert "tokenizer: " in errors
+        assert "tokenizer: the vocabulary is another than there" in errors
+        # MODEL_DIR and all else are as they were.
+        assert "no setting differs from the last start: a file that the sources or the" in errors
     finally:
         (folder / "vocabulary.model").write_bytes(original)
 

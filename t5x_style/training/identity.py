@@ -28,20 +28,21 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
-def refuse_another_run(
-    old: dict[str, Any], new: dict[str, Any], model_dir: str, *, allow_blend_change: bool
-) -> None:
+def refuse_another_run(old: dict[str, Any], new: dict[str, Any], run: Run) -> None:
     """Compare the identity of the existing run with that of the configured one.
 
     Args:
-      allow_blend_change: whether the blend may differ, also by further sources.
+      old, new: of the existing run and of `run`.
+      run: may allow another blend, also with further sources.
 
     Raises:
-      UsageError: continuing would corrupt the existing run; names every difference.
+      UsageError: continuing would corrupt the existing run; names every difference, and the
+        settings that were changed since the last start.
     """
+    allow_blend_change = run.allow_blend_change
     with_blend = {**old, "blend": new["blend"], "stores": {**new["stores"], **old["stores"]}}
     differences = [
-        f"{name}: {before!r} there, {after!r} asked for"
+        _difference(name, before, after)
         for name, before, after in _flat_differences(with_blend if allow_blend_change else old, new)
     ]
     if not differences:
@@ -58,10 +59,35 @@ def refuse_another_run(
             "blend; the rows before it stay the same"
         )
     raise UsageError(
-        f"MODEL_DIR = {model_dir} holds another run, which this configuration would corrupt:"
+        f"MODEL_DIR = {run.model_dir} holds another run, which this configuration would corrupt:"
         + "".join(f"\n  {difference}" for difference in differences)
-        + f"\n{advice}"
+        + f"\n{_settings_changed(run)}\n{advice}"
     )
+
+
+def _difference(name: str, before: Any, after: Any) -> str:
+    """A line about a value that differs. A digest tells a reader nothing."""
+    if name.startswith("stores."):
+        if before is None or after is None:
+            return f"{name}: only {'asked for' if before is None else 'there'}"
+        return f"{name}: its text, vocabulary, seed or cleaning is another than there"
+    if name == "tokenizer":
+        return "tokenizer: the vocabulary is another than there"
+    return f"{name}: {before!r} there, {after!r} asked for"
+
+
+def _settings_changed(run: Run) -> str:
+    """The settings that differ from those of the last start, as text."""
+    if not run.config_changes:
+        return (
+            "no setting differs from the last start: a file that the sources or the vocabulary "
+            "name has another content, or t5x_style is of another version"
+        )
+    listed = "".join(
+        f"\n  {change['name']}: {change['old']} there, {change['new']} now"
+        for change in run.config_changes
+    )
+    return f"settings that differ from the last start:{listed}"
 
 
 def _flat_differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -299,9 +299,7 @@ def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, A
     if step is None:
         return None, None
     before = read_derived(run.model_dir)
-    refuse_another_run(
-        before.identity, own, run.model_dir, allow_blend_change=run.allow_blend_change
-    )
+    refuse_another_run(before.identity, own, run)
     if step > run.plan.steps:
         raise UsageError(
             f"MODEL_DIR = {run.model_dir} is at step {step:,}, after the last of this run "
@@ -334,12 +332,7 @@ def _finished_run(run: Run) -> dict[str, Any] | None:
         return None
     if step < run.plan.steps and run.early_stopping is None:
         return None
-    refuse_another_run(
-        read_derived(run.model_dir).identity,
-        identity(run),
-        run.model_dir,
-        allow_blend_change=run.allow_blend_change,
-    )
+    refuse_another_run(read_derived(run.model_dir).identity, identity(run), run)
     folder = pathlib.Path(run.model_dir)
     lines = [line for line in read_lines(folder / METRICS_FILE) if line["step"] <= step]
     evaluations = [line for line in lines if is_evaluation(line)]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import types
 
@@ -80,7 +81,36 @@ def test_what_one_run_has_and_the_other_has_not_is_named(other):
     runs = [common | {"new": {"size": 3}}, common | other]
     for old, new in (runs, runs[::-1]):
         with pytest.raises(UsageError, match=r"new: .* there, .* asked for"):
-            refuse_another_run(old, new, "run", allow_blend_change=False)
+            refuse_another_run(old, new, a_start())
+
+
+def a_start(*changes):
+    """What a refusal asks of a run."""
+    return types.SimpleNamespace(
+        model_dir="run",
+        allow_blend_change=False,
+        config_changes=[
+            dict(zip(("name", "old", "new"), change, strict=True)) for change in changes
+        ],
+    )
+
+
+def test_a_refusal_names_the_settings_that_changed_and_no_digest():
+    digests = [letter * 64 for letter in "abcd"]
+    old = {"blend": {}, "stores": {"law": digests[0], "gone": "e" * 64}, "tokenizer": digests[1]}
+    new = {"blend": {}, "stores": {"law": digests[2], "new": "f" * 64}, "tokenizer": digests[3]}
+    changed = a_start(("Corpus.duplicates", "None", "@Duplicates()"), ("Corpus.seed", None, "1"))
+    with pytest.raises(UsageError) as refused:
+        refuse_another_run(old, new, changed)
+    message = str(refused.value)
+    assert not re.search("[0-9a-f]{12}", message)
+    assert "stores.law: its text, vocabulary, seed or cleaning is another than there" in message
+    assert "stores.gone: only there" in message
+    assert "stores.new: only asked for" in message
+    assert "tokenizer: the vocabulary is another than there" in message
+    assert "Corpus.duplicates: None there, @Duplicates() now" in message
+    with pytest.raises(UsageError, match="no setting differs from the last start: a file that"):
+        refuse_another_run(old, new, a_start())
 
 
 def test_going_on_with_another_law(tmp_path):
