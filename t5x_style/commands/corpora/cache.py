@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from t5x_style.config.checks import refuse_unconsumed
+from t5x_style.errors import UsageError
+from t5x_style.quantities import byte_count
 
 if TYPE_CHECKING:
     from t5x_style.data import Corpus, SharePhase, TokenStore
+    from t5x_style.data.stores.prune import Entry
 
 # The mixture files bind both verbs of the data room.
 CONFIGURABLES = ("t5x_style.data", "t5x_style.commands.corpora.tokenizer")
@@ -25,6 +28,8 @@ def cache(
     corpus: Corpus,
     describe: bool = False,
     verify: bool = False,
+    prune: bool = False,
+    model_dirs: str | Sequence[str] = (),
     dry_run: bool = False,
     beam_options: Sequence[str] | None = None,
 ) -> dict[str, Any]:
@@ -34,17 +39,29 @@ def cache(
 
     Args:
       corpus: sources, blend and tokenizer, @Corpus().
-      describe: also show lengths of documents, counts of dropped ones by reason, licenses, dates,
-        checksums, and the beginning of a document.
+      describe: also show all that the cache directory holds, and what of it this corpus needs;
+        lengths of documents, counts of dropped ones by reason, licenses, dates, checksums, and the
+        beginning of a document.
       verify: read every byte of the stores, and compare with the checksums of their build.
-      dry_run: print the stores that would be built, and stop.
+      prune: build nothing; remove what neither this corpus nor the runs of `model_dirs` need, after
+        listing it. With --dry_run only list it. What a process builds or reads stays.
+      model_dirs: runs whose stores are needed: a list, or separated by commas.
+      dry_run: print the stores that would be built, or what would be removed, and stop.
       beam_options: of an Apache Beam pipeline that builds, such as ['--runner=DirectRunner'],
         instead of processes of this machine; the bytes are the same.
     """
     refuse_unconsumed()
     from t5x_style.data import ensure_stores, missing_stores
+    from t5x_style.data.stores.prune import entries
     from t5x_style.reporting import table
 
+    if model_dirs and not prune:
+        raise UsageError(f"--model_dirs={model_dirs} names runs that --prune spares: add --prune")
+    if prune:
+        if describe or verify:
+            raise UsageError("--prune builds and opens no store: omit --describe and --verify")
+        runs = model_dirs.split(",") if isinstance(model_dirs, str) else model_dirs
+        return _prune(corpus, [run for run in runs if run], dry_run)
     missing = missing_stores(corpus)
     if dry_run:
         for plan in missing:
@@ -61,6 +78,7 @@ def cache(
     for notice in stores.notices:
         print(notice)
     if describe:
+        print(_entries_table(entries(corpus)))
         for store in opened:
             print(_description(store, corpus))
     if verify:
@@ -76,6 +94,49 @@ def cache(
         "built": [f"{plan.task} {plan.split}" for plan in missing],
         "verified": verify,
     }
+
+
+def _prune(corpus: Corpus, model_dirs: Sequence[str], dry_run: bool) -> dict[str, Any]:
+    from t5x_style.data.stores.prune import entries, remove
+
+    stores = [store for model_dir in model_dirs for store in _stores_of_run(model_dir)]
+    unneeded = [entry for entry in entries(corpus, stores) if not entry.needed]
+    for entry in unneeded:
+        verb = "would remove" if dry_run else "removes"
+        print(f"{verb} {entry.path}: {entry.kind}, {byte_count(entry.size)}", flush=True)
+    kept = [] if dry_run else [entry for entry in unneeded if not remove(entry)]
+    for entry in kept:
+        print(f"stays: a process builds or reads {entry.path}")
+    gone = [entry for entry in unneeded if entry not in kept]
+    size = sum(entry.size for entry in gone)
+    names = f"; the runs {', '.join(model_dirs)} keep theirs" if model_dirs else ""
+    print(
+        f"{len(gone)} {'would be ' if dry_run else ''}removed, {byte_count(size)}: needed neither "
+        f"by this corpus nor by a run that is named{names}"
+    )
+    return {
+        "removed": [str(entry.path) for entry in gone],
+        "bytes": size,
+        "in_use": [str(entry.path) for entry in kept],
+    }
+
+
+def _stores_of_run(model_dir: str) -> list[str]:
+    from t5x_style.reporting import read_derived
+
+    derived = read_derived(model_dir)
+    held_out = [store.store for version in derived.held_out for store in version.stores.values()]
+    return [*(source.store for source in derived.sources.values()), *held_out]
+
+
+def _entries_table(found: Sequence[Entry]) -> str:
+    from t5x_style.reporting import table
+
+    rows = [
+        (entry.path.name, entry.kind, byte_count(entry.size), "yes" if entry.needed else "no")
+        for entry in found
+    ]
+    return "\n" + table(rows, ("in the cache directory", "kind", "size", "needed here"))
 
 
 def _phase_text(phase: SharePhase) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pathlib
 import shutil
 import sys
@@ -18,7 +16,7 @@ from t5x_style.data.cleaning.contamination import (
 )
 from t5x_style.data.sources.documents import kept_documents
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.planned import contamination_made_from, meta_digests
+from t5x_style.data.stores.planned import index_folder
 from t5x_style.data.stores.token_store import TokenStore, store_lock
 from t5x_style.files import publish_folder
 
@@ -37,14 +35,7 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
     """
     contamination = corpus.contamination
     assert contamination is not None
-    cache_dir = pathlib.Path(corpus.cache_dir)
-    made_from = [
-        contamination_made_from(contamination, cache_dir, remember=True),
-        [source.id_field for source in contamination.evaluation_sets],
-        meta_digests(against),
-    ]
-    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-    folder = cache_dir / f"ngrams-{key}"
+    folder = index_folder(against, corpus, remember=True)
     with store_lock(folder):
         if folder.is_dir():
             return folder

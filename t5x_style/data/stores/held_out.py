@@ -26,7 +26,7 @@ from t5x_style.data.stores.token_store import (
 )
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
 from t5x_style.errors import UsageError
-from t5x_style.files import file_digest, write_whole
+from t5x_style.files import file_digest, read_cached, write_whole
 
 # {"train store validation store": the digests of their meta.json} of stores without a common text.
 KNOWN_FILE = "held_out.json"
@@ -201,11 +201,7 @@ def check_documents(
 
 def _known(file: pathlib.Path) -> dict[str, list[str]]:
     """What `check_documents` noted. The note is only a saving: a damaged one is made again."""
-    try:
-        known = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    return read_cached(file, lambda value: isinstance(value, dict)) or {}
 
 
 def shared_documents(train: pathlib.Path, validation: pathlib.Path) -> np.ndarray:

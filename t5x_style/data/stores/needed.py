@@ -180,19 +180,29 @@ def _declared_by_module(
     corpus: Corpus, builder: Builder, *, remember: bool
 ) -> tuple[dict[str, dict[str, float] | None], dict[str, list[str]]]:
     """Shares by blend, and splits by task. A version of the module is asked once."""
-    asked = module_digest(corpus, remember=remember) + corpus.to_json()
-    # Rates may be functions of the counts that seqio keeps next to its caches.
-    counts = [pathlib.Path(folder).rglob("stats.*.json") for folder in corpus.cached_task_dirs]
-    files = sorted(itertools.chain(*counts))
-    asked += "".join(content_digests(files, pathlib.Path(corpus.cache_dir), remember=remember))
-    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    file = pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"
+    file = declaration_file(corpus, remember=remember)
     answer = read_cached(file, _is_declaration)
     if answer is None:
         answer = builder.ask({"action": "resolve"})
         if remember:
             write_whole(file, json.dumps(answer))
     return answer["shares"], answer["splits"]
+
+
+def declaration_file(corpus: Corpus, *, remember: bool) -> pathlib.Path:
+    """The file with what a version of the corpus's module declares.
+
+    Args:
+      corpus: with `mixture_or_task_module`.
+      remember: keep digests of files in the cache directory.
+    """
+    asked = module_digest(corpus, remember=remember) + corpus.to_json()
+    # Rates may be functions of the counts that seqio keeps next to its caches.
+    counts = [pathlib.Path(folder).rglob("stats.*.json") for folder in corpus.cached_task_dirs]
+    files = sorted(itertools.chain(*counts))
+    asked += "".join(content_digests(files, pathlib.Path(corpus.cache_dir), remember=remember))
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return pathlib.Path(corpus.cache_dir) / f"blend-{key}.json"
 
 
 def _is_declaration(value: Any) -> bool:

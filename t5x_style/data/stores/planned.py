@@ -218,6 +218,28 @@ def contamination_made_from(
     }
 
 
+def index_folder(
+    against: Sequence[pathlib.Path], corpus: Corpus, *, remember: bool
+) -> pathlib.Path:
+    """The folder of the index over validation stores and the evaluation sets of the corpus.
+
+    Args:
+      against: the validation stores.
+      corpus: with `contamination`.
+      remember: keep digests of files in the cache directory.
+    """
+    contamination = corpus.contamination
+    assert contamination is not None
+    cache_dir = pathlib.Path(corpus.cache_dir)
+    made_from = [
+        contamination_made_from(contamination, cache_dir, remember=remember),
+        [source.id_field for source in contamination.evaluation_sets],
+        meta_digests(against),
+    ]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    return cache_dir / f"ngrams-{key}"
+
+
 def module_digest(corpus: Corpus, *, remember: bool) -> str:
     """SHA-256 of the file of `Corpus.mixture_or_task_module`."""
     file = module_file(str(corpus.mixture_or_task_module), "Corpus.mixture_or_task_module")

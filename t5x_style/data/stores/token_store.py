@@ -16,12 +16,14 @@ A store is a directory, whole or absent:
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import re
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -100,7 +102,9 @@ class TokenStore:
         ends = mapped_array(path / ENDS_FILE)
         if ends.dtype != np.int64 or len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
             raise Fault(f"{path / ENDS_FILE} does not end where {TOKENS_FILE} ends")
-        return cls(path, tokens, ends, meta)
+        store = cls(path, tokens, ends, meta)
+        weakref.finalize(store, os.close, _reader_lock(path / META_FILE))
+        return store
 
     @property
     def num_tokens(self) -> int:
@@ -128,6 +132,15 @@ class TokenStore:
         for name, expected in self.meta["checksums"].items():
             if name != META_FILE and file_digest(self.path / name) != expected:
                 raise _changed(self.path / name)
+
+
+def _reader_lock(file: pathlib.Path) -> int:
+    """A descriptor with a lock that readers share: `prune` removes no store that is open."""
+    descriptor = os.open(file, os.O_RDONLY)
+    # A file system without locks, or a prune at this moment: then the files are gone in a moment.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return descriptor
 
 
 def read_meta(path: pathlib.Path) -> dict[str, Any]:
