@@ -22,13 +22,14 @@ import pathlib
 import sys
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow
 
 from t5x_style.data.cleaning.contamination import Index
+from t5x_style.data.cleaning.words import words_of_texts
 from t5x_style.data.formats.format import BadRecord, Part
 from t5x_style.data.sources.documents import belongs, document_of, is_chosen, records, refusal
 from t5x_style.data.sources.filters import filtered
@@ -45,6 +46,8 @@ PART_VERSION = 5
 # Held in memory before they are written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
+# Of texts that are cleaned at once: a short one alone would cost as much as many.
+CLEANED_CHARACTERS = 1 << 17
 CONTAMINATED = "contaminated"
 OTHER_SPLIT = "other_split"
 
@@ -370,13 +373,12 @@ def _fill_cleaned(writer: PartWriter, job: Job, corpus: Corpus, source: Source) 
             for row in rows:  # the digests are there, and the texts are not needed
                 writer.add_row(row)
         else:
-            for row, (_, text) in zip(rows, _read_documents(job, source), strict=True):
-                writer.add_row(_cleaned(row, text, job, corpus))
+            texts = (text for _, text in _read_documents(job, source))
+            _add_cleaned(writer, zip(rows, texts, strict=True), job, corpus)
     else:
         making = PartWriter(pathlib.Path(before.folder), job.number, dtype=writer.dtype)
         try:
-            for row, text in _tokenise(making, before, corpus, source):
-                writer.add_row(_cleaned(row, text, job, corpus))
+            _add_cleaned(writer, _tokenise(making, before, corpus, source), job, corpus)
             making.finish(_label(before))
         except BaseException:
             making.abandon()
@@ -384,21 +386,52 @@ def _fill_cleaned(writer: PartWriter, job: Job, corpus: Corpus, source: Source) 
     writer.link_tokens(before.file("tokens"))
 
 
-def _cleaned(row: dict[str, Any], text: str | None, job: Job, corpus: Corpus) -> dict[str, Any]:
-    """The row of a document with the reason why it is dropped, or else with its signature."""
-    if text is None:
-        return row
-    if job.index is not None and corpus.contamination is not None:
-        overlap = _index(job.index).overlap(text)
-        if overlap.share > corpus.contamination.max_share:
-            detail = (
-                f"{overlap.share:.0%} of its words are in runs of {overlap.evaluation_set}, most "
-                f"of them in {overlap.where}"
-            )
-            return row | {"reason": CONTAMINATED, "detail": detail}
-    if corpus.duplicates is not None and corpus.duplicates.near:
-        return row | {"signature": corpus.duplicates.signature(text).tobytes()}
-    return row
+def _add_cleaned(
+    writer: PartWriter,
+    documents: Iterable[tuple[dict[str, Any], str | None]],
+    job: Job,
+    corpus: Corpus,
+) -> None:
+    """Adds the rows of `documents` with what is found in the texts, some texts at a time."""
+    held: list[tuple[dict[str, Any], str | None]] = []
+    characters = 0
+    for row, text in documents:
+        held.append((row, text))
+        characters += len(text or "")
+        if characters >= CLEANED_CHARACTERS or len(held) >= FLUSH_ROWS:
+            for cleaned in _cleaned(held, job, corpus):
+                writer.add_row(cleaned)
+            held, characters = [], 0
+    for cleaned in _cleaned(held, job, corpus):
+        writer.add_row(cleaned)
+
+
+def _cleaned(
+    documents: Sequence[tuple[dict[str, Any], str | None]], job: Job, corpus: Corpus
+) -> Iterator[dict[str, Any]]:
+    """The rows, with the reasons why documents are dropped, or else with their signatures."""
+    texts = [text for _, text in documents if text is not None]
+    contamination, duplicates = corpus.contamination, corpus.duplicates
+    near = duplicates if duplicates is not None and duplicates.near else None
+    if not texts or (job.index is None and near is None):
+        yield from (row for row, _ in documents)
+        return
+    words = words_of_texts(texts)
+    overlaps = iter(_index(job.index).overlaps(words) if job.index is not None else [])
+    signatures = iter(near.signatures(texts, words) if near else [])
+    for row, text in documents:
+        found: dict[str, Any] = {}
+        if text is not None and near:
+            found["signature"] = next(signatures).tobytes()
+        if text is not None and contamination is not None and job.index is not None:
+            overlap = next(overlaps)
+            if overlap.share > contamination.max_share:
+                detail = (
+                    f"{overlap.share:.0%} of its words are in runs of {overlap.evaluation_set}, "
+                    f"most of them in {overlap.where}"
+                )
+                found = {"reason": CONTAMINATED, "detail": detail}
+        yield row | found
 
 
 @functools.lru_cache(maxsize=1)
@@ -413,7 +446,8 @@ def _fill_from_task(writer: PartWriter, job: Job, corpus: Corpus) -> None:
             writer.drop(row | {"reason": "empty"})
             continue
         text = corpus.tokenizer.decode(ids[:-1])
-        row = _cleaned(row | {"digest": document_digest(text)}, text, job, corpus)
+        row |= {"digest": document_digest(text)}
+        (row,) = _cleaned([(row, text)], job, corpus)
         if "reason" in row:
             writer.drop(row)
             continue

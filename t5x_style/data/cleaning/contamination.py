@@ -10,7 +10,7 @@ import gin
 import numpy as np
 
 from t5x_style.data.cleaning.ngrams import ngram_hashes
-from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
+from t5x_style.data.cleaning.words import MULTIPLIER, Words, word_hashes
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import UsageError
 from t5x_style.ranges import Range, check_ranges
@@ -244,32 +244,36 @@ class Index:
         self.filter = np.asarray(np.load(folder / FILTER_FILE, mmap_mode="r"))
         self.shift = np.uint64(65 - (8 * len(self.filter)).bit_length())
 
-    def overlap(self, text: str) -> Overlap:
-        """The runs that `text` shares with the documents of the index.
+    def overlaps(self, words: Words) -> list[Overlap]:
+        """The runs that each of some texts shares with the documents of the index.
 
         A text with fewer words than a run shares none, unless it contains a whole document.
         """
-        words = word_hashes(text)
         # Runs that begin before a word and have not ended, one word after the other.
-        edges = np.zeros(len(words) + 1, np.int32)
-        found = [np.zeros(0, np.uint32)]
-        for length, places, runs in self._candidates(words):
+        edges = np.zeros(len(words.hashes) + 1, np.int32)
+        texts, documents = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+        for length, places, runs in self._candidates(words.hashes):
             rows = np.searchsorted(self.hashes, runs)
             rows[rows == len(self.hashes)] = 0
             hits = self.hashes[rows] == runs
-            edges[places[hits]] += 1
-            edges[places[hits] + length] -= 1
-            found.append(self.documents[rows[hits]])
-        documents = np.concatenate(found)
-        if not len(documents):
-            return Overlap(0.0, "", "")
-        covered = np.count_nonzero(np.cumsum(edges))
-        distinct, counts = np.unique(documents, return_counts=True)
-        evaluation_set, where = self.names[distinct[np.argmax(counts)]]
-        return Overlap(covered / len(words), evaluation_set, where)
+            rows, places = rows[hits], places[hits]
+            own = np.searchsorted(words.ends, places, "right")
+            whole = places + length <= words.ends[own]  # not of two texts
+            places = places[whole]
+            edges[places] += 1
+            edges[places + length] -= 1
+            texts.append(own[whole])
+            documents.append(self.documents[rows[whole]])
+        overlaps = [Overlap(0.0, "", "")] * len(words.ends)
+        covered = np.concatenate([[0], np.cumsum(np.cumsum(edges[:-1]) > 0)])
+        shared = covered[words.ends] - covered[words.begins()]
+        sizes = words.ends - words.begins()
+        for text, document in _most_frequent(np.concatenate(texts), np.concatenate(documents)):
+            overlaps[text] = Overlap(float(shared[text] / sizes[text]), *self.names[document])
+        return overlaps
 
     def _candidates(self, words: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(length, places, hashes) of the runs that pass the filter.
+        """(length, places, hashes) of the runs that pass the filter, over the ends of texts, too.
 
         The filter has the first words of the documents that are shorter than a run, too. So there
         are two passes over a text, however many lengths such documents have.
@@ -297,3 +301,14 @@ class Index:
         numbers = hashes >> self.shift
         held = self.filter[(numbers >> np.uint64(3)).astype(np.intp)]
         return np.flatnonzero((held >> (numbers & np.uint64(7)).astype(np.uint8)) & 1)
+
+
+def _most_frequent(texts: np.ndarray, documents: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(text, its most frequent document), of pairs; among equals the document that comes first."""
+    pairs, counts = np.unique(texts * 2**32 + documents, return_counts=True)
+    order = np.lexsort((pairs, -counts, pairs >> 32))
+    pairs = pairs[order]
+    is_first = np.ones(len(pairs), bool)
+    is_first[1:] = pairs[1:] >> 32 != pairs[:-1] >> 32
+    firsts = pairs[is_first]
+    yield from zip((firsts >> 32).tolist(), (firsts & (2**32 - 1)).tolist(), strict=True)

@@ -8,7 +8,7 @@ import gin
 import numpy as np
 
 from t5x_style.data.cleaning.ngrams import ngram_hashes
-from t5x_style.data.cleaning.words import MULTIPLIER, word_hashes
+from t5x_style.data.cleaning.words import MULTIPLIER, Words
 from t5x_style.data.sources.normal_form import COMPARISON_VERSION, document_digest
 from t5x_style.errors import UsageError
 from t5x_style.ranges import PositiveInt, Range, check_ranges
@@ -86,19 +86,30 @@ class Duplicates:
         plain = dataclasses.asdict(self) | {"comparison": COMPARISON_VERSION}
         return plain | ({"rensa": _rensa().ALGORITHM_VERSION} if self.near else {})
 
-    def signature(self, text: str) -> np.ndarray:
-        """The MinHash values of a text's shingles (Broder 1997), uint32 [permutations].
+    def signatures(self, texts: Sequence[str], words: Words) -> np.ndarray:
+        """The MinHash values of the shingles of texts (Broder 1997), uint32 [texts, permutations].
 
         Two texts have equal values at a place with the probability of their Jaccard similarity.
+
+        Args:
+          texts: of documents.
+          words: theirs.
         """
-        words = word_hashes(text)
-        shingles = ngram_hashes(words, min(self.shingle_words, max(len(words), 1)))
-        if not len(shingles):  # punctuation alone: similar to itself only
-            shingles = np.frombuffer(document_digest(text)[:8], np.uint64)
+        runs = ngram_hashes(words.hashes, self.shingle_words)
+        shingles = []
+        places = zip(words.begins().tolist(), words.ends.tolist(), strict=True)
+        for text, (begin, end) in zip(texts, places, strict=True):
+            own = runs[begin : max(end - self.shingle_words + 1, begin)]
+            if begin < end < begin + self.shingle_words:
+                own = ngram_hashes(words.hashes[begin:end], end - begin)
+            elif begin == end:  # punctuation alone: similar to itself only
+                own = np.frombuffer(document_digest(text)[:8], np.uint64)
+            shingles.append(own)
+        ends = np.cumsum([0, *map(len, shingles)])
         values = _rensa().digest_matrix_from_flat_token_hashes(
-            shingles, [0, len(shingles)], self.permutations, 0
+            np.concatenate(shingles), ends.tolist(), self.permutations, 0
         )
-        return np.array(values.to_rows()[0], np.uint32)
+        return np.array(values.to_rows(), np.uint32)
 
     def bands(self) -> tuple[int, int]:
         """(bands, rows of a band): two documents are compared if they agree in all rows of a band.

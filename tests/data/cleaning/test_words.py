@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_style.data.cleaning import words as words_module
-from t5x_style.data.cleaning.words import fold, word_hashes
+from t5x_style.data.cleaning.words import fold, word_hashes, words_of_texts
 
 WITHOUT_SPACES = (
     "CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER",
@@ -73,6 +73,22 @@ def test_equal_words_have_equal_numbers_and_others_have_others(one, other):
 def test_a_word_has_the_same_number_in_every_text(text):
     alone = [word_hashes(word).tolist() for word in split(text)]
     assert [[number] for number in word_hashes(text).tolist()] == alone
+
+
+@given(st.lists(TEXTS, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_texts_together_have_the_words_that_each_has_alone(texts):
+    alone = [word_hashes(text).tolist() for text in texts]
+    words = words_of_texts(texts)
+    together = [words.hashes[a:b].tolist() for a, b in zip(words.begins(), words.ends, strict=True)]
+    assert together == alone
+
+
+@pytest.mark.parametrize("edge", ["word\u00ad", "word", "", "\u0301", "ह", "中"])
+def test_words_do_not_grow_together_over_the_end_of_a_text(edge):
+    words = words_of_texts([edge, "\u0301word", "\u093f", edge])
+    assert words.ends[1] - words.ends[0] == 1
+    assert words.hashes[words.ends[0]] == word_hashes("\u0301word")[0]
 
 
 def test_every_character_is_folded_alike_alone_and_in_the_tables():
