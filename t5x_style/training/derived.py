@@ -87,7 +87,7 @@ def _notices(run: Run) -> list[str]:
     Raises:
       UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
     """
-    notices = [*run.stores.notices, *map(str, run.replaced)]
+    notices = [*run.stores.notices, *run.seen_before, *map(str, run.replaced)]
     if run.shortened is not None:
         notices.append(run.shortened)
     for row, name in run.blend[-1].capped_at:

@@ -10,6 +10,7 @@ from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.data import BatchPlan, BatchReader, Stores, TokenStore
 from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
+from t5x_style.data.stores.held_out import seen_by_run
 from t5x_style.data.stores.token_store import TOKENS_FILE
 from t5x_style.errors import UsageError, one_of
 from t5x_style.hosts import from_writer
@@ -23,7 +24,7 @@ from t5x_style.reporting.run.held_out_text import (
     replacements,
 )
 from t5x_style.step.spec import StepSpec
-from t5x_style.training.checkpoints import checkpoint_steps
+from t5x_style.training.checkpoints import checkpoint_steps, find_checkpoint
 from t5x_style.training.early_stopping import EarlyStopping, PlateauState
 from t5x_style.training.evaluation import Metric, check_metrics
 
@@ -40,6 +41,7 @@ class Run:
       blend: the blends of the run so far, the configured one last.
       held_out: the validation stores of the run so far, the configured ones last.
       replaced: the held-out texts that this start replaces.
+      seen_before: notices about held-out text that the run of the initial weights was trained on.
       own_law: the law, read from its file.
       config_text: the consumed configuration, for config.gin.
       config_changes: the differences from the configuration of the last start.
@@ -58,6 +60,7 @@ class Run:
     blend: Sequence[BlendVersion]
     held_out: Sequence[HeldOutText]
     replaced: Sequence[Replacement]
+    seen_before: Sequence[str]
     seed: int
     max_epochs: float | Mapping[str, float]
     log_period: PositiveInt
@@ -211,6 +214,7 @@ def open_run(
     max_epochs: float | Mapping[str, float],
     at_cap: str = "refuse",
     allow_blend_change: bool = False,
+    initial_checkpoint_path: str | None = None,
     **options: Any,
 ) -> Run:
     """The run of a configuration, with the blends of its earlier starts.
@@ -244,6 +248,8 @@ def open_run(
         blend=blend,
         held_out=held_out,
         replaced=[change for change in replacements(held_out) if change.step == newest],
+        seen_before=[] if newest is not None else _seen_before(initial_checkpoint_path, stores),
+        initial_checkpoint_path=initial_checkpoint_path,
         max_epochs=max_epochs,
         at_cap=at_cap,
         allow_blend_change=allow_blend_change,
@@ -269,6 +275,22 @@ def _earlier_starts(
         return None, [], []
     derived = read_derived(model_dir)
     return newest, derived.blend, [version.to_json() for version in derived.held_out]
+
+
+def _seen_before(path: str | None, stores: Stores) -> list[str]:
+    """Notices about held-out text that the run of a checkpoint was trained on."""
+    if path is None:
+        return []
+
+    def seen() -> list[str]:
+        base = read_derived(find_checkpoint(path).parent)
+        trained_on = {name: source.store for name, source in base.sources.items()}
+        return seen_by_run(trained_on, stores.validation, stores.tokenizer)
+
+    return [
+        f"the run of INITIAL_CHECKPOINT_PATH was trained on held-out text: {notice}"
+        for notice in from_writer(seen)
+    ]
 
 
 def _held_out_store(store: TokenStore) -> HeldOutStore:

@@ -45,7 +45,11 @@ def store(tokenizer: Tokenizer, name: str, first: int, last: int) -> TokenStore:
         path=pathlib.Path(name),
         tokens=np.concatenate(ids).astype(np.uint16),
         document_ends=np.cumsum([len(document) for document in ids]),
-        meta={"fingerprint": f"{name} {tokenizer.hash}", "documents": len(ids)},
+        meta={
+            "fingerprint": f"{name} {tokenizer.hash}",
+            "documents": len(ids),
+            "checksums": {"tokens.bin": f"{name} {tokenizer.hash}"},
+        },
     )
 
 

@@ -43,7 +43,8 @@ def evaluate(
 
     Args:
       model_dir: the run.
-      corpus: @Corpus() with the run's tokenizer, for other sources than those of the run.
+      corpus: @Corpus() with the run's tokenizer, for other sources than those of the run. They need
+        no train files. A notice counts the documents that the run was trained on.
       step: the checkpoint of this step; the newest if not given.
       batch_size: sequences per call.
       eval_tokens: tokens of each split to evaluate; all of them if not given.
@@ -56,7 +57,8 @@ def evaluate(
     from t5x_style.accounting import StepShape, Topology
     from t5x_style.accounting.layouts.divisibility import check_divisible
     from t5x_style.data import Packing, evaluation_set
-    from t5x_style.hosts import Hosts
+    from t5x_style.data.stores.held_out import seen_by_run
+    from t5x_style.hosts import Hosts, from_writer
     from t5x_style.inference import restore_model
     from t5x_style.partitioning import in_force
     from t5x_style.reporting.run.writer import EVALUATION_MEASURES
@@ -77,7 +79,11 @@ def evaluate(
                     f"Tokenizer.path = {corpus.tokenizer.path!r} is not the vocabulary of "
                     f"{model_dir}, which is {restored.tokenizer.path!r}"
                 )
-            stores = dict(shared_stores(corpus, build=not dry_run).validation)
+            opened = shared_stores(corpus, build=not dry_run, evaluate_only=True)
+            stores = dict(opened.validation)
+            trained_on = {name: x.store for name, x in restored.derived.sources.items()}
+            for notice in from_writer(lambda: seen_by_run(trained_on, stores, restored.tokenizer)):
+                print(f"the run was trained on held-out text: {notice}")
         if not stores:
             raise UsageError(f"{model_dir}: no source has a validation split")
         length = restored.derived.horizon.sequence_length

@@ -207,15 +207,19 @@ def train(
         return {"model_dir": model_dir, **result}
 
 
-def shared_stores(corpus: Corpus, *, build: bool) -> Stores:
+def shared_stores(corpus: Corpus, *, build: bool, evaluate_only: bool = False) -> Stores:
     """The stores of a corpus; only the writer builds the missing ones."""
     from t5x_style.data import ensure_stores
     from t5x_style.hosts import from_writer
 
     opened: list[Stores] = []
-    from_writer(lambda: opened.append(ensure_stores(corpus, build=build)))
+
+    def ensure(build: bool) -> Stores:
+        return ensure_stores(corpus, build=build, evaluate_only=evaluate_only)
+
+    from_writer(lambda: opened.append(ensure(build)))
     # The other processes open the finished stores in the shared folder.
-    return opened[0] if opened else ensure_stores(corpus, build=False)
+    return opened[0] if opened else ensure(False)
 
 
 def feature_length(

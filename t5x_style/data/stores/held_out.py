@@ -182,7 +182,8 @@ def check_documents(
             continue
         shared = shared_documents(trained.path, held.path)
         if len(shared):
-            found.append(repeated_text(held, trained, shared, corpus.tokenizer))
+            where = f"{trained.meta['source']!r} train"
+            found.append(_repeated(held, where, shared, corpus.tokenizer))
         else:
             apart[pair] = state
     if apart and remember:
@@ -237,15 +238,34 @@ def _halves(digests: np.ndarray) -> np.ndarray:
     return digests.view(np.uint64)
 
 
-def repeated_text(
-    held: TokenStore, trained: TokenStore, shared: np.ndarray, tokenizer: Tokenizer
-) -> str:
+def seen_by_run(
+    trained_on: Mapping[str, str], validation: Mapping[str, TokenStore], tokenizer: Tokenizer
+) -> list[str]:
+    """Notices about documents that a run was trained on.
+
+    Args:
+      trained_on: {source: folder of its train store} of the run. A store that is not here any more,
+        or was built by an older version, is left out.
+      validation: the stores that the run is evaluated on.
+      tokenizer: of those.
+    """
+    found = []
+    for held, (source, folder) in itertools.product(validation.values(), trained_on.items()):
+        paths = pathlib.Path(folder), held.path
+        if all((path / DIGESTS_FILE).is_file() for path in paths):
+            shared = shared_documents(*paths)
+            if len(shared):
+                found.append(_repeated(held, f"{source!r} train", shared, tokenizer))
+    return found
+
+
+def _repeated(held: TokenStore, where: str, shared: np.ndarray, tokenizer: Tokenizer) -> str:
     """How many documents of a validation store are in a train store, and which."""
     number, total = len(shared), len(held.document_ends)
     more = f" and {number - SHOWN:,} more" if number > SHOWN else ""
     return (
         f"{number:,} of the {total:,} documents of {held.meta['source']!r} validation "
-        f"({100 * number / total:.3g} %) are in {trained.meta['source']!r} train, too: "
+        f"({100 * number / total:.3g} %) are in {where}, too: "
         + ", ".join(_names(held, shared[:SHOWN], tokenizer))
         + more
     )

@@ -44,7 +44,11 @@ class Stores:
 
 
 def ensure_stores(
-    corpus: Corpus, *, build: bool = True, beam_options: Sequence[str] | None = None
+    corpus: Corpus,
+    *,
+    build: bool = True,
+    evaluate_only: bool = False,
+    beam_options: Sequence[str] | None = None,
 ) -> Stores:
     """Opens the stores of a corpus's blend, and builds those that are missing.
 
@@ -55,6 +59,7 @@ def ensure_stores(
     Args:
       corpus: sources, blend and tokenizer.
       build: if False, raise if anything is missing, and write nothing.
+      evaluate_only: open the validation stores alone. No source needs train files.
       beam_options: options of an Apache Beam pipeline that makes the parts. None for a pool of
         processes on this machine.
 
@@ -70,7 +75,12 @@ def ensure_stores(
         )
     with Builder(corpus) as builder:
         phases, plans = planned_stores(corpus, builder, remember=build)
-        notices = [*check_files(corpus, plans), *_evaluation_notices(corpus, plans)]
+        if evaluate_only:
+            plans = [plan for plan in plans if plan.split == "validation"]
+            notices = []
+        else:
+            _refuse_without_train(corpus, phases)
+            notices = [*check_files(corpus, plans), *_evaluation_notices(corpus, plans)]
         missing = unbuilt(plans)
         if missing and not build:
             raise UsageError(
@@ -97,7 +107,8 @@ def ensure_stores(
 def missing_stores(corpus: Corpus) -> list[PlannedStore]:
     """The stores of the corpus's blend that are not built. Writes nothing."""
     with Builder(corpus) as builder:
-        _, plans = planned_stores(corpus, builder, remember=False)
+        phases, plans = planned_stores(corpus, builder, remember=False)
+    _refuse_without_train(corpus, phases)
     check_files(corpus, plans)
     return unbuilt(plans)
 
@@ -127,12 +138,6 @@ def planned_stores(
     # A task with a share of 0 is evaluated alone.
     tasks = list(dict.fromkeys(task for shares in declared.values() for task in shares or ()))
     splits |= {source.name: list(source.split_names()) for source in corpus.sources}
-    for task in sorted(trained_on):
-        if corpus.source(task) and "train" not in splits[task]:
-            raise UsageError(
-                f"Source.splits of {task!r} has no 'train', and the source has a share of the "
-                f"blend: name files for it, or give it a share of 0 in Corpus.mixtures"
-            )
     plans: dict[tuple[str, str], PlannedStore] = {}
     # Validation comes first: train documents that repeat a validation document are dropped. The
     # order of the blend decides nothing: a run goes on with another blend, or one written sorted.
@@ -153,6 +158,17 @@ def planned_stores(
         )
     both = [(task, split) for task in tasks for split in ("train", "validation")]
     return phases, [plans[key] for key in both if key in plans]
+
+
+def _refuse_without_train(corpus: Corpus, phases: Sequence[SharePhase]) -> None:
+    """Refuses a source that has a share and no train files."""
+    for task in sorted({name for phase in phases for name in {**phase.start, **phase.end}}):
+        source = corpus.source(task)
+        if source is not None and "train" not in source.splits:
+            raise UsageError(
+                f"Source.splits of {task!r} has no 'train', and the source has a share of the "
+                f"blend: name files for it, or give it a share of 0 in Corpus.mixtures"
+            )
 
 
 def _evaluation_notices(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:

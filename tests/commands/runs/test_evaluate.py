@@ -11,6 +11,7 @@ from t5x_style.accounting import Architecture, Topology
 from t5x_style.commands.runs import evaluate as verb
 from t5x_style.commands.runs.generate import generate
 from t5x_style.data import Packing, TokenStore
+from t5x_style.data.stores import held_out
 from t5x_style.errors import UsageError
 from t5x_style.reporting.run.held_out_text import HeldOutStore, HeldOutText
 from t5x_style.training import evaluation
@@ -63,11 +64,18 @@ def corpus_of(vocabulary, monkeypatch):
     """A corpus with that vocabulary and two other sources."""
     found = []
 
-    def stores(corpus, *, build):
+    def stores(corpus, *, build, evaluate_only):
+        assert evaluate_only
         found.append(build)
         return types.SimpleNamespace(validation={"b": "store b", "a": "store a"})
 
+    def seen(trained_on, validation, tokenizer):
+        assert trained_on == {"legal": "legal", "web": "web"}
+        assert (list(validation), tokenizer) == (["b", "a"], VOCABULARY)
+        return ["3 of the 4 documents of 'a'"]
+
     monkeypatch.setattr(verb, "shared_stores", stores)
+    monkeypatch.setattr(held_out, "seen_by_run", seen)
     return types.SimpleNamespace(tokenizer=vocabulary), found
 
 
@@ -85,12 +93,13 @@ def test_text_of_another_vocabulary_is_refused(calls, monkeypatch):
 def test_other_sources_are_built_unless_it_is_a_dry_run(calls, monkeypatch, dry_run, capsys):
     corpus, built = corpus_of(types.SimpleNamespace(hash="own", path="a copy"), monkeypatch)
     result = verb.evaluate(model_dir="run", corpus=corpus, dry_run=dry_run)
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == "the run was trained on held-out text: 3 of the 4 documents of 'a'"
     assert built == [not dry_run]
     assert ("evaluator" in calls) != dry_run
     if dry_run:
         assert result == {"model_dir": "run", "step": 7, "sources": ["a", "b"]}
     else:
-        rows = capsys.readouterr().out.splitlines()
         assert [row.split() for row in rows[:1] + rows[2:]] == [
             ["source", "loss", "perplexity", "bits_per_byte", "tokens"],
             ["a", "2", "7.4", "1.25", "9"],
@@ -111,8 +120,9 @@ def test_the_sources_of_the_run_are_evaluated_as_it_was_trained(calls):
 
 def test_a_run_without_a_validation_split_is_refused(calls, monkeypatch):
     corpus, _ = corpus_of(VOCABULARY, monkeypatch)
+    monkeypatch.setattr(held_out, "seen_by_run", lambda *_: [])
     monkeypatch.setattr(
-        verb, "shared_stores", lambda *_, build: types.SimpleNamespace(validation={})
+        verb, "shared_stores", lambda *_, **options: types.SimpleNamespace(validation={})
     )
     with pytest.raises(UsageError, match=r"^run: no source has a validation split"):
         verb.evaluate(model_dir="run", corpus=corpus)

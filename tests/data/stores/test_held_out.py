@@ -47,8 +47,8 @@ def folder(tmp_path, monkeypatch):
 
 def corpus(*sources, **options):
     mixtures = {"blend": {source.name: 1 / len(sources) for source in sources}}
-    fields = {"mixtures": mixtures, "mixture_or_task_name": "blend", "workers": 1}
-    return Corpus(Tokenizer("bytes"), cache_dir="stores", sources=sources, **fields | options)
+    fields = {"mixtures": mixtures, "mixture_or_task_name": "blend", "cache_dir": "stores"}
+    return Corpus(Tokenizer("bytes"), sources=sources, workers=1, **fields | options)
 
 
 def source(name="d", **fields):
@@ -273,3 +273,32 @@ def test_sources_that_are_never_evaluated_are_told_once(folder):
         "'alone' is trained on and never evaluated",
         "'other' has a share of 0 and no validation split",
     ]
+
+
+def test_a_corpus_that_is_only_evaluated_needs_no_train_files_and_builds_no_train_store(folder):
+    exam = source("exam", splits={"validation": "data/val.jsonl"})
+    alone = corpus(exam, mixture_or_task_name="exam")
+    stores = ensure_stores(alone, evaluate_only=True)
+    assert (list(stores.validation), stores.train) == (["exam"], {})
+    with pytest.raises(UsageError, match="'exam' has no 'train'"):
+        ensure_stores(alone)
+    # What a run may not do, an evaluation may: a file of both splits.
+    both = corpus(source(splits=ALL), cache_dir="others")
+    assert list(ensure_stores(both, evaluate_only=True).validation) == ["d"]
+    assert not list(pathlib.Path("others").glob("d-train-*"))
+
+
+def test_what_a_run_was_trained_on_is_known_by_its_stores(folder):
+    """Of another corpus, vocabulary and cleaning; a store that is gone says nothing."""
+    from t5x_style.data.stores.held_out import seen_by_run
+
+    run = ensure_stores(corpus(source()))
+    write(pathlib.Path("data/exam.jsonl"), [*clauses(24, 26), *clauses(80, 83)], id=list("abcde"))
+    exam = source("exam", splits={"validation": "data/exam.jsonl"}, id_field="id")
+    other = corpus(exam, mixture_or_task_name="exam", cache_dir="others", seed=3)
+    held = ensure_stores(other, evaluate_only=True).validation
+    trained_on = {"d": str(run.train["d"].path), "gone": "stores/nowhere"}
+    (notice,) = seen_by_run(trained_on, held, other.tokenizer)
+    for words in ("2 of the 5", "40 %", "'exam' validation", "'d' train", "a 'Clause 24"):
+        assert words in notice
+    assert seen_by_run(trained_on, run.validation, other.tokenizer) == []
