@@ -82,7 +82,7 @@ def _sources(run: Run) -> dict[str, PlannedSource]:
 
 
 def _notices(run: Run) -> list[str]:
-    """Warnings about text that is read twice or never evaluated, or was replaced, and about caps.
+    """Warnings: text that is read twice, never evaluated or replaced; caps; a changed rate.
 
     Raises:
       UsageError: a source would be read more often than its cap, and AT_CAP refuses that.
@@ -90,6 +90,9 @@ def _notices(run: Run) -> list[str]:
     notices = [*run.stores.notices, *run.seen_before, *map(str, run.replaced)]
     if run.shortened is not None:
         notices.append(run.shortened)
+    if run.earlier is not None:
+        change = run.earlier.rate_change(run.spec.optimizer, run.plan)
+        notices += [] if change is None else [change]
     for row, name in run.blend[-1].capped_at:
         if row < run.plan.rows:
             notices.append(

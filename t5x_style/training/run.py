@@ -9,11 +9,13 @@ from t5x_style.accounting import Auditor, Chip, ParametricLaw, SourceAccount, To
 from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.data import BatchPlan, BatchReader, Stores, TokenStore
 from t5x_style.data.rows import source_accounts
+from t5x_style.data.rows.batch_plan import StepPhase
 from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
 from t5x_style.data.stores.held_out import seen_by_run
 from t5x_style.data.stores.token_store import TOKENS_FILE
 from t5x_style.errors import UsageError, one_of
 from t5x_style.hosts import from_writer
+from t5x_style.optim.earlier_start import EarlierStart
 from t5x_style.ranges import EvalPeriod, NonNegativeInt, PositiveInt, check_ranges
 from t5x_style.reporting import read_derived
 from t5x_style.reporting.run.held_out_text import (
@@ -45,6 +47,7 @@ class Run:
       own_law: the law, read from its file.
       config_text: the consumed configuration, for config.gin.
       config_changes: the differences from the configuration of the last start.
+      earlier: the last start; None if the run has no checkpoint.
       shortened: why the plan of `spec` ends before the configured plan; None if it does not (see
         `within_caps`).
       asked_plan: the configured plan, if `spec` has a shortened one. Rows are laid out by it, so
@@ -77,6 +80,7 @@ class Run:
     own_law: ParametricLaw | None = None
     at_cap: str = "refuse"
     allow_blend_change: bool = False
+    earlier: EarlierStart | None = None
     shortened: str | None = None
     asked_plan: BatchPlan | None = None
     auditor: Auditor = dataclasses.field(init=False, repr=False, compare=False)
@@ -226,7 +230,11 @@ def open_run(
       UsageError: as `Run` and `blend_versions`.
     """
     one_of("train.at_cap", at_cap, source_accounts.AT_CAP)
-    newest, written, written_held_out = from_writer(lambda: _earlier_starts(model_dir))
+    newest, written, written_held_out, *last_start = from_writer(lambda: _earlier_starts(model_dir))
+    earlier = None
+    if newest:
+        optimizer, phases = last_start
+        earlier = EarlierStart(newest, optimizer, BatchPlan(tuple(StepPhase(*p) for p in phases)))
     resume = None if newest is None else (newest, spec.plan.tokens_before(newest))
     held_out = continued(
         [HeldOutText.from_json(version) for version in written_held_out],
@@ -253,6 +261,7 @@ def open_run(
         max_epochs=max_epochs,
         at_cap=at_cap,
         allow_blend_change=allow_blend_change,
+        earlier=earlier,
         **options,
     )
 
@@ -266,15 +275,22 @@ def renormalised_caps(
     return source_accounts.checked_caps(max_epochs, list(stores.train))
 
 
-def _earlier_starts(
-    model_dir: str,
-) -> tuple[int | None, list[dict[str, Any]], list[dict[str, Any]]]:
-    """The step of a run's newest checkpoint, and the versions of its blend and held-out text."""
+def _earlier_starts(model_dir: str) -> tuple[Any, ...]:
+    """What plan.json has of a run's earlier starts, in JSON types.
+
+    Returns:
+      The step of the newest checkpoint, or None; the versions of the blend, and of the held-out
+      text; the optimizer's fields, and (sequences, sequence length, steps) of each phase.
+    """
     newest = max(checkpoint_steps(model_dir), default=None)
     if newest is None:
-        return None, [], []
+        return None, [], [], {}, []
     derived = read_derived(model_dir)
-    return newest, derived.blend, [version.to_json() for version in derived.held_out]
+    held_out = [version.to_json() for version in derived.held_out]
+    phases = [
+        (phase.sequences, phase.sequence_length, phase.steps) for phase in derived.horizon.phases
+    ]
+    return newest, derived.blend, held_out, derived.optimizer, phases
 
 
 def _seen_before(path: str | None, stores: Stores) -> list[str]:

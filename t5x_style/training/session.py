@@ -161,9 +161,19 @@ def _first_state(
         raise UsageError(
             f"MODEL_DIR = {run.model_dir} had {saved['tokens']:,} training tokens at step "
             f"{resume_step:,}; with steps of {run.plan} it would have {planned:,}: past "
-            "phases cannot be changed"
+            f"phases cannot be changed{_way_on(run)}"
         )
     return state, saved
+
+
+def _way_on(run: Run) -> str:
+    if run.earlier is None:
+        return ""
+    return (
+        f".\nBATCH_SIZE = {run.earlier.batch_size_from_here(run.plan)} keeps them and goes on with "
+        f"the new size; TRAIN_TOKENS = {run.earlier.plan.tokens:_} keeps the horizon. Or name "
+        f"another MODEL_DIR"
+    )
 
 
 def losses_record(run: Run, line_step: int, sums: LossSums) -> dict[str, Any]:
@@ -303,7 +313,8 @@ def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, A
     if step > run.plan.steps:
         raise UsageError(
             f"MODEL_DIR = {run.model_dir} is at step {step:,}, after the last of this run "
-            f"({run.plan.steps:,} steps): give more TRAIN_TOKENS or TRAIN_STEPS"
+            f"({run.plan.steps:,} steps). Write TRAIN_STEPS = {step:_} or more, which is "
+            f"TRAIN_TOKENS = {run.plan.tokens_before(step):_}; or name another MODEL_DIR"
         )
     return step, before.blend[-1]["asked"]
 

@@ -227,8 +227,14 @@ def test_killed_after_the_last_checkpoint_before_the_last_word(tmp_path):
         ),
         ({"seed": 1}, "seed: 0 there, 1"),
         ({"plan": BatchPlan.from_settings(8, 8, train_steps=10)}, "sequence_length: 16 there, 8"),
-        ({"plan": BatchPlan.from_settings(4, 16, train_steps=10)}, "past phases cannot be changed"),
-        ({"plan": BatchPlan.from_settings(8, 16, train_steps=3)}, "after the last of this run"),
+        (
+            {"plan": BatchPlan.from_settings(4, 16, train_steps=10)},
+            r"past phases cannot be changed\.\nBATCH_SIZE = \[\(8, 640\), \(4, None\)\] keeps them",
+        ),
+        (
+            {"plan": BatchPlan.from_settings(8, 16, train_steps=3)},
+            "after the last of .*Write TRAIN_STEPS = 5 or more, which is TRAIN_TOKENS = 640;",
+        ),
     ],
 )
 def test_what_would_corrupt_a_run_is_refused(tmp_path, changes, named):
@@ -250,6 +256,12 @@ def test_a_changed_learning_rate_is_allowed_and_told(tmp_path):
     resumed = next(event for event in events(tmp_path) if event["event"] == "resumed")
     assert resumed["config_changes"] == [change]
     assert resumed["step"] == 5
+    # After 640 tokens: of a cosine over them with 256 of warm-up, then over 1,280.
+    (warned,) = [event["reason"] for event in events(tmp_path) if event["event"] == "warned"]
+    assert warned.startswith("learning rate at step 5 goes from 0.001 to 0.000")
+    # What the refusal of another batch size says to write is accepted.
+    plan = BatchPlan.from_settings([(8, 1280), (4, None)], 16, train_steps=12)
+    assert train(make_run(tmp_path, plan=plan, optimizer=slower))["line"]["step"] == 12
 
 
 def test_parameters_of_another_run_to_start_from(tmp_path):
