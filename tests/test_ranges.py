@@ -68,10 +68,13 @@ INTERVALS = {
     """,
     "(0, 1]": "generate.top_p plan.mfu Duplicates.threshold",
     "[0, 1)": "Contamination.max_share Language.min_probability AdamW.b1 AdamW.b2",
+    "(0, 1)": "Source.validation_share",
     "[0, 10]": "Schedule.peak_learning_rate",
     "[8, inf)": "Contamination.ngram",
     # A seed may be any integer.
-    "any": "train.seed generate.seed fit.seed tokenizer.seed Corpus.seed",
+    "any": """
+        train.seed generate.seed fit.seed tokenizer.seed Corpus.seed Source.validation_seed
+    """,
     # Their own parsers check lists of phases, blends and caps, each with a test of its own.
     "parsed": """
         compile.task_feature_lengths compile.batch_size train.task_feature_lengths

@@ -12,7 +12,7 @@ import pytest
 
 from t5x_style.training import train
 from tests import warm
-from tests.conftest import SLOW_FILES
+from tests.conftest import SLOW_FILES, WITHOUT_PROGRAM_CACHE
 from tests.scripts import TOOLS, script
 from tests.training.runs import make_run
 
@@ -256,5 +256,10 @@ def test_mutate():
 
 
 def test_random_runs():
-    printed = run_script("random_runs", "--count=3", "--seed=2")
-    assert "3 of 3 configurations are the same run from their own config.gin" in printed
+    program = "from tests.scripts import script as s; raise SystemExit(s('random_runs').main([{}]))"
+    done = warm.run(
+        ["-c", program.format("'--count=3', '--seed=2'")],
+        env={**os.environ, **WITHOUT_PROGRAM_CACHE},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 of 3 configurations are the same run from their own config.gin" in done.stdout

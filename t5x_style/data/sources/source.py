@@ -22,7 +22,7 @@ from t5x_style.data.sources.filters import Filter
 from t5x_style.errors import UsageError, did_you_mean, one_of
 from t5x_style.files import LocalPath, absolute
 from t5x_style.plugins import load
-from t5x_style.ranges import PositiveInt, check_ranges
+from t5x_style.ranges import PositiveInt, Range, check_ranges
 
 FORMATS: Mapping[str, Format] = {
     "jsonl": Jsonl(),
@@ -102,7 +102,7 @@ class Source:
     license_field: str | None = None
     dates: tuple[str | None, str | None] = (None, None)
     validation_from: str | None = None
-    validation_share: float | None = None
+    validation_share: Annotated[float, Range(above=0, below=1)] | None = None
     validation_seed: int = 0
     undated: str = "refuse"
     tfds_name: str | None = None
@@ -168,11 +168,6 @@ class Source:
 
     def _check_division(self) -> None:
         share = self.validation_share
-        if share is not None and not (isinstance(share, float) and 0 < share < 1):
-            raise UsageError(
-                f"Source.validation_share of {self.name!r} = {share!r}: a share is above 0 and "
-                f"below 1"
-            )
         if share is None and self.validation_seed:
             raise UsageError(
                 f"Source.validation_seed of {self.name!r} = {self.validation_seed}: it is for a "
