@@ -4,11 +4,12 @@ import datetime
 import functools
 import re
 
-DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?")
-# As in RFC 3339, and as SQL, Python and git write it. Seconds and the offset may be left out.
-TIME = re.compile(
-    r"[Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:([0-5][0-9]|60)([.,][0-9]+)?)?"
-    r"( ?([Zz]|UTC|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?))?"
+# After a whole date a time as in RFC 3339, and as SQL, Python and git write it. Seconds and the
+# offset may be left out.
+DATE = re.compile(
+    r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}"
+    r"([Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:([0-5][0-9]|60)([.,][0-9]+)?)?"
+    r"( ?([Zz]|UTC|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?))?)?)?)?"
 )
 DAY_DIGITS = len("YYYY-MM-DD")
 SINCE_1970 = {10: "seconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
@@ -25,10 +26,9 @@ def first_day(text: str) -> datetime.date:
       ValueError: it is no date of the calendar. Week dates (2022-W09-2), ordinal dates (2022-060)
         and dates without dashes are none.
     """
-    date, time = text[:DAY_DIGITS], text[DAY_DIGITS:]
-    if not DATE.fullmatch(date) or (time and not TIME.fullmatch(time)):
+    if not DATE.fullmatch(text):
         raise ValueError(f"{text!r} is no date")
-    return datetime.date.fromisoformat(date + "2000-01-01"[len(date) :])
+    return datetime.date.fromisoformat(text[:DAY_DIGITS] + "2000-01-01"[len(text) :])
 
 
 def is_bound(value: object) -> bool:
@@ -41,8 +41,10 @@ def is_bound(value: object) -> bool:
 
 def is_split_by(date: str, bound: str) -> bool:
     """Whether a year or month has days before the bound and others from it on."""
-    first = first_day(bound).isoformat()
-    return len(date) < DAY_DIGITS and first.startswith(date) and first_day(date) < first_day(bound)
+    if len(date) >= DAY_DIGITS:
+        return False
+    first = first_day(bound)
+    return first_day(date) < first and first.isoformat().startswith(date)
 
 
 def advice(text: str) -> str:

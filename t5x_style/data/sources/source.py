@@ -191,6 +191,11 @@ class Source:
 
     def date_bounds(self) -> list[str]:
         """The dates at which the source is cut."""
+        return self._date_bounds
+
+    @functools.cached_property
+    def _date_bounds(self) -> list[str]:
+        # It is asked for each document.
         return [bound for bound in (*self.dates, self.validation_from) if bound is not None]
 
     def needs_dates(self) -> bool:
