@@ -208,7 +208,7 @@ def test_the_limit_holds_for_texts_of_every_format(text, kept, tmp_path):
 
 
 def test_a_limit_below_one_byte_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"Source\.max_record_bytes of 'a' = 0: must be 1 or more"):
+    with pytest.raises(UsageError, match=r"Source\.max_record_bytes = 0: must be 1 or more"):
         Source(name="a", splits={"train": "a"}, max_record_bytes=0)
 
 
