@@ -36,7 +36,6 @@ from t5x_style.data.stores.token_store import (
 )
 from t5x_style.errors import Fault
 from t5x_style.files import file_digest, sync, write_whole
-from t5x_style.ranges import folded_seed
 
 # Ids that are gathered at a time, and files of parts that are open at once.
 BLOCK_TOKENS = 1 << 22
@@ -90,7 +89,7 @@ def assemble(
       folder: of the parts.
       parts: their number.
       dtype: of the ids.
-      seed: of the order of documents.
+      seed: of the order of documents, from 0 to 2^64 - 1.
       meta: more entries of meta.json. Messages name `source` and `split`.
       duplicates: drops documents that repeat an earlier one.
       earlier: stores whose documents are earlier ones, too.
@@ -119,7 +118,7 @@ def assemble(
             f"source {meta['source']!r}, split {meta['split']!r}: not one document"
             + (f" is left (dropped: {dropped_counts})" if dropped_counts else "")
         )
-    order = kept[np.random.Generator(np.random.Philox(folded_seed(seed))).permutation(len(kept))]
+    order = kept[np.random.Generator(np.random.Philox(seed)).permutation(len(kept))]
 
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
