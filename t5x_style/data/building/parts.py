@@ -33,7 +33,7 @@ from t5x_style.data.cleaning.words import words_of_texts
 from t5x_style.data.formats.format import BadRecord, Part
 from t5x_style.data.sources.documents import belongs, document_of, is_chosen, records, refusal
 from t5x_style.data.sources.filters import filtered
-from t5x_style.data.sources.normal_form import document_digest
+from t5x_style.data.sources.normal_form import document_digest, document_digests
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
 from t5x_style.data.stores.token_store import token_dtype
@@ -46,8 +46,8 @@ PART_VERSION = 5
 # Held in memory before they are written: a part may be one compressed file of any size.
 FLUSH_TOKENS = 1 << 20
 FLUSH_ROWS = 1 << 13
-# Of texts that are cleaned at once: a short one alone would cost as much as many.
-CLEANED_CHARACTERS = 1 << 17
+# Of texts that are hashed at once.
+BATCH_CHARACTERS = 1 << 17
 CONTAMINATED = "contaminated"
 OTHER_SPLIT = "other_split"
 
@@ -148,7 +148,7 @@ class PartWriter:
         self.stream = pyarrow.ipc.new_stream(self.documents_file, SCHEMA)
         self.ids: list[np.ndarray] = []
         self.held = 0
-        self.columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self.rows: list[Mapping[str, Any]] = []
 
     def add(self, ids: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
         """Adds a document that is kept: ids, EOS included, and its row without `tokens`.
@@ -166,9 +166,8 @@ class PartWriter:
 
     def add_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Adds a whole row, whose ids are added elsewhere; returns it."""
-        for name, column in self.columns.items():
-            column.append(row.get(name))
-        if self.held >= FLUSH_TOKENS or len(self.columns["tokens"]) >= FLUSH_ROWS:
+        self.rows.append(row)
+        if self.held >= FLUSH_TOKENS or len(self.rows) >= FLUSH_ROWS:
             self._flush()
         return row
 
@@ -203,17 +202,17 @@ class PartWriter:
     def _flush(self) -> None:
         if self.ids:
             self.tokens_file.write(np.concatenate(self.ids).data)
-        self.stream.write_batch(_batch(self.columns))
-        self.ids, self.held = [], 0
-        self.columns = {name: [] for name in SCHEMA.names}
+        self.stream.write_batch(_batch(self.rows))
+        self.ids, self.held, self.rows = [], 0, []
 
 
-def _batch(columns: Mapping[str, list[Any]]) -> pyarrow.RecordBatch:
+def _batch(rows: Sequence[Mapping[str, Any]]) -> pyarrow.RecordBatch:
+    columns = [[row.get(name) for row in rows] for name in SCHEMA.names]
     try:
-        return pyarrow.record_batch(list(columns.values()), schema=SCHEMA)
+        return pyarrow.record_batch(columns, schema=SCHEMA)
     except UnicodeEncodeError:
         # The name of a file in another encoding, or a key with half a surrogate pair.
-        readable = [list(map(_readable, column)) for column in columns.values()]
+        readable = [list(map(_readable, column)) for column in columns]
         return pyarrow.record_batch(readable, schema=SCHEMA)
 
 
@@ -341,17 +340,34 @@ def _tokenise(
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """`_read_documents` with whole rows, each added to `writer`."""
     tokenizer = corpus.tokenizer
-    for row, text in _read_documents(job, source):
-        if text is None:
-            yield writer.drop(row), None
-            continue
-        encoded = tokenizer.encode_array(text)
-        ids = np.empty(len(encoded) + 1, writer.dtype)
-        ids[:-1], ids[-1] = encoded, tokenizer.eos_id
-        found = tokenizer.text_bytes(text, encoded)
-        row |= {"text_bytes": found.size, "lost": found.lost, "digest": document_digest(text)}
-        row["bytes"] = found.size - sum(more for _, more in found.extra)
-        yield writer.add(ids, row | _extra(job, found)), text
+    for batch in _batches(_read_documents(job, source)):
+        digests = iter(document_digests([text for _, text in batch if text is not None]))
+        for row, text in batch:
+            if text is None:
+                yield writer.drop(row), None
+                continue
+            encoded = tokenizer.encode_array(text)
+            ids = np.empty(len(encoded) + 1, writer.dtype)
+            ids[:-1], ids[-1] = encoded, tokenizer.eos_id
+            found = tokenizer.text_bytes(text, encoded)
+            row |= {"text_bytes": found.size, "lost": found.lost, "digest": next(digests)}
+            row["bytes"] = found.size - sum(more for _, more in found.extra)
+            yield writer.add(ids, row | _extra(job, found)), text
+
+
+def _batches(
+    documents: Iterable[tuple[dict[str, Any], str | None]],
+) -> Iterator[list[tuple[dict[str, Any], str | None]]]:
+    """Some documents at a time: a short text alone would cost as much as many."""
+    held: list[tuple[dict[str, Any], str | None]] = []
+    characters = 0
+    for row, text in documents:
+        held.append((row, text))
+        characters += len(text or "")
+        if characters >= BATCH_CHARACTERS or len(held) >= FLUSH_ROWS:
+            yield held
+            held, characters = [], 0
+    yield held
 
 
 def _extra(job: Job, found: TextBytes) -> dict[str, bytes]:
@@ -392,18 +408,10 @@ def _add_cleaned(
     job: Job,
     corpus: Corpus,
 ) -> None:
-    """Adds the rows of `documents` with what is found in the texts, some texts at a time."""
-    held: list[tuple[dict[str, Any], str | None]] = []
-    characters = 0
-    for row, text in documents:
-        held.append((row, text))
-        characters += len(text or "")
-        if characters >= CLEANED_CHARACTERS or len(held) >= FLUSH_ROWS:
-            for cleaned in _cleaned(held, job, corpus):
-                writer.add_row(cleaned)
-            held, characters = [], 0
-    for cleaned in _cleaned(held, job, corpus):
-        writer.add_row(cleaned)
+    """Adds the rows of `documents` with what is found in the texts."""
+    for batch in _batches(documents):
+        for row in _cleaned(batch, job, corpus):
+            writer.add_row(row)
 
 
 def _cleaned(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5x_style.data.sources.normal_form import document_digest, normal_form
+from t5x_style.data.sources.normal_form import document_digest, document_digests, normal_form
 
 CHINESE = "第一条为了保护民事主体的合法权益，调整民事关系，维护社会和经济秩序，制定本法。"
 
@@ -122,3 +122,9 @@ def plainly(text):
 @settings(max_examples=300, deadline=None)
 def test_the_digest_is_that_of_the_definition_a_step_at_a_time(text):
     assert document_digest(text) == plainly(text)
+
+
+def test_texts_together_have_the_digests_that_each_has_alone():
+    texts = [" a  b ", " ", "", "  c", "a b", " \n", "é\u00a0 ", " 中 文", "a\tb  "]
+    assert document_digests(texts) == [plainly(text) for text in texts]
+    assert document_digests([]) == []
