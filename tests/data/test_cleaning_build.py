@@ -319,6 +319,36 @@ def test_tokenised_parts_that_are_damaged_or_gone_are_made_again(corpus):
     assert len(tokenised(corpus)) == 4 * 3
 
 
+def han(seed, count):
+    """Clauses of Han characters, as a text without spaces has them."""
+    rng = np.random.default_rng(seed)
+    clauses = [
+        "".join(map(chr, rng.integers(0x4E00, 0x9FA6, n))) for n in rng.integers(12, 24, count)
+    ]
+    return "，".join(clauses) + "。"
+
+
+def test_chinese_held_out_text_is_found_in_quotations_and_under_other_line_breaks(corpus, tmp_path):
+    short = {f"held{i}": han(i, 6) for i in range(20)}
+    long = {f"long{i}": han(100 + i, 40) for i in range(20)}
+    train = {
+        f"quotes {name}": han(200 + i, 2)[:30] + text
+        for i, (name, text) in enumerate(short.items())
+    }
+    for name, text in long.items():
+        train[f"broken {name}"] = "\n".join(text[i : i + 20] for i in range(0, len(text), 20))
+    train |= {f"own{i}": han(300 + i, 10) for i in range(20)}
+    write(tmp_path / "law held.jsonl", short | long)
+    write(tmp_path / "law.jsonl", train)
+    alone = dataclasses.replace(corpus, mixture_or_task_name="law")
+    exact = {"duplicates": Duplicates(), "contamination": None}
+    for cleaning, found in (({"duplicates": None}, 40), (exact, 20)):
+        law = ensure_stores(dataclasses.replace(alone, **cleaning)).train["law"]
+        assert len(dropped(law)) == found
+        assert kept(law) >= {f"own{i}" for i in range(20)}
+    assert {reason for reason, _ in dropped(law).values()} == {"duplicate"}
+
+
 def test_each_source_by_itself(corpus):
     alone = Duplicates(near=True, across_sources=False)
     web = ensure_stores(dataclasses.replace(corpus, duplicates=alone, contamination=None)).train[
