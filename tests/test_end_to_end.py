@@ -148,6 +148,38 @@ def test_config_gin_alone_starts_the_same_run(finished):
     assert f"'{folder}/legal.jsonl'" in before, "its paths are absolute"
 
 
+EVERYTHING = (
+    "--gin.Corpus.duplicates=@Duplicates()",
+    "--gin.Corpus.contamination=@Contamination()",
+    # In this order the first of two equal documents is another one than in that of the letters.
+    "--gin.SHARES={'legal': 0.3, 'general': 0.7}",
+    "--gin.TASK_FEATURE_LENGTHS={'targets': [(16, 2_000), (32, None)]}",
+    "--gin.BATCH_SIZE=[(8, 1_000), (16, None)]",
+    "--gin.Packing.windows=document_starts",
+    "--gin.Packing.attend_across_documents=False",
+    "--gin.EARLY_STOPPING=@EarlyStopping()",
+    "--gin.EarlyStopping.patience_tokens=100_000",
+    "--gin.train.max_epochs={'legal': 1e999, 'general': 40}",
+    "--gin.AT_CAP=repeat",
+    "--gin.legal/Source.filters=[@Length()]",
+    "--gin.Length.min_characters=3",
+)
+
+
+def test_a_run_with_everything_is_trained_again_from_its_config_gin(trained, tmp_path):
+    """Alone, and from another folder: the same stores, and the same losses to the last digit."""
+    flags = ("--gin.MODEL_DIR=all", "--gin.CACHE_DIR=all_stores", *EVERYTHING, "--json")
+    first = json.loads(run(trained, "train", "--gin_file=run.gin", *flags).stdout)
+    stores = sorted((trained / "all_stores").iterdir())
+    config = f"--gin_file={trained}/all/config.gin"
+    again = json.loads(run(tmp_path, "train", config, "--gin.MODEL_DIR=again", "--json").stdout)
+    assert again["line"]["loss"] == first["line"]["loss"]
+    assert again["evaluation"]["eval/legal/loss"] == first["evaluation"]["eval/legal/loss"]
+    assert sorted((trained / "all_stores").iterdir()) == stores, "nothing is built again"
+    resumed = json.loads(run(tmp_path, "train", config, "--json").stdout)
+    assert resumed["resumed_from"] == first["line"]["step"], "the same run, and finished"
+
+
 def test_started_again_it_says_that_it_is_finished(here):
     status, out, _ = here("train", "--gin_file=run.gin")
     assert status == 0
