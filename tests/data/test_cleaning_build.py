@@ -213,6 +213,21 @@ def test_an_index_is_of_what_is_looked_for_now(corpus, tmp_path):
     assert share(first, 991) == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["documents.uint32", "filter.uint8", "hashes.uint64", "names.json"]
+)
+def test_an_index_that_was_cut_is_made_again_with_a_warning(name, corpus, capsys):
+    """It would have found less than there is, and said nothing."""
+    held = [store.path for store in ensure_stores(corpus).validation.values()]
+    file = ensure_index(held, corpus) / name
+    whole = file.read_bytes()
+    for cut in (whole[: len(whole) // 16 * 8], b""):
+        file.write_bytes(cut)
+        assert ensure_index(held, corpus) == file.parent
+        assert f"{file.parent} is broken, and is made again" in capsys.readouterr().err
+        assert file.read_bytes() == whole
+
+
 def test_bad_records_of_an_evaluation_set_are_told(corpus, tmp_path, capsys):
     """What an exam cannot say, nobody looks for."""
     (tmp_path / "odd.jsonl").write_text('{"text": 7}\n{"text": "' + text(992) + '"}\nbroken\n')

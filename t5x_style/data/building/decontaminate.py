@@ -12,6 +12,7 @@ from t5x_style.data.cleaning.contamination import (
     Contamination,
     EvaluationText,
     Unseen,
+    is_whole,
     write_index,
 )
 from t5x_style.data.sources.documents import kept_documents
@@ -38,7 +39,10 @@ def ensure_index(against: Sequence[pathlib.Path], corpus: Corpus) -> pathlib.Pat
     folder = index_folder(against, corpus, remember=True)
     with store_lock(folder):
         if folder.is_dir():
-            return folder
+            if is_whole(folder):
+                return folder
+            print(f"{folder} is broken, and is made again", file=sys.stderr)
+            shutil.rmtree(folder)
         building = folder.with_name(f".building-{folder.name}")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)

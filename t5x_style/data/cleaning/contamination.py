@@ -13,12 +13,14 @@ from t5x_style.data.cleaning.ngrams import ngram_hashes
 from t5x_style.data.cleaning.words import MULTIPLIER, Words, word_hashes
 from t5x_style.data.sources.source import Source
 from t5x_style.errors import UsageError
+from t5x_style.files import read_cached
 from t5x_style.ranges import Range, check_ranges
 
 HASHES_FILE = "hashes.uint64"
 DOCUMENTS_FILE = "documents.uint32"
 FILTER_FILE = "filter.uint8"
 NAMES_FILE = "names.json"
+_ARRAYS = (HASHES_FILE, DOCUMENTS_FILE, FILTER_FILE)
 # Documents with fewer words, "yes" and "see above", are in everything that was ever written.
 LEAST_WORDS = 8
 # n-grams that are sorted at a time, 12 bytes each.
@@ -144,9 +146,21 @@ def write_index(
     hashes = _mapped(folder / HASHES_FILE, np.uint64)
     bits = (FILTER_BITS * (len(hashes) + len(short))).bit_length()
     _write_filter(folder / FILTER_FILE, max(bits, 3), [hashes, *short], run_ngrams)
-    plain = {"lengths": sorted(lengths, reverse=True), "documents": names}
+    plain = {
+        "lengths": sorted(lengths, reverse=True),
+        "documents": names,
+        "sizes": {name: (folder / name).stat().st_size for name in _ARRAYS},
+    }
     (folder / NAMES_FILE).write_text(json.dumps(plain))
     return unseen
+
+
+def is_whole(folder: pathlib.Path) -> bool:
+    """Whether an index has all that `write_index` wrote: a cut one would miss text in silence."""
+    plain = read_cached(folder / NAMES_FILE, lambda value: isinstance(value, dict)) or {}
+    files = [folder / name for name in _ARRAYS]
+    found = {file.name: file.stat().st_size for file in files if file.is_file()}
+    return plain.get("sizes") == found
 
 
 def _write_filter(file: pathlib.Path, bits: int, hashes: Iterable[np.ndarray], block: int) -> None:
