@@ -51,11 +51,14 @@ class Sample:
     size: int
 
     def __str__(self) -> str:
-        """For people: 1.9 MiB sampled over 93 MiB in 4 parts."""
+        """For people: 1.9 MiB of text sampled over 93 MiB on disk in 4 parts."""
         chosen = sum(len(text.encode()) for text in self.texts)
         parts_of_it = f"{self.places:,} part{'' if self.places == 1 else 's'}"
         looked = f", {byte_count(self.read)} of them looked at" if self.read < self.size else ""
-        return f"{byte_count(chosen)} sampled over {byte_count(self.size)} in {parts_of_it}{looked}"
+        return (
+            f"{byte_count(chosen)} of text sampled over {byte_count(self.size)} on disk in "
+            f"{parts_of_it}{looked}"
+        )
 
 
 def sample(

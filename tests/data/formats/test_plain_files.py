@@ -207,6 +207,11 @@ def test_the_limit_holds_for_texts_of_every_format(text, kept, tmp_path):
         assert texts(source) == (["a", text] if kept else ["a"])
 
 
+def test_the_limit_without_a_word_of_the_user():
+    source = Source(name="a", splits={"train": "a.jsonl"})
+    assert source.max_record_bytes == 64 * 2**20
+
+
 def test_a_limit_below_one_byte_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"Source\.max_record_bytes = 0: must be 1 or more"):
         Source(name="a", splits={"train": "a"}, max_record_bytes=0)

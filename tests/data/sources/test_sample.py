@@ -216,7 +216,7 @@ def test_bad_records_are_refused_or_skipped(tmp_path, texts):
 
 def test_for_people(tmp_path, texts):
     found = sample(write(tmp_path, texts), "train", 20_000)
-    assert str(found) == "19.6 KiB sampled over 223 KiB in 1 part"
+    assert str(found) == "19.6 KiB of text sampled over 223 KiB on disk in 1 part"
 
 
 def write(folder, texts):
