@@ -135,7 +135,7 @@ def test_training_never_loads_tensorflow_and_ends_with_the_audit(finished):
         assert math.isfinite(last)
     assert sorted(path.name for path in (folder / "run").iterdir()) == [
         "checkpoint_10", "checkpoint_20", "config.gin", "eval", "events.jsonl", "metrics.jsonl",
-        "plan.json", "train", "vocabulary.model",
+        "plan.json", "train", "vocabulary.model", "vocabulary.model.made_from.json",
     ]  # fmt: skip
 
 
