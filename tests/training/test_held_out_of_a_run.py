@@ -8,6 +8,7 @@ import pytest
 from t5x_style.errors import UsageError
 from t5x_style.reporting import read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, train
+from t5x_style.training import run as run_module
 from tests.training.runs import constant, made_up_store, make_run, stores
 
 ADVISE = EarlyStopping(patience_tokens=10**9)
@@ -50,7 +51,7 @@ def test_replaced_text_is_an_event_a_notice_and_a_new_beginning(begun):
         digest,
         run.held_out[-1].stores["general"].tokens_digest,
     )
-    assert "'general' was replaced" in events(begun, "warned")[-1]["reason"]
+    assert [e for e in events(begun, "warned") if "'general' was replaced" in e["reason"]]
     # Steps 0 to 10 are of another text: the lowest score is looked for after them.
     evaluations = read_run(begun).evaluations
     assert [line["step"] for line in evaluations] == [0, 5, 10, 15, 20]
@@ -82,3 +83,21 @@ def test_a_source_with_a_share_of_0_is_watched_and_has_no_weight(tmp_path):
     train(make_run(tmp_path, steps=2, stores=only))
     (first, *_) = read_run(tmp_path).evaluations
     assert {"eval/domain/loss", "eval/general/loss"} <= first.keys()
+
+
+def test_what_the_initial_weights_were_trained_on_is_told(begun, tmp_path, monkeypatch):
+    asked = []
+
+    def seen(trained_on, validation, tokenizer):
+        asked.append((list(trained_on), list(validation)))
+        return ["3 of the 4 documents of 'general' validation"]
+
+    monkeypatch.setattr(run_module, "seen_by_run", seen)
+    assert not make_run(tmp_path / "alone").seen_before
+    assert asked == []
+    run = make_run(tmp_path / "next", initial_checkpoint_path=str(begun))
+    assert asked == [(["domain", "general"], ["domain", "general"])]
+    (notice,) = [text for text in derive(run).notices if "held-out" in text]
+    assert "INITIAL_CHECKPOINT_PATH was trained on held-out text: 3 of the 4" in notice
+    # A run that continues has told it at its beginning.
+    assert not make_run(begun, initial_checkpoint_path=str(begun)).seen_before

@@ -116,7 +116,25 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
         if len(runs) > 1:
             parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+    parts += [f"<p>{html.escape(line)}</p>" for line in _different_texts(runs)]
     return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _different_texts(runs: Mapping[str, RunRecord]) -> list[str]:
+    """Notices about sources whose held-out text is not the same in all runs."""
+    texts: dict[str, dict[str, list[str]]] = {}
+    for name, run in runs.items():
+        newest = run.derived.held_out[-1].stores if run.derived is not None else {}
+        for source, store in newest.items():
+            if store.tokens_digest is not None:
+                texts.setdefault(source, {}).setdefault(store.tokens_digest, []).append(name)
+    return [
+        f"The held-out text of {source!r} is not the same in "
+        + " and in ".join(", ".join(names) for names in by_text.values())
+        + ": their figures for it cannot be compared."
+        for source, by_text in texts.items()
+        if len(by_text) > 1
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
