@@ -295,3 +295,14 @@ def test_what_another_process_made_meanwhile_is_not_made_again(call, monkeypatch
     status, out, _ = call("tokenizer")
     assert status == 0
     assert "small.model: is there already" in out
+
+
+def test_a_vocabulary_is_not_trained_on_a_file_that_is_held_out(call):
+    both = ["--gin.general/Source.splits={'train': '*.jsonl', 'validation': 'legal.jsonl'}"]
+    status, _, err = call("tokenizer", *both)
+    assert status == 2
+    assert "'legal' train and 'general' validation both have the file legal.jsonl" in err
+    assert not pathlib.Path("small.model").exists()
+    status, out, _ = call("tokenizer", "--gin.general/Source.splits={'train': '*l.jsonl'}")
+    assert status == 0
+    assert "'legal' train and 'general' train both have the file legal.jsonl" in out

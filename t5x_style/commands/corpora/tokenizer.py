@@ -82,6 +82,7 @@ def tokenizer(
     refuse_unconsumed()
     from t5x_style.commands.corpora.fertility_tables import print_comparison
     from t5x_style.data import Tokenizer
+    from t5x_style.data.stores.held_out import check_files, declared_files
     from t5x_style.data.tokenizers import made_from
     from t5x_style.data.tokenizers.comparison import compare as compare_vocabularies
     from t5x_style.data.tokenizers.recipe import Recipe, judged_texts, train_samples
@@ -118,6 +119,9 @@ def tokenizer(
     others = {name: Tokenizer(name) for name in compare}
     for other in others.values():
         other.hash  # noqa: B018  a missing file is refused before the training
+    blend = corpus.declared_shares(corpus.blend_names()[-1]) or {}
+    for notice in check_files(corpus, declared_files(corpus, blend)):
+        print(notice)
     sources = [source for source in corpus.sources if source.name in shares]
     for file in paths:
         made_from.check_writable(file)

@@ -9,10 +9,11 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_style.data.formats.files import content_digests
 from t5x_style.data.sources.dates import first_day
 from t5x_style.data.sources.source import Source
 from t5x_style.data.stores.corpus import Corpus
@@ -38,7 +39,48 @@ EMPTY = hashlib.sha256().hexdigest()
 COMPRESSED = (".gz", ".zst")
 
 
-def check_files(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
+class SplitFiles(NamedTuple):
+    """The files of one split, (path, SHA-256) each."""
+
+    task: str
+    split: str
+    files: Sequence[tuple[str, str]]
+
+
+def planned_files(plans: Sequence[PlannedStore]) -> list[SplitFiles]:
+    """The files of stores."""
+    return [SplitFiles(plan.task, plan.split, plan.files) for plan in plans]
+
+
+def declared_files(corpus: Corpus, shares: Mapping[str, float]) -> list[SplitFiles]:
+    """The files of the sources of a blend, for what comes before stores can be planned.
+
+    Nothing is written, and files of a size of their own are not read: they are no copies.
+
+    Args:
+      corpus: with the sources.
+      shares: of the blend.
+    """
+    paths = {
+        (source.name, split): source.files(split)
+        for source in corpus.sources
+        for split in (source.split_names() if source.name in shares else ())
+        if not source.reader.where_selects and (split != "train" or shares[source.name])
+    }
+    sizes = collections.Counter(path.stat().st_size for files in paths.values() for path in files)
+    found = []
+    for (task, split), files in paths.items():
+        alike = [path for path in files if sizes[path.stat().st_size] > 1]
+        digests = content_digests(alike, pathlib.Path(corpus.cache_dir), remember=False)
+        known = dict(zip(alike, digests, strict=True))
+        names = [
+            (str(path), known.get(path, f"the only one of its size: {path}")) for path in files
+        ]
+        found.append(SplitFiles(task, split, names))
+    return found
+
+
+def check_files(corpus: Corpus, plans: Sequence[SplitFiles]) -> list[str]:
     """Refuses a file that stands in a train split and in a validation split of the corpus.
 
     Files are compared by the digests of their content. Splits that share files by design, by other
@@ -50,15 +92,16 @@ def check_files(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
     Raises:
       UsageError: names both splits and the files.
     """
-    paths = {plan: _paths_by_digest(plan) for plan in plans}
+    paths = {(plan.task, plan.split): _paths_by_digest(plan) for plan in plans}
     notices = [text for plan in plans if (text := _read_twice(plan))]
     refused = []
     in_order = sorted(plans, key=lambda plan: plan.split)  # train first
     for one, other in itertools.combinations(in_order, 2):
-        shared = [digest for digest in paths[one] if digest in paths[other]]
+        first, second = (paths[plan.task, plan.split] for plan in (one, other))
+        shared = [digest for digest in first if digest in second]
         if not (shared and _may_share_documents(corpus, one, other)):
             continue
-        pairs = [(paths[one][digest][0], paths[other][digest][0]) for digest in shared]
+        pairs = [(first[digest][0], second[digest][0]) for digest in shared]
         names = _listed([a if a == b else f"{a} (as {b})" for a, b in pairs])
         splits = f"{one.task!r} {one.split} and {other.task!r} {other.split}"
         if one.split == other.split:
@@ -78,7 +121,7 @@ def check_files(corpus: Corpus, plans: Sequence[PlannedStore]) -> list[str]:
     return notices
 
 
-def _paths_by_digest(plan: PlannedStore) -> dict[str, list[str]]:
+def _paths_by_digest(plan: SplitFiles) -> dict[str, list[str]]:
     """{digest: files of a split with that content}. An empty file has no text to hold out."""
     found: dict[str, list[str]] = collections.defaultdict(list)
     for path, digest in plan.files:
@@ -87,7 +130,7 @@ def _paths_by_digest(plan: PlannedStore) -> dict[str, list[str]]:
     return found
 
 
-def _read_twice(plan: PlannedStore) -> str | None:
+def _read_twice(plan: SplitFiles) -> str | None:
     """A notice about files of one split with one content, or compressed ones beside plain ones."""
     again = []
     for first, *others in _paths_by_digest(plan).values():
@@ -107,7 +150,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _may_share_documents(corpus: Corpus, one: PlannedStore, other: PlannedStore) -> bool:
+def _may_share_documents(corpus: Corpus, one: SplitFiles, other: SplitFiles) -> bool:
     """Whether the two splits may have a document of one file in common."""
     chosen = [
         (source, plan.split)

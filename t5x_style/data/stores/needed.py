@@ -15,7 +15,7 @@ from t5x_style.data.blend.phases import SharePhase, named_phases
 from t5x_style.data.formats.files import content_digests
 from t5x_style.data.stores.builder_client import Builder
 from t5x_style.data.stores.corpus import Corpus
-from t5x_style.data.stores.held_out import check_documents, check_files
+from t5x_style.data.stores.held_out import check_documents, check_files, planned_files
 from t5x_style.data.stores.planned import PlannedStore, module_digest, plan_store, unbuilt
 from t5x_style.data.stores.token_store import TokenStore
 from t5x_style.data.tokenizers.tokenizer import Tokenizer
@@ -80,7 +80,10 @@ def ensure_stores(
             notices = []
         else:
             _refuse_without_train(corpus, phases)
-            notices = [*check_files(corpus, plans), *_evaluation_notices(corpus, plans)]
+            notices = [
+                *check_files(corpus, planned_files(plans)),
+                *_evaluation_notices(corpus, plans),
+            ]
         missing = unbuilt(plans)
         if missing and not build:
             raise UsageError(
@@ -109,7 +112,7 @@ def missing_stores(corpus: Corpus) -> list[PlannedStore]:
     with Builder(corpus) as builder:
         phases, plans = planned_stores(corpus, builder, remember=False)
     _refuse_without_train(corpus, phases)
-    check_files(corpus, plans)
+    check_files(corpus, planned_files(plans))
     return unbuilt(plans)
 
 
