@@ -162,7 +162,17 @@ CHANGES = {
 }
 # A name is the folder's own; the files count by their content, those of TFDS by where they lie. The
 # limit of a record counts where bad records are skipped.
-NO_OPTIONS = {Source: {"name", "splits", "tfds_name", "tfds_data_dir", "max_record_bytes"}}
+NO_OPTIONS = {
+    Source: {
+        "name",
+        "splits",
+        "tfds_name",
+        "tfds_data_dir",
+        "max_record_bytes",
+        "validation_share",
+        "validation_seed",
+    }
+}
 
 
 def test_every_option_that_changes_a_store_makes_another(tokenizer, tmp_path):
@@ -188,6 +198,11 @@ def test_every_option_that_changes_a_store_makes_another(tokenizer, tmp_path):
     paths = [
         path_of(),
         path_of(Contamination, evaluation_sets=[dataclasses.replace(exam, id_field="n")]),
+        # In the place of validation_from.
+        *(
+            path_of(Source, validation_from=None, validation_share=share, validation_seed=seed)
+            for share, seed in ((0.2, 0), (0.3, 0), (0.2, 1))
+        ),
     ]
     for kind, options in CHANGES.items():
         known = {field.name for field in dataclasses.fields(kind)} - NO_OPTIONS.get(kind, set())
