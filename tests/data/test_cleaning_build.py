@@ -398,10 +398,7 @@ def test_the_fingerprint_of_an_uncleaned_store_is_what_it_was(tmp_path):
         sources=[Source(name="a", splits={"train": str(tmp_path / "a.jsonl")})],
     )
     (plan,) = missing_stores(corpus)
-    assert plan.fingerprint == GOLDEN_FINGERPRINT
-
-
-GOLDEN_FINGERPRINT = "1fde7cf436adbf72d4d70a9dbc82add0cb9d284bf27148d80c134e091a1fdd91"
+    assert plan.fingerprint == "1fde7cf436adbf72d4d70a9dbc82add0cb9d284bf27148d80c134e091a1fdd91"
 
 
 def test_a_store_that_was_made_again_is_looked_at_again(corpus):

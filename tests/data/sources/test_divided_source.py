@@ -118,11 +118,9 @@ def test_a_vocabulary_is_not_trained_on_what_a_share_holds_out(tmp_path):
     assert set(sample(divided, "validation", 10**6).texts) == set(found["validation"])
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, math.nan, True, "0.1"])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, math.nan])
 def test_a_share_that_divides_nothing_is_refused(share):
-    with pytest.raises(
-        UsageError, match=r"Source\.validation_share of 'd' = .*above 0 and below 1"
-    ):
+    with pytest.raises(UsageError, match=r"Source\.validation_share = .*above 0 and below 1"):
         source("x", validation_share=share)
 
 
