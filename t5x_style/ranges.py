@@ -8,6 +8,7 @@ dataclass calls `check_ranges` in its `__post_init__`, so plain Python meets the
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import types
@@ -124,11 +125,26 @@ def check_ranges(holder: Any, name: str | None = None) -> None:
     Raises:
       UsageError: a number lies outside, or is not finite; names the field, the value and the range.
     """
-    annotations = typing.get_type_hints(type(holder), include_extras=True)
-    for field in (field.name for field in dataclasses.fields(holder) if field.init):
+    for field, annotation, only in _ranged_fields(holder.__class__):
         value = getattr(holder, field)
-        if (problem := range_problem(value, annotations[field])) is not None:
+        # The usual cases first: a search of meshes makes thousands of topologies.
+        if value is None or (only is not None and type(value) in (int, float) and value in only):
+            continue
+        if (problem := range_problem(value, annotation)) is not None:
             raise UsageError(f"{name or type(holder).__name__}.{field} = {value!r}: {problem}")
+
+
+@functools.cache
+def _ranged_fields(kind: type) -> list[tuple[str, Any, Range | None]]:
+    """(name, annotation, its range if it has just one) of the fields of a dataclass with ranges."""
+    annotations = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    found = {name: ranges_of(annotations[name]) for name in names}
+    return [
+        (name, annotations[name], ranges[0] if len(ranges) == 1 else None)
+        for name, ranges in found.items()
+        if ranges
+    ]
 
 
 def folded_seed(seed: int) -> int:

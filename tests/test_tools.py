@@ -256,9 +256,10 @@ def test_mutate():
 
 
 def test_random_runs():
-    program = "from tests.scripts import script as s; raise SystemExit(s('random_runs').main([{}]))"
+    name, arguments = "random_runs", ["--count=3", "--seed=2"]
+    start = f"raise SystemExit(script({name!r}).main({arguments}))"
     done = warm.run(
-        ["-c", program.format("'--count=3', '--seed=2'")],
+        ["-c", f"from tests.scripts import script; {start}"],
         env={**os.environ, **WITHOUT_PROGRAM_CACHE},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -74,7 +74,7 @@ DEFAULTS = {
         "spaces_inside_words": False, "text_symbols": (), "control_symbols": (),
         "added_terms": (), "sample_bytes": 4_000_000, "seed": 0, "compare": (), "terms": (),
     },
-    "cache": {"describe": False, "verify": False},
+    "cache": {"describe": False, "verify": False, "prune": False, "model_dirs": ()},
     "compile": {
         "compute_dtype": "bfloat16", "z_loss": 0.0, "sources": 1, "eos_id": 1, "search": False,
         "search_minutes": 30.0,

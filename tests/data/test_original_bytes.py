@@ -31,7 +31,8 @@ def stores(tmp_path_factory):
     """{vocabulary: Stores} of the three texts, for training and for validation."""
     folder = tmp_path_factory.mktemp("original")
     splits = {
-        name: write_jsonl(folder / f"{name}.jsonl", TEXTS) for name in ("train", "validation")
+        "train": write_jsonl(folder / "train.jsonl", ["is trained on", *map(str.upper, TEXTS)]),
+        "validation": write_jsonl(folder / "validation.jsonl", TEXTS),
     }
     found = {}
     lossy = normalising(folder)

@@ -40,10 +40,8 @@ Architecture.d_model = %gin.REQUIRED
 Architecture.d_ff = 16
 Architecture.heads = 2
 a/Source.name = 'a'
-a/Source.splits = {{
-    'train': 'package:legal.validation.jsonl.gz',
-    'validation': 'package:legal.validation.jsonl.gz',
-}}
+a/Source.splits = {{'train': 'package:legal.validation.jsonl.gz'}}
+a/Source.validation_share = 0.5
 b/Source.name = 'b'
 b/Source.splits = {{'train': 'package:general.validation.jsonl.gz'}}
 Tokenizer.path = 'FOLDER/vocabulary.model'

@@ -97,7 +97,7 @@ def test_runs_are_points(tmp_path):
             {"legal": 1.0},
             tokens=tokens + (number == 8),
             parameters={"total": params},
-            sources={"legal": PlannedSource(account, 1.0, 1.0, "legal", None)},
+            sources={"legal": PlannedSource(account, 1.0, 1.0, "legal")},
         )
         write_plan(folder, plan)
     status, result, text = run(f"--runs={tmp_path}/run*", "--bootstrap=0")
