@@ -5,7 +5,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_style.data import BatchPlan, BatchReader, Blend, BlendPhase, Stores, capped, in_rows
+from t5x_style.data import (
+    BatchPlan,
+    BatchReader,
+    Blend,
+    BlendPhase,
+    SharePhase,
+    Stores,
+    capped,
+    in_rows,
+)
 from t5x_style.data.blend.phases import shares_at
 from t5x_style.errors import UsageError
 from t5x_style.quantities import count
@@ -86,6 +95,11 @@ def blend_versions(
     row = step = 0
     if resume is not None and written:
         past, (row, step) = versions_before(written, asked, resume, change=change)
+        # Rows that are due together come in the order of the names. A blend that is written in
+        # another order is the same blend, and keeps its rows.
+        asked = next(
+            (version.asked for version in reversed(written) if version.asked == asked), asked
+        )
     for name in {name for version in past for phase in version.phases for name in phase.start}:
         if name not in stores.train:
             raise UsageError(
@@ -93,7 +107,8 @@ def blend_versions(
                 "the phases from the start of the run, as in MIXTURE_OR_TASK_NAME = "
                 "[(OLD, TOKENS), (NEW, None)]"
             )
-    phases = phases_from(in_rows(stores.phases, plan.rows_of_tokens, plan.lengths), row)
+    in_tokens = [SharePhase(**phase) for phase in asked["phases"]]
+    phases = phases_from(in_rows(in_tokens, plan.rows_of_tokens, plan.lengths), row)
     capped_at: tuple[tuple[int, str], ...] = ()
     if caps is not None:
         phases, capped_at = _capped_from(row, phases, caps, past, stores, plan)

@@ -73,6 +73,30 @@ def row_of(reader, rows, at: int) -> bytes:
     return reader.names[rows.source[at]].encode() + b":" + rows.tokens[at].tobytes()
 
 
+def test_a_blend_that_is_written_in_another_order_keeps_its_rows():
+    """With equal shares every second row is due together with another source's."""
+    even = {"domain": 0.5, "general": 0.5}
+    turned = dict(reversed(even.items()))
+    plan = BatchPlan.from_settings(8, 16, train_steps=20)
+    versions = blend_versions(
+        blended(SharePhase(None, even, even)), plan, None, written=[], resume=None, change=False
+    )
+    written = [BlendVersion.from_json(json.loads(json.dumps(v.to_json()))) for v in versions]
+    for change in (False, True):
+        again = blend_versions(
+            blended(SharePhase(None, turned, turned)),
+            plan,
+            None,
+            written=written,
+            resume=(40, 5),
+            change=change,
+        )
+        readers = [reader_of(found, blended(OLD), plan, seed=0) for found in (versions, again)]
+        assert readers[0].names == readers[1].names == ("domain", "general")
+        rows = [reader.rows(np.arange(160)) for reader in readers]
+        np.testing.assert_array_equal(rows[0].source, rows[1].source)
+
+
 @pytest.mark.parametrize("new", [ANNEALED, (QUARTER,)], ids=["annealed", "constant"])
 def test_interrupted_changed_and_continued(tmp_path, rows_read, new):
     """Interrupted in step 8, continued from step 5 to 10 with another blend, and then to 15."""
