@@ -127,8 +127,8 @@ class Recipe:
         known = made_from.read(file)
         if not known or not file.is_file() or known["model"] != file_digest(file):
             return False
-        of_the_files = ("model", "replaces", "extension")
-        return {k: v for k, v in known.items() if k not in of_the_files} == self.made_from
+        results = ("model", "replaces", "extension")
+        return {k: v for k, v in known.items() if k not in results} == self.made_from
 
     def make(self, file: pathlib.Path, texts: Mapping[str, Iterable[str]]) -> int:
         """Writes the `.model` file, and the JSON beside it.
