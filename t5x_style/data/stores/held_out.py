@@ -93,7 +93,13 @@ def check_files(corpus: Corpus, plans: Sequence[SplitFiles]) -> list[str]:
       UsageError: names both splits and the files.
     """
     paths = {(plan.task, plan.split): _paths_by_digest(plan) for plan in plans}
-    notices = [text for plan in plans if (text := _read_twice(plan))]
+    notices = []
+    for plan in plans:
+        source = corpus.source(plan.task)
+        # A split that is cut out of the train files would repeat their notice.
+        is_second_reading = source is not None and source.reads_train_files(plan.split)
+        if not is_second_reading and (text := _read_twice(plan)):
+            notices.append(text)
     refused = []
     in_order = sorted(plans, key=lambda plan: plan.split)  # train first
     for one, other in itertools.combinations(in_order, 2):

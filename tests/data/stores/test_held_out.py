@@ -140,6 +140,10 @@ def test_files_that_are_read_twice_are_told(folder):
     for name in ("train.jsonl.gz", "train_again.jsonl", "train_link.jsonl"):
         assert f"data/{name}" in told
     assert "'d' train" in told
+    # A split that is cut out of the train files does not repeat it.
+    divided = source(splits={"train": "data/train*"}, validation_share=0.2)
+    notices = ensure_stores(corpus(divided)).notices
+    assert len([notice for notice in notices if "twice" in notice]) == 1
     assert not ensure_stores(corpus(source())).notices
     # Another source that reads the file.
     told = ensure_stores(corpus(source(), source("e"))).notices
