@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
+EXIT_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_PREEMPTED = 143
 
@@ -18,11 +19,44 @@ class UsageError(Exception):
 
 
 class Fault(Exception):
-    """Work that had started cannot continue: exit status 1, the cause in the last line."""
+    """Work that had started cannot continue: exit status 1, the cause in the last line.
+
+    Attributes:
+      event: the kind of the event that process 0 of several writes when another one ends with
+        this; None: there is none to write.
+    """
+
+    event: str | None = None
+
+
+class StartAgain(Fault):
+    """Something outside of this run stopped it, and another start may not meet it: exit status 75.
+
+    A process was lost, or one hangs. A scheduler may start the same command again.
+    """
+
+    def __init__(self, message: str, event: str | None = None):
+        super().__init__(message)
+        self.event = event
 
 
 class Preempted(Exception):
-    """The machine asked this process to stop; its state is saved: exit status 143, start again."""
+    """This process was asked to stop; its state is saved: exit status 143, start again."""
+
+
+class NothingToSave(Preempted):
+    """This process was asked to stop when nothing was there that is not saved."""
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a command that ends with `error` (see the table in the README)."""
+    statuses = {
+        UsageError: EXIT_USAGE,
+        StartAgain: EXIT_AGAIN,
+        Preempted: EXIT_PREEMPTED,
+        KeyboardInterrupt: EXIT_INTERRUPTED,
+    }
+    return next((own for kind, own in statuses.items() if isinstance(error, kind)), EXIT_FAULT)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -70,6 +70,11 @@ def local_path(path: PathLike, where: str) -> pathlib.Path:
     return pathlib.Path(text)
 
 
+def is_inside(path: PathLike, folder: PathLike) -> bool:
+    """Whether a path leads to a place in a folder, links followed."""
+    return pathlib.Path(path).resolve().is_relative_to(pathlib.Path(folder).resolve())
+
+
 def read_text(path: PathLike, where: str) -> str:
     """The text of a file that a person wrote, in UTF-8.
 
@@ -224,12 +229,7 @@ def owned(lock: pathlib.Path, what: str) -> Iterator[None]:
             if file is None:
                 held.enter_context(_beating(lock, json.dumps(owner), what))
             else:
-                held.enter_context(file)
-                file.truncate(0)
-                file.write(json.dumps(owner))
-                file.flush()
-                # Before the lock falls: later the file may be another process's.
-                held.callback(lock.unlink, missing_ok=True)
+                held.enter_context(_kept(lock, file, json.dumps(owner), what))
         except OSError as error:
             raise Fault(f"{what}: cannot write {lock}: {error}") from error
         yield
@@ -253,6 +253,64 @@ def _flocked(lock: pathlib.Path, what: str) -> IO[str] | None:
                 if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                     opened.pop_all()
                     return file
+
+
+@contextlib.contextmanager
+def _kept(lock: pathlib.Path, file: IO[str], owner: str, what: str) -> Iterator[None]:
+    """Hold a locked file, and lock another one if somebody removes it with its folder."""
+    locks = [file]
+
+    def is_own() -> bool:
+        # On a mounted bucket a file may have another number each time, so links are counted.
+        return lock.exists() and os.fstat(locks[-1].fileno()).st_nlink > 0
+
+    def sign() -> None:
+        locks[-1].truncate(0)
+        locks[-1].write(owner)
+        locks[-1].flush()
+
+    def look() -> None:
+        # The run makes its folder again; then the lock is due.
+        if is_own() or not lock.parent.exists():
+            return
+        # A disk that is full or away for a while: the next look tries again.
+        with contextlib.suppress(OSError):
+            if (again := _flocked(lock, what)) is not None:
+                locks.append(again)
+                sign()
+
+    with contextlib.ExitStack() as held:
+        held.callback(lambda: [opened.close() for opened in locks])
+        try:
+            with _every_beat(look):
+                sign()
+                yield
+        finally:
+            # Before the lock falls: later the file may be another process's.
+            if is_own():
+                lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _every_beat(look: Callable[[], None]) -> Iterator[None]:
+    """Call a function every BEAT_SECONDS; its UsageError, another owner, ends the process."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                look()
+            except UsageError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(EXIT_FAULT)
+
+    thread = threading.Thread(target=beat, name="owner", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _in_use(lock: pathlib.Path, what: str) -> UsageError:
@@ -285,23 +343,22 @@ def _beating(lock: pathlib.Path, owner: str, what: str) -> Iterator[None]:
         else:
             print(f"{what}: its last owner is silent, and its place is taken", file=sys.stderr)
     write_whole(lock, owner)
-    ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            if not lock.exists() or lock.read_text() != owner:
-                # This process was asleep for long, or another one started at the same moment.
-                print(f"error: {_in_use(lock, what)}", file=sys.stderr, flush=True)
-                os._exit(EXIT_FAULT)
-            os.utime(lock)
+    def look() -> None:
+        if lock.exists() and lock.read_text() != owner:
+            # This process was asleep for long, or another one started at the same moment.
+            raise _in_use(lock, what)
+        with contextlib.suppress(OSError):
+            if lock.exists():
+                os.utime(lock)
+            elif lock.parent.exists():
+                # It was removed with its folder, which the run has made again.
+                write_whole(lock, owner)
 
-    thread = threading.Thread(target=beat, name="owner", daemon=True)
-    thread.start()
     try:
-        yield
+        with _every_beat(look):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if lock.exists() and lock.read_text() == owner:
             lock.unlink()
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import hypothesis
@@ -16,6 +17,15 @@ from tests import golden_numbers
 # A time limit on each example says more about the machine's other work than about the code.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+
+# What started pytest may ignore signals or block them, as `nohup`, a shell's `&` and services do.
+# Every child inherits that, and would never hear the signals that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+# As a user has it: output waits in a buffer, and may be found unwritable at the end alone.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -48,6 +58,7 @@ WITHOUT_PROGRAM_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 # What takes ten seconds of processor and more, the longest first: two workers then end together.
 # `tools/test --quick` leaves these files out.
 SLOW_FILES = (
+    "chaos/test_chaos.py",
     "sweeps/test_real_sweep.py",
     "test_end_to_end.py",
     "training/test_resume.py",
@@ -59,9 +70,10 @@ SLOW_FILES = (
     "training/test_meshes.py",
     "training/test_packed_rows.py",
     "training/test_logged_losses.py",
-    "training/test_initial_weights.py",
+    "checkpoints/test_initial_weights.py",
     "training/test_early_stopping.py",
     "test_tools.py",
+    "chaos/test_soak.py",
     "data/building/test_worker_process.py",
     "data/test_mixtures.py",
     "commands/runs/test_compile.py",

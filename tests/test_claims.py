@@ -184,8 +184,10 @@ def test_the_accounts_of_bloomberggpt(figures):
 
 
 def test_the_exit_statuses(figures):
-    faults = [errors.EXIT_FAULT, errors.EXIT_USAGE, errors.EXIT_PREEMPTED]
-    assert [0, *faults, errors.EXIT_PREEMPTED] == figures
+    table = [0, errors.EXIT_FAULT, errors.EXIT_USAGE, errors.EXIT_AGAIN]
+    table += [errors.EXIT_PREEMPTED, errors.EXIT_INTERRUPTED]
+    # The status of a preemption is on a second page, too, and the table on a third.
+    assert [*table, errors.EXIT_PREEMPTED, *table] == figures
 
 
 def test_the_wings_of_data(figures):

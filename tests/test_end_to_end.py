@@ -134,8 +134,9 @@ def test_training_never_loads_tensorflow_and_ends_with_the_audit(finished):
         assert last < first
         assert math.isfinite(last)
     assert sorted(path.name for path in (folder / "run").iterdir()) == [
-        "checkpoint_10", "checkpoint_20", "config.gin", "eval", "events.jsonl", "metrics.jsonl",
-        "plan.json", "train", "vocabulary.model", "vocabulary.model.made_from.json",
+        ".alive", "checkpoint_10", "checkpoint_20", "config.gin", "eval", "events.jsonl",
+        "metrics.jsonl", "plan.json", "train", "vocabulary.model",
+        "vocabulary.model.made_from.json",
     ]  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def test_a_run_that_another_process_owns_is_read_and_not_written(finished, here)
         assert not (finished[0] / "nowhere").exists(), "refused before any work"
         for verb in (
             ["train", "--gin_file=run.gin"],
-            ["evaluate", "--model_dir=run"],
+            ["evaluate", "--model_dir=run", "--cache_dir=stores"],
             ["generate", "--model_dir=run"],
             ["report", "--model_dirs=run"],
         ):
@@ -209,8 +210,12 @@ def test_another_architecture_in_the_same_folder_is_refused(here):
     assert "architecture.layers: 1 there, 2 asked for" in errors
 
 
+# A run, and where its stores are.
+RUN = ("--model_dir=run", "--cache_dir=stores")
+
+
 def test_evaluate_gives_what_training_measured(finished, here):
-    status, out, _ = here("evaluate", "--model_dir=run", "--eval_tokens=2000", "--json")
+    status, out, _ = here("evaluate", *RUN, "--eval_tokens=2000", "--json")
     assert status == 0
     again = json.loads(out)
     measured = json.loads(finished[1].stdout)["evaluation"]
@@ -220,8 +225,8 @@ def test_evaluate_gives_what_training_measured(finished, here):
 
 def test_evaluate_refuses_a_batch_that_the_mesh_does_not_divide(finished, here):
     mesh = ["--gin.evaluate.topology=@Topology()", "--gin.Topology.data=8", "--dry_run"]
-    assert here("evaluate", "--model_dir=run", "--batch_size=16", *mesh)[0] == 0
-    status, _, errors = here("evaluate", "--model_dir=run", "--batch_size=12", *mesh)
+    assert here("evaluate", *RUN, "--batch_size=16", *mesh)[0] == 0
+    status, _, errors = here("evaluate", *RUN, "--batch_size=12", *mesh)
     assert status == 2
     assert "the batch = 12 is not a multiple of the mesh's data x fsdp = 8" in errors
 
@@ -252,12 +257,16 @@ def test_a_copied_run_is_read_on_another_machine(finished, tmp_path, monkeypatch
         assert main(["generate", "--model_dir=copy", "--max_tokens=4"]) == 0
         assert main(["report", "--model_dirs=copy"]) == 0
         capsys.readouterr()
-        assert main(["evaluate", "--model_dir=copy", "--eval_tokens=2000", "--json"]) == 0
+        assert main(["evaluate", "--model_dir=copy"]) == 2
+        stores = f"--cache_dir={folder / 'stores'}"
+        assert stores in capsys.readouterr().err
+        evaluate = ["evaluate", "--model_dir=copy", stores]
+        assert main([*evaluate, "--eval_tokens=2000", "--json"]) == 0
         again, measured = capsys.readouterr().out, json.loads(finished[1].stdout)["evaluation"]
         loss = "eval/legal/loss"
         assert json.loads(again)[loss] == pytest.approx(measured[loss], rel=1e-5)
         (folder / "stores").rename(folder / "stores_away")
-        assert main(["evaluate", "--model_dir=copy"]) == 2
+        assert main(evaluate) == 2
         assert "the validation store of 'legal', " in capsys.readouterr().err
     finally:
         (folder / "away").rename(folder / "vocabulary.model")

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,3 +167,47 @@ def test_without_locks_an_owner_whose_place_was_taken_ends_itself(lock, without_
             time.sleep(0.01)
     assert set(ended) == {1}
     assert json.loads(lock.read_text()) == other, "it is the other's now"
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_lock_that_is_removed_with_its_folder_is_taken_again(lock, monkeypatch):
+    """Else a second start would train in a folder that the first run has made again."""
+    monkeypatch.setattr(files, "BEAT_SECONDS", 0.02)
+    with own(lock):
+        shutil.rmtree(lock.parent)
+        time.sleep(0.1)
+        assert not lock.parent.exists(), "the run makes its folder again, and not the lock"
+        lock.parent.mkdir()
+        wait_for(lambda: lock.exists() and lock.read_text())
+        with pytest.raises(UsageError, match=f"in use by process {os.getpid()}"), own(lock):
+            raise AssertionError("two own the folder")
+    assert not lock.exists()
+
+
+def test_a_lock_that_another_process_took_after_its_removal_ends_the_first(lock, monkeypatch):
+    monkeypatch.setattr(files, "BEAT_SECONDS", 0.02)
+    ended = []
+    monkeypatch.setattr(files.os, "_exit", ended.append)
+    with own(lock):
+        partial = lock.with_name("other")
+        with open(partial, "w") as other:
+            other.write('{"host": "b", "pid": 9, "since": "2026-01-02 03:04:05.000001+00:00"}')
+            other.flush()
+            fcntl.flock(other, fcntl.LOCK_EX)
+            os.replace(partial, lock)
+            wait_for(lambda: ended)
+    assert set(ended) == {1}
+    assert json.loads(lock.read_text())["host"] == "b", "it is the other's now"
+
+
+def test_without_locks_a_file_that_is_removed_is_written_again(lock, without_locks):
+    with own(lock):
+        lock.unlink()
+        wait_for(lock.exists)
+        assert json.loads(lock.read_text())["pid"] == os.getpid()

@@ -47,21 +47,26 @@ INTERVALS = {
         train.eval_period train.checkpoint_period train.keep_checkpoints plan.chips
         plan.vocab_size plan.sequence_length plan.batch_sequences sweep.concurrent_trials
         Duplicates.shingle_words Duplicates.permutations Corpus.workers Hosts.processes
-        EarlyStopping.patience_tokens Source.max_record_bytes
+        EarlyStopping.patience_tokens Source.max_record_bytes Spikes.window Spikes.patience
+        Watchdog.medians
     """,
     "[0, inf)": """
         compile.z_loss compile.dollars_per_chip_hour compile.eos_id evaluate.step
         generate.temperature generate.step train.z_loss train.eval_tokens train.keep_period
-        fit.drop_highest fit.bootstrap Packing.loss_from_context Length.min_characters
+        train.resume_step fit.drop_highest fit.bootstrap
+        Packing.loss_from_context Length.min_characters
         Length.max_characters Hosts.index AdamW.weight_decay Schedule.warmup_tokens
-        EarlyStopping.min_delta
+        EarlyStopping.min_delta compare.tolerance Spikes.margin Spikes.rewinds train.save_patience
+        export.step
     """,
     "(0, inf)": """
         Architecture.rope_theta Architecture.norm_epsilon Architecture.attention_softcap
         Architecture.logit_softcap Architecture.init_std compile.search_minutes plan.flops
         plan.days plan.chip_hours plan.money plan.price_per_chip_hour plan.cpu_minutes
         plan.unique_tokens plan.shares plan.max_epochs plan.served_tokens Hosts.timeout_seconds
-        AdamW.epsilon AdamW.clip_norm
+        AdamW.epsilon AdamW.clip_norm Spikes.deviations Monitors.first_gain_rms
+        Monitors.embedding_rms Monitors.update_ratio Monitors.largest_logit Hosts.silent_seconds
+        Watchdog.min_seconds Watchdog.first_seconds train.save_timeout
     """,
     "[0, 1]": """
         Topology.unsharded_tolerance Schedule.final_fraction Schedule.decay_fraction
@@ -78,7 +83,7 @@ INTERVALS = {
     # Their own parsers check lists of phases, blends and caps, each with a test of its own.
     "parsed": """
         compile.task_feature_lengths compile.batch_size train.task_feature_lengths
-        train.batch_size train.max_epochs Corpus.mixtures
+        train.batch_size train.max_epochs train.skip_steps Corpus.mixtures
     """,
 }
 

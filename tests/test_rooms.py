@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t5x_style"
 
 # What each room may import, itself aside. A room that is not named here does not exist.
-GROUND = ("errors", "quantities", "ranges", "files", "plugins")
+GROUND = ("errors", "quantities", "ranges", "files", "plugins", "signals")
 MAY_IMPORT = {
     "errors": (),
     "quantities": (),
     "ranges": ("errors",),
     "files": ("errors",),
     "plugins": ("errors",),
+    "signals": ("errors",),
     "accounting": GROUND,
     "hosts": GROUND,
     "reporting": (*GROUND, "accounting"),
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "optim": (*GROUND, "data"),
 }
 MAY_IMPORT["step"] = (*GROUND, "accounting", "kernels", "models", "partitioning", "data", "optim")
-MAY_IMPORT["training"] = (*MAY_IMPORT["step"], "hosts", "reporting", "step")
+MAY_IMPORT["checkpoints"] = (*GROUND, "accounting", "hosts", "partitioning", "data", "reporting")
+MAY_IMPORT["training"] = (*MAY_IMPORT["step"], "hosts", "reporting", "step", "checkpoints")
 MAY_IMPORT["compiling"] = (*GROUND, "accounting", "partitioning", "reporting", "step")
 MAY_IMPORT["inference"] = (*MAY_IMPORT["training"], "training")
 MAY_IMPORT["sweeps"] = (*GROUND, "accounting", "reporting")

@@ -5,24 +5,25 @@ Every file and flag is read and checked before anything is configured.
 """
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from t5x_style.errors import (
     EXIT_FAULT,
-    EXIT_INTERRUPTED,
-    EXIT_PREEMPTED,
     EXIT_USAGE,
     Fault,
     Preempted,
     UsageError,
     did_you_mean,
+    exit_status,
 )
+from t5x_style.signals import heard
 
 if TYPE_CHECKING:
     from t5x_style.config.flags import Flags
@@ -35,47 +36,83 @@ VERBS = {
     "train": "pretrain a model, or continue a run",
     "evaluate": "measure loss, bits per byte and perplexity of every source",
     "generate": "sample text from a checkpoint",
+    "export": "write the parameters of a checkpoint alone",
     "sweep": "run every combination of a grid of settings, and tabulate the results",
     "fit": "fit a scaling law to the final losses of runs, or to a CSV file",
     "report": "write one self-contained HTML page about a run, or comparing several",
+    "compare": "find the step at which two runs part, and the settings that differ",
     "config": "list the configurables, show a resolved configuration, or compare two",
 }
 
 # Folder of commands/ -> its verbs. The other verbs are in commands/ itself.
 FOLDERS = {
     "corpora": ("tokenizer", "cache"),
-    "runs": ("compile", "train", "evaluate", "generate"),
-    "studies": ("plan", "sweep", "fit", "report"),
+    "runs": ("compile", "train", "evaluate", "generate", "export"),
+    "studies": ("plan", "sweep", "fit", "report", "compare"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status (see the table in the README)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    lasts = arguments[:1] == ["train"]
     try:
-        return _run(arguments)
-    except UsageError as error:
+        # The last line of a run is printed in here too.
+        with _lasting() if lasts else contextlib.nullcontext():
+            return _status(arguments, heard() if lasts else contextlib.nullcontext())
+    finally:
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+
+
+def _status(arguments: list[str], listening: contextlib.AbstractContextManager) -> int:
+    try:
+        with listening:
+            status = _run(arguments)
+        _flush()
+        return status
+    except (UsageError, Fault) as error:
         print(f"error: {_message(error)}", file=sys.stderr)
-        return EXIT_USAGE
+        return exit_status(error)
     except Preempted as error:
         print(f"preempted: {_message(error)}", file=sys.stderr)
-        return EXIT_PREEMPTED
-    except KeyboardInterrupt:
+        return exit_status(error)
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except Fault as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return EXIT_FAULT
-    except BrokenPipeError:
-        # The reader (`| head`) has left. The interpreter must not flush standard output again
-        # when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_status(error)
+    except BrokenPipeError:  # the reader (`| head`) has left
         return EXIT_FAULT
     except Exception as error:
         traceback.print_exc()
         cause = next((line for line in _message(error).splitlines() if line.strip()), "")
         print(f"error: {type(error).__name__}: {cause}", file=sys.stderr)
         return EXIT_FAULT
+
+
+def _flush() -> None:
+    """Notices here what the interpreter would at its end, where no status can tell of it.
+
+    Raises:
+      BrokenPipeError: nobody reads standard output any more.
+      Fault: it cannot be written.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Fault(f"cannot write standard output: {error}") from error
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Sends nowhere what cannot be written: the interpreter would try again, and end with 120."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -182,6 +219,43 @@ def as_json(result: object) -> str:
         return value
 
     return json.dumps(plain(result), allow_nan=False)
+
+
+@contextlib.contextmanager
+def _lasting() -> Iterator[None]:
+    """What a run of weeks has more than other verbs, besides signals that ask it to leave.
+
+    A fatal signal, such as SIGBUS for a mapped file that was cut, leaves the stacks of all threads
+    on standard error. No line that cannot be printed ends it, or changes its status: Ctrl-C ends
+    `tee` at once, and the run behind it still has to save.
+    """
+    faulthandler.enable(sys.__stderr__ or 2)
+    with open(os.devnull, "w") as nowhere:
+        # Python has None for a stream that was closed before it started.
+        output, errors = (_Unbreakable(stream or nowhere) for stream in (sys.stdout, sys.stderr))
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            yield
+
+
+class _Unbreakable:
+    """A stream whose lines are dropped if they cannot be written."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a text stream."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of a text stream."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ class ChipMemory:
 
     Attributes:
       parameters, optimizer, batch: held between two steps, from shapes alone; the batch with the
-        sums of the losses.
+        sums of the losses and the limits of an update.
       padding: added to them by the compiler's layouts.
       gradients: float32, from shapes.
       activations: all other temporary memory.
@@ -61,7 +61,7 @@ def chip_memory(
     assert analysis is not None
     parameters = _bytes_on_device(state["parameters"])
     optimizer = _bytes_on_device((state["optimizer"], state["step"]))
-    rows = _bytes_on_device((batch, program.sums))
+    rows = _bytes_on_device((batch, program.sums, program.limits))
     gradients = _bytes_on_device(program.model.updates)
     devices = 1 if chip is None else chip.devices_per_chip
     usable = None if chip is None else chip.usable_bytes

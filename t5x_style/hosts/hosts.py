@@ -8,6 +8,8 @@ also makes every decision that depends on files or a clock, and sends it to the 
 import atexit
 import contextlib
 import dataclasses
+import itertools
+import json
 import os
 import signal
 import sys
@@ -16,23 +18,25 @@ from typing import Any
 
 import gin
 import jax
-from jax._src import clusters
+import numpy as np
+from jax._src import clusters, distributed
+from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 
-from t5x_style.errors import (
-    EXIT_FAULT,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    Fault,
-    Preempted,
-    UsageError,
-)
-from t5x_style.hosts.lifeline import Lifeline, Place, peer_lost_message, rendezvous
+from t5x_style.errors import Fault, NothingToSave, Preempted, UsageError, exit_status
+from t5x_style.hosts.lifeline import Lifeline
+from t5x_style.hosts.meeting import SECRET_VARIABLE, Met, Place, rendezvous
 from t5x_style.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+from t5x_style.signals import heard, requests_kept
 
+# Characters of a secret.
+LEAST_SECRET = 16
 # Environment variables that launchers set for a process that is one of several.
 COUNT_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 LIST_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
+# Under which JAX's service keeps the name of a signal for all processes.
+SIGNAL_KEY = "t5x_style/signal"
 
 # A process is in one run at a time, as `jax.distributed` is.
 _lifeline: Lifeline | None = None
@@ -52,12 +56,15 @@ class Hosts:
       processes: number of processes; 1 means one process, whatever the environment contains.
       index: of this process, from 0.
       timeout_seconds: how long to wait until all processes are present.
+      silent_seconds: how long a process may give no sign of life, because it is stopped, before all
+        others end.
     """
 
     coordinator: str | None = None
     processes: PositiveInt | None = None
     index: NonNegativeInt | None = None
     timeout_seconds: PositiveFloat = 300.0
+    silent_seconds: PositiveFloat = 60.0
 
     def __post_init__(self):
         check_ranges(self)
@@ -102,7 +109,7 @@ class Hosts:
         return None if processes == 1 else Place(coordinator, processes, index)
 
     @contextlib.contextmanager
-    def join(self, common_text: str = "", *, handles_sigterm: bool = True) -> Iterator[None]:
+    def join(self, common_text: str = "") -> Iterator[None]:
         """Join the other processes for the duration of the block.
 
         Only the writer prints to standard output. If another process fails or dies, this one ends
@@ -111,48 +118,67 @@ class Hosts:
 
         Args:
           common_text: a text that must be the same in all processes, such as their configuration.
-          handles_sigterm: whether the block asks `preemption_requested`. If it does not, SIGTERM
-            ends this process at once, and with it the others.
 
         Raises:
-          UsageError, Fault: as `lifeline.rendezvous`.
+          UsageError, Fault: as `meeting.rendezvous`.
         """
         global _lifeline
         place = self.place()
         if place is None:
             yield
             return
-        line = _lifeline = rendezvous(place, self.timeout_seconds, common_text)
-        failure: str | None = None
+        met = rendezvous(place, self.timeout_seconds, common_text, _secret(os.environ))
+        line = _lifeline = Lifeline(place, met.peers, self.silent_seconds)
+        failure: BaseException | None = None
         try:
-            jax.config.update("jax_enable_preemption_service", handles_sigterm)
-            jax.distributed.initialize(
-                f"{place.coordinator.rpartition(':')[0]}:{line.service_port}",
-                place.processes,
-                place.index,
-                initialization_timeout=int(self.timeout_seconds) + 1,
-            )
-            with contextlib.ExitStack() as stack:
+            with lost_processes_named(), contextlib.ExitStack() as stack:
+                self._start_jax(place, met)
                 if place.index:
                     nowhere = stack.enter_context(open(os.devnull, "w"))
                     stack.enter_context(contextlib.redirect_stdout(nowhere))
                 yield
-            jax.distributed.shutdown()
-        except Preempted:
-            jax.distributed.shutdown()  # all are at the same step
-            raise
+                jax.distributed.shutdown()
         except BaseException as error:
-            _skip_wait_at_exit(error)
-            own = isinstance(error, UsageError | Fault)
-            # The lifeline gives the reason for a broken collective a moment later.
-            if not own and (lost := line.lost_within(2.0)) is not None:
-                failure = lost
-                raise Fault(peer_lost_message(lost)) from error
-            failure = str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
+            if isinstance(error, Preempted) and not isinstance(error, NothingToSave):
+                jax.distributed.shutdown()  # all are at the same step
+                raise
+            failure = error
+            _skip_wait_at_exit(exit_status(failure))
             raise
         finally:
             _lifeline = None
             line.close(failure)
+
+    def _start_jax(self, place: Place, met: Met) -> None:
+        # `preemption_requested` starts it: it takes SIGTERM from whoever had it.
+        jax.config.update("jax_enable_preemption_service", False)
+        jax.distributed.initialize(
+            f"{place.coordinator.rpartition(':')[0]}:{met.service_port}",
+            place.processes,
+            place.index,
+            initialization_timeout=int(self.timeout_seconds) + 1,
+            # JAX aborts with a stack of C++. The lifeline is to end the process before that.
+            heartbeat_timeout_seconds=int(10 * self.silent_seconds) + 60,
+            coordinator_bind_address=met.bind_host and f"{met.bind_host}:{met.service_port}",
+        )
+
+
+@contextlib.contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """In the block, the reason of the lifeline is raised in place of a broken collective.
+
+    The lifeline has it a moment later, and writes its event. So this goes around what a run does
+    while its log is open.
+    """
+    try:
+        yield
+    except (UsageError, Fault, Preempted):
+        raise
+    except Exception as error:
+        lost = None if _lifeline is None else _lifeline.lost_within(2.0)
+        if lost is None:
+            raise
+        raise lost from error
 
 
 def is_writer() -> bool:
@@ -184,23 +210,82 @@ def from_writer(decide: Callable[[], Any]) -> Any:
     return decision["value"]
 
 
-@contextlib.contextmanager
-def preemption_requested() -> Iterator[Callable[[int], bool]]:
-    """A function of the step: whether this process or any other received SIGTERM.
+def from_all(own: Callable[[int, int], Any]) -> list[Any]:
+    """The results of `own` in every process, in order of their index.
 
-    All processes must call it once at every step. It is true in all of them at the same step, which
-    none of them had passed when the signal was received.
+    All processes must call this, in the same order. If one ends instead, all do: see `Hosts.join`.
+
+    Args:
+      own: called with the index of this process and the number of processes; returns a value that
+        JSON can hold.
     """
-    if _lifeline is not None:
-        # JAX has handled the signal since `join`; a handler of ours would replace its own.
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    if _lifeline is None:
+        return [own(0, 1)]
+    place = _lifeline.place
+    text = np.frombuffer(json.dumps(own(place.index, place.processes)).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(text))).reshape(-1)
+    padded = np.pad(text, (0, lengths.max() - len(text)))
+    texts = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(texts, lengths, strict=True)]
+
+
+@contextlib.contextmanager
+def preemption_requested() -> Iterator[Callable[[], str | None]]:
+    """A function: the name of the signal that asked this process or any other to save and leave.
+
+    It returns None until then. All processes must call it equally often. The same call answers in
+    all of them, one that none of them had made when the signal was received. Later calls answer the
+    same.
+    """
+    with contextlib.ExitStack() as stack:
+        if _lifeline is None:
+            yield stack.enter_context(requests_kept())
+            return
+        stack.enter_context(heard())
+        client: Any = distributed.global_state.client
+        # A manager of our own, which Orbax does not find: it would ask it with numbers of steps
+        # between our numbers of calls. A call with a lower number than the last may miss a request.
+        # It takes SIGTERM from the handler of `heard`.
+        manager = _jax.create_preemption_sync_manager()
+        manager.initialize(client)
+        stack.callback(manager.shutdown)
+        calls = itertools.count(1)
+        found: list[str] = []
+
+        def pass_on(name: str) -> None:
+            client.key_value_set(SIGNAL_KEY, name, allow_overwrite=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def requested() -> str | None:
+            if not found and manager.reached_sync_point(next(calls)):
+                found.append(_signal_name(client))
+            return found[0] if found else None
+
+        stack.enter_context(requests_kept(pass_on))
+        yield requested
+
+
+def _signal_name(client: Any) -> str:
+    """The signal that a process passed on as SIGTERM, or SIGTERM itself."""
     try:
-        yield lambda step: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return client.key_value_try_get(SIGNAL_KEY)
+    except jax.errors.JaxRuntimeError:
+        return signal.SIGTERM.name
+
+
+def _secret(environment: Mapping[str, str]) -> str:
+    """The secret of the job; empty if there is none.
+
+    Raises:
+      UsageError: it is so short that it can be guessed.
+    """
+    secret = environment.get(SECRET_VARIABLE, "")
+    if 0 < len(secret) < LEAST_SECRET:
+        raise UsageError(
+            f"{SECRET_VARIABLE} in the environment has {len(secret)} characters: take "
+            f"{LEAST_SECRET} or more, such as those of `openssl rand -hex 16`"
+        )
+    return secret
 
 
 def _refuse_several(environment: Mapping[str, str]) -> None:
@@ -223,16 +308,11 @@ def _refuse_several(environment: Mapping[str, str]) -> None:
             )
 
 
-def _skip_wait_at_exit(error: BaseException) -> None:
-    """At the interpreter's exit, end with the status of `error` before JAX's own shutdown.
+def _skip_wait_at_exit(status: int) -> None:
+    """At the interpreter's exit, end with `status` before JAX's own shutdown.
 
     JAX would wait minutes for the missing processes, and then abort.
     """
-    status = EXIT_FAULT
-    if isinstance(error, UsageError):
-        status = EXIT_USAGE
-    elif isinstance(error, KeyboardInterrupt):
-        status = EXIT_INTERRUPTED
 
     def leave():
         sys.stdout.flush()

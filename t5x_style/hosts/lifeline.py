@@ -1,31 +1,45 @@
-"""TCP connections between the processes of a run: who is present, who was lost, what was decided.
+"""The open connections between the processes of a run: who was lost, and what was decided.
 
-JAX joins processes by itself. It reports a missing process only as a timeout. When a process dies,
-JAX aborts the others after minutes and does not name it. So the processes first meet here, over
-plain TCP at the coordinator's address. The connections stay open for the whole run. The kernel
-closes those of a dead process at once, and keep-alive probes find a host that has vanished.
-
-There is no secret: while the processes meet, process 0 listens on every interface of its host. It
-admits whoever sends a free index, the right number of processes and the same text. Run it on a
-network that you trust.
+JAX aborts the others after minutes when a process dies, and does not name it. So the connections
+over which the processes met stay open for the whole run. The kernel closes those of a dead process
+at once, and keep-alive probes find a host that has vanished. A process that is stopped keeps its
+connections, but sends no beat. A beat says what the main thread does, since that may hang while
+another thread beats.
 """
 
 import contextlib
 import dataclasses
-import difflib
-import json
-import os
 import queue
+import select
 import selectors
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from t5x_style.errors import EXIT_FAULT, Fault, UsageError
+from t5x_style.errors import (
+    EXIT_AGAIN,
+    EXIT_FAULT,
+    EXIT_USAGE,
+    Fault,
+    NothingToSave,
+    StartAgain,
+    UsageError,
+    exit_status,
+)
+from t5x_style.hosts.meeting import LINE_BYTES, Place, decoded, try_to_send
+from t5x_style.hosts.watchdog import (
+    Activity,
+    activity_of_several,
+    end_process,
+    hang_reason,
+    tell_hang,
+    write_event,
+)
 
+# Of a decision of process 0: all evaluations so far are the longest.
+MESSAGE_BYTES = 1 << 26
 # A host that answers no probe for 10 + 4 x 5 s has vanished. So has one that acknowledges nothing
 # for as long.
 KEEP_ALIVE = {
@@ -37,68 +51,42 @@ KEEP_ALIVE = {
 # How long a process may take to end by itself after another has failed. Where all fail for the same
 # reason, each prints its own error.
 GRACE_SECONDS = 3.0
-RETRY_SECONDS = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The position of a process in a run of several.
+class _Peer:
+    """The process at the other end of a connection.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 listens.
-      processes: number of processes.
-      index: of this process, from 0.
+      who: the process, its host and its pid.
+      buffer: the beginning of its next message.
+      heard: time of the clock at which it last sent anything.
+      activity: what its main thread did then, if it is watched.
+      left: whether it has ended in order.
     """
 
-    coordinator: str
-    processes: int
-    index: int
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port of the coordinator."""
-        host, _, port = self.coordinator.rpartition(":")
-        return host.strip("[]"), int(port)
-
-    def __str__(self):
-        here = f"{socket.gethostname()}, pid {os.getpid()}"
-        return f"process {self.index} of {self.processes} ({here})"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Hello:
-    """The first message of a process to process 0.
-
-    Attributes:
-      index, processes: as in `Place`.
-      who: the process, its host and its pid, for messages.
-      common_text: see `rendezvous`.
-    """
-
-    index: int
-    processes: int
-    who: str
-    common_text: str
+    def __init__(self, who: str):
+        self.who, self.buffer, self.heard = who, b"", 0.0
+        self.activity: Activity | None = None
+        self.left = False
 
 
 class Lifeline:
     """The connections of one process: to process 0, or from process 0 to all others."""
 
-    def __init__(self, place: Place, peers: Mapping[socket.socket, str], service_port: int):
+    def __init__(self, place: Place, peers: Mapping[socket.socket, str], silent_seconds: float):
         """Takes over the connections that `rendezvous` made.
 
         Args:
           peers: {connection: the process at the other end}.
-          service_port: port of process 0's host for JAX's own service.
+          silent_seconds: how long a process may give no sign of life.
         """
-        self.place, self.service_port = place, service_port
-        self._peers = dict(peers)
-        self._buffers = dict.fromkeys(peers, b"")
+        self.place, self._silent_seconds = place, silent_seconds
+        self._peers = {connection: _Peer(who) for connection, who in peers.items()}
         self._sending = threading.Lock()
         self._received: queue.SimpleQueue = queue.SimpleQueue()
         self._closing = threading.Event()
         self._lost_event = threading.Event()
-        self._lost = ""
+        self._lost: Exception | None = None
         selector = selectors.DefaultSelector()
         for connection in peers:
             connection.settimeout(None)
@@ -117,233 +105,202 @@ class Lifeline:
         """The next value from process 0; waits as long as process 0 lives."""
         return self._received.get()
 
-    def lost_within(self, seconds: float) -> str | None:
-        """The reason, if a process was lost or is lost within some seconds; otherwise None."""
+    def lost_within(self, seconds: float) -> Exception | None:
+        """The error with which this process ends, if another is lost by then; otherwise None."""
         return self._lost if self._lost_event.wait(seconds) else None
 
-    def close(self, failure: str | None = None) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """Close the connections; a failure is sent to the others first."""
         self._closing.set()
         message: dict[str, Any] = {"kind": "left"}
         if failure is not None:
-            reason = f"{self.place} ended: {failure}"
-            message = {"kind": "failed", "reason": reason, "grace": GRACE_SECONDS}
+            own = isinstance(failure, UsageError | Fault | NothingToSave)
+            text = str(failure) if own else f"{type(failure).__name__}: {failure}".rstrip(": ")
+            reason = f"{self.place} ended: {text}"
+            event = getattr(failure, "event", None)
+            message = _failed(reason, exit_status(failure), grace=GRACE_SECONDS, event=event)
         self._send_all(message)
+        if failure is not None and self.place.index == 0:
+            # JAX aborts the others when process 0 is gone; they end within the grace.
+            self._wait_for_ends(GRACE_SECONDS + 1.0)
         for connection in self._peers:
             connection.close()
 
-    def _send_all(self, message: Mapping[str, Any], skipped: socket.socket | None = None) -> None:
+    def _send_all(self, message: Mapping[str, Any]) -> None:
         with self._sending:
             for connection in self._peers:
-                if connection is not skipped:
-                    _try_to_send(connection, message)
+                try_to_send(connection, message)
+
+    def _send_now(self, message: Mapping[str, Any], seconds: float = 0.0) -> None:
+        """Send to all who can take it; the main thread may wait in `_send_all` for who cannot.
+
+        Args:
+          seconds: how long to wait for the main thread.
+        """
+        if not self._sending.acquire(timeout=seconds):
+            return
+        try:
+            poll = select.poll()
+            connections = {connection.fileno(): connection for connection in self._peers}
+            connections.pop(-1, None)  # closed
+            for number in connections:
+                poll.register(number, select.POLLOUT)
+            for number, _ in poll.poll(0):
+                try_to_send(connections[number], message)
+        finally:
+            self._sending.release()
 
     def _watch(self, selector: selectors.BaseSelector) -> None:
+        """What this process's own thread does until the end: read, give signs of life, compare."""
+        pause = self._silent_seconds / 60
+        clock, next_beat, last = 0.0, 0.0, time.monotonic()
         while selector.get_map() and not self._closing.is_set():
-            for key, _ in selector.select(timeout=0.5):
+            for key, _ in selector.select(timeout=pause):
                 connection = key.data
+                self._peers[connection].heard = clock
                 for message in self._read(connection):
-                    if message["kind"] == "value":
-                        self._received.put(message["value"])
-                        continue
-                    selector.unregister(connection)
-                    if message["kind"] != "left":
-                        self._end_process(message["reason"], connection, message["grace"])
+                    if message["kind"] == "left":
+                        selector.unregister(connection)
+                        self._peers[connection].left = True
+                    elif message["kind"] == "failed":
+                        self._end_process(message)
                         return
+            # The time in which this process was stopped is no silence of the others.
+            now = time.monotonic()
+            clock += min(now - last, 5 * pause)
+            last = now
+            if clock >= next_beat:
+                next_beat = clock + 5 * pause
+                own = activity_of_several()
+                values = None if own is None else dataclasses.asdict(own)
+                self._send_now({"kind": "beat", "activity": values})
+                failure = self._silence(clock) or self._hang(own)
+                if failure is not None:
+                    self._end_process(failure)
+                    return
+
+    def _silence(self, clock: float) -> dict[str, Any] | None:
+        """The failure to send if a process gives no sign of life."""
+        for peer in self._peers.values():
+            if not peer.left and clock - peer.heard > self._silent_seconds:
+                last = f"; it was {peer.activity}" if peer.activity else ""
+                reason = f"{peer.who} gave no sign of life for {self._silent_seconds:g} s{last}"
+                return _failed(reason, EXIT_AGAIN, hang=True)
+        return None
+
+    def _hang(self, own: Activity | None) -> dict[str, Any] | None:
+        """The failure to send if every main thread is too long in its phase; for process 0."""
+        found = {str(self.place): own}
+        found |= {peer.who: peer.activity for peer in self._peers.values() if not peer.left}
+        hanging = {who: activity for who, activity in found.items() if activity and activity.hangs}
+        if self.place.index or len(hanging) < len(found):
+            return None
+        return _failed(hang_reason(hanging), EXIT_AGAIN, hang=True)
 
     def _read(self, connection: socket.socket) -> list[dict]:
-        """The complete messages so far; a closed connection counts as a failure message."""
+        """What is to be done by the complete messages so far; a closed connection is a failure."""
+        peer = self._peers[connection]
         try:
             data = connection.recv(1 << 20)
         except OSError:
             data = b""
         if not data:
-            return [{"kind": "failed", "reason": f"{self._peers[connection]} was lost", "grace": 0}]
-        *lines, self._buffers[connection] = (self._buffers[connection] + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+            return [_failed(f"{peer.who} was lost", EXIT_AGAIN, event="lost")]
+        *lines, peer.buffer = (peer.buffer + data).split(b"\n")
+        messages = []
+        try:
+            if len(peer.buffer) > (MESSAGE_BYTES if self.place.index else LINE_BYTES):
+                raise ValueError("no end")
+            for message in map(decoded, lines):
+                if message["kind"] == "beat":
+                    peer.activity = _activity(message["activity"])
+                elif message["kind"] == "value" and self.place.index:
+                    self._received.put(message["value"])
+                elif message["kind"] == "left":
+                    messages.append(message)
+                else:
+                    messages.append(
+                        {
+                            "kind": "failed",
+                            "reason": str(message["reason"]),
+                            "status": int(message["status"]),
+                            "grace": float(message["grace"]),
+                            "hang": bool(message["hang"]),
+                            "event": message["event"],
+                            "found_here": False,
+                        }
+                    )
+        except (ValueError, KeyError, TypeError):
+            reason = f"{peer.who} sent what is no message of a run"
+            messages.append(_failed(reason, EXIT_AGAIN, event="lost"))
+        return messages
 
-    def _end_process(self, reason: str, source: socket.socket, grace: float) -> None:
+    def _end_process(self, message: Mapping[str, Any]) -> None:
         """Forward the failure and end this process, unless it ends by itself.
 
         The main thread may wait for a collective that never completes, so this thread ends it.
         """
         if self._closing.is_set():
             return
-        self._send_all({"kind": "failed", "reason": reason, "grace": grace}, skipped=source)
-        self._lost = reason
+        kind = {EXIT_FAULT: Fault, EXIT_USAGE: UsageError}.get(message["status"], StartAgain)
+        error = self._lost = kind(message["reason"])
+        # Process 1 writes what it found itself: that process 0 is silent, or was lost.
+        found_here = message["found_here"] and self.place.index <= 1
+        if message["hang"]:
+            # First of all: the main thread goes on, somehow, when the others are gone.
+            tell_hang(error, write=found_here)
+        elif message["event"] and (found_here or self.place.index == 0):
+            write_event(message["event"], message["reason"])
+        self._send_now(message, seconds=1.0)
         self._lost_event.set()
-        if self._closing.wait(grace):
+        if self._closing.wait(message["grace"]):
             return
-        sys.stdout.flush()
-        print(f"error: {peer_lost_message(reason)}", file=sys.stderr, flush=True)
-        os._exit(EXIT_FAULT)
+        if message["hang"] and self.place.index == 0:
+            # JAX aborts the others when process 0 is gone.
+            self._wait_for_ends(GRACE_SECONDS)
+        end_process(error)
+
+    def _wait_for_ends(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for connection in self._peers:
+            with contextlib.suppress(OSError):
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                while connection.recv(1 << 20):
+                    pass
 
 
-def peer_lost_message(reason: str) -> str:
-    """The last line of a process that ends because another did."""
-    return f"{reason}; the run cannot continue without it: start all processes again"
+def _activity(values: Mapping[str, Any] | None) -> Activity | None:
+    """The activity in a beat.
+
+    Raises:
+      KeyError, TypeError, ValueError: it is none.
+    """
+    if values is None:
+        return None
+    seconds, limit = float(values["seconds"]), float(values["limit"])
+    return Activity(str(values["phase"]), int(values["step"]), seconds, limit)
 
 
-def rendezvous(place: Place, timeout_seconds: float, common_text: str) -> Lifeline:
-    """Wait until every process of the run is connected.
+def _failed(
+    reason: str, status: int, *, grace: float = 0.0, hang: bool = False, event: str | None = None
+) -> dict[str, Any]:
+    """The message that ends all processes, with one status and one last line.
 
     Args:
-      timeout_seconds: how long to wait.
-      common_text: a text that must be the same in all processes, such as their configuration.
-
-    Raises:
-      Fault: a process is missing after that time; names the missing and the present ones.
-      UsageError: two processes have the same index, or their numbers of processes or common texts
-        differ.
+      grace: seconds in which the others may end by themselves.
+      hang: whether to dump stacks first.
+      event: its kind; None if there is none to write.
     """
-    deadline = time.monotonic() + timeout_seconds
-    hello = _Hello(place.index, place.processes, str(place), common_text)
-    if place.index == 0:
-        return _accept_all(place, hello, deadline, timeout_seconds)
-    return _connect(place, hello, deadline, timeout_seconds)
-
-
-def _accept_all(place: Place, hello: _Hello, deadline: float, timeout_seconds: float) -> Lifeline:
-    """Process 0: accept the others until all are present."""
-    port = place.address[1]
-    try:
-        server = socket.create_server(
-            ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=place.processes
-        )
-    except OSError as error:
-        raise Fault(f"{place} cannot listen at {place.coordinator}: {error}") from error
-    present: dict[socket.socket, _Hello] = {}
-    accepted: list[socket.socket] = []
-    with server:
-        try:
-            while len(present) < place.processes - 1:
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                connection, _ = server.accept()
-                accepted.append(connection)
-                peer = _read_hello(connection)
-                if peer is None:
-                    continue
-                # A process that died while it waited may have been started again.
-                present = {c: other for c, other in present.items() if not _is_gone(c)}
-                _check_peer(peer, hello, present.values())
-                present[connection] = peer
-        except (TimeoutError, UsageError) as error:
-            problem: Exception = error
-            if isinstance(error, TimeoutError):
-                problem = Fault(_missing(place, [hello, *present.values()], timeout_seconds))
-            for connection in accepted:
-                kind = "usage" if isinstance(problem, UsageError) else "fault"
-                _try_to_send(connection, {"refused": str(problem), "kind": kind})
-                connection.close()
-            raise problem from None
-    port = _free_port()
-    for connection in present:
-        _try_to_send(connection, {"port": port})
-    return Lifeline(place, {connection: peer.who for connection, peer in present.items()}, port)
-
-
-def _connect(place: Place, hello: _Hello, deadline: float, timeout_seconds: float) -> Lifeline:
-    """Any other process: connect to process 0, and wait until all are present."""
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            connection = socket.create_connection(place.address, timeout=max(0.01, left))
-            break
-        except OSError as error:
-            if left < RETRY_SECONDS:
-                raise Fault(
-                    f"{place} could not connect to process 0 at {place.coordinator} within "
-                    f"{timeout_seconds:g} s ({error}): process 0 was not started, or is elsewhere"
-                ) from error
-            time.sleep(RETRY_SECONDS)
-    try:
-        _try_to_send(connection, dataclasses.asdict(hello))
-        # Process 0 may have started to wait when this process had nearly stopped.
-        connection.settimeout(timeout_seconds + 10.0)
-        # Byte by byte: the answer may be followed by the run's first messages, for `Lifeline`.
-        answer = json.loads(_receive_line(connection, at_once=1))
-    except (OSError, ValueError) as error:
-        raise Fault(
-            f"{place} connected to {place.coordinator}, and process 0 ended before all were present"
-        ) from error
-    if "refused" in answer:
-        connection.close()
-        raise (UsageError if answer["kind"] == "usage" else Fault)(answer["refused"])
-    zero = f"process 0 of {place.processes} ({place.coordinator})"
-    return Lifeline(place, {connection: zero}, answer["port"])
-
-
-def _missing(place: Place, present: Iterable[_Hello], timeout_seconds: float) -> str:
-    names = {hello.index: hello.who for hello in present}
-    missing = ", ".join(str(index) for index in range(place.processes) if index not in names)
-    return (
-        f"{len(names)} of {place.processes} processes reached {place.coordinator} within "
-        f"{timeout_seconds:g} s; missing: {missing}; present: "
-        + "; ".join(names[index] for index in sorted(names))
-    )
-
-
-def _check_peer(peer: _Hello, zero: _Hello, present: Iterable[_Hello]) -> None:
-    """Refuse a process that does not belong to this run.
-
-    Raises:
-      UsageError: names the difference from process 0, or the process with the same index.
-    """
-    if peer.processes != zero.processes:
-        raise UsageError(
-            f"Hosts.processes is {peer.processes} in {peer.who}, and {zero.processes} in {zero.who}"
-        )
-    for other in (zero, *present):
-        if other.index == peer.index:
-            raise UsageError(f"{peer.who} has the same Hosts.index as {other.who}")
-    if peer.common_text != zero.common_text:
-        lines = difflib.ndiff(zero.common_text.splitlines(), peer.common_text.splitlines())
-        different = [line for line in lines if line[0] in "+-"]
-        raise UsageError(
-            f"{peer.who} was started with another configuration than {zero.who} "
-            f"(- process 0, + process {peer.index}):"
-            + "".join(f"\n  {line}" for line in different[:10])
-        )
-
-
-def _read_hello(connection: socket.socket) -> _Hello | None:
-    """The first message of a connection; None if it is not from a process of a run."""
-    connection.settimeout(5.0)
-    try:
-        # Nothing follows a hello before it is answered.
-        message = json.loads(_receive_line(connection, at_once=1 << 16))
-    except (OSError, ValueError):
-        return None
-    names = {field.name for field in dataclasses.fields(_Hello)}
-    known = isinstance(message, dict) and message.keys() == names
-    return _Hello(**message) if known else None
-
-
-def _try_to_send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    """Send a message; a dead receiver is noticed by the thread that reads from it."""
-    with contextlib.suppress(OSError):
-        connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive_line(connection: socket.socket, at_once: int) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        if not (data := connection.recv(at_once)):
-            raise ConnectionError("the other end is gone")
-        line += data
-    return bytes(line)
-
-
-def _is_gone(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as free:
-        return free.getsockname()[1]
+    if not hang:
+        reason += "; the run cannot continue without it"
+    if status not in (EXIT_FAULT, EXIT_USAGE):
+        reason += ": start all processes again"
+    return {
+        "kind": "failed",
+        "reason": reason,
+        "status": status,
+        "grace": grace,
+        "hang": hang,
+        "event": event,
+        "found_here": True,
+    }

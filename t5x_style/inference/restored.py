@@ -5,13 +5,14 @@ import dataclasses
 from jax.sharding import Mesh
 
 from t5x_style.accounting import Topology
+from t5x_style.checkpoints import find_checkpoint, restore_parameters, run_folder
+from t5x_style.checkpoints.beginning import whose_is
+from t5x_style.checkpoints.initial_weights import run_tokenizer
 from t5x_style.data import Tokenizer
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.reporting import DerivedRun, read_derived
 from t5x_style.step.model_state import BoundModel, bind_model
-from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
-from t5x_style.training.initial_weights import run_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +33,27 @@ class RestoredModel:
     step: int
 
 
-def restore_model(model_dir: str, topology: Topology, *, step: int | None = None) -> RestoredModel:
-    """Load a run's newest checkpoint, or that of `step`, onto any topology.
+def restore_model(
+    model_dir: str,
+    topology: Topology,
+    *,
+    step: int | None = None,
+    vocabulary: str | None = None,
+) -> RestoredModel:
+    """Load a run's newest whole checkpoint, or that of `step`, onto any topology.
+
+    Args:
+      model_dir: the run, or one of its checkpoints.
+      vocabulary: its file, if the run's folder has no copy.
 
     Raises:
-      UsageError: there is no run or no such checkpoint, or the run's vocabulary has changed since.
+      UsageError: there is no run or no such checkpoint, it is not whole, or the run's vocabulary
+        has changed since, or is outside of its folder and was not named.
     """
-    derived = read_derived(model_dir)
-    checkpoint = find_checkpoint(model_dir if step is None else f"{model_dir}/checkpoint_{step}")
-    tokenizer = run_tokenizer(model_dir, derived.vocabulary)
+    run_dir = run_folder(model_dir)
+    derived = read_derived(run_dir)
+    checkpoint = find_checkpoint(model_dir, whose_is(run_dir), step=step)
+    tokenizer = run_tokenizer(run_dir, derived.vocabulary, vocabulary)
     if tokenizer.hash != derived.vocabulary.hash:
         raise UsageError(
             f"{tokenizer.path} is not the vocabulary that {model_dir} was trained with: its hash "

@@ -31,7 +31,7 @@ def next_token_loss(
     vocab_chunks: int = 1,
     softcap: float | None = None,
     z_loss: float = 0.0,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Weighted sum of the tokens' losses.
 
     Args:
@@ -44,8 +44,8 @@ def next_token_loss(
 
     Returns:
       The loss, float32 []: the sum of weights * (-log p(target) + z_loss * log(Z)^2). And for the
-      record, without gradients, two float32 [B]: the weighted sums of -log p(target) and of the z
-      term in each row.
+      record, without gradients, three float32 [B]: the weighted sums of -log p(target) and of the z
+      term in each row, and its largest logit, after the cap.
     """
     if vocab_chunks > 1:
         compute = functools.partial(_vocabulary_chunks, vocab_chunks=vocab_chunks)
@@ -59,18 +59,17 @@ def next_token_loss(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _loss(hidden, head, targets, weights, compute):
     compute = functools.partial(compute, gradients=False)
-    rows = ((BATCH,), (BATCH,))
-    nll, z = per_shard(compute, _IN_AXES, rows)(hidden, head, targets, weights)
-    return nll.sum() + z.sum(), (nll, z)
+    nll, z, largest = per_shard(compute, _IN_AXES, _ROWS)(hidden, head, targets, weights)
+    return nll.sum() + z.sum(), (nll, z, largest)
 
 
 def _loss_forward(hidden, head, targets, weights, compute):
     compute = functools.partial(compute, gradients=True)
-    out_axes = ((BATCH,), (BATCH,), (BATCH, SEQUENCE, None), (VOCAB, EMBED))
-    nll, z, hidden_gradient, head_gradient = per_shard(compute, _IN_AXES, out_axes)(
+    out_axes = (*_ROWS, (BATCH, SEQUENCE, None), (VOCAB, EMBED))
+    nll, z, largest, *gradients = per_shard(compute, _IN_AXES, out_axes)(
         hidden, head, targets, weights
     )
-    return (nll.sum() + z.sum(), (nll, z)), (hidden_gradient, head_gradient)
+    return (nll.sum() + z.sum(), (nll, z, largest)), tuple(gradients)
 
 
 def _loss_backward(compute, gradients, cotangents):
@@ -87,6 +86,7 @@ def _loss_backward(compute, gradients, cotangents):
 
 _loss.defvjp(_loss_forward, _loss_backward)
 
+_ROWS = ((BATCH,), (BATCH,), (BATCH,))
 _IN_AXES = ((BATCH, SEQUENCE, None), (VOCAB, EMBED), (BATCH, SEQUENCE), (BATCH, SEQUENCE))
 
 
@@ -109,22 +109,22 @@ def _token_chunks(hidden, head, targets, weights, *, chunk_tokens, softcap, z_lo
         target_logit = _sum_over(jnp.where(hit, logits, 0.0).sum(-1), vocab_axes)
         nll, z = weight * (log_z - target_logit), weight * z_loss * jnp.square(log_z)
         if not gradients:
-            return head_gradient, (nll, z, None)
+            return head_gradient, (nll, z, maximum, None)
         probability = exponentials / total[:, None]
         slope = _slope(logits, probability, hit, log_z, weight, softcap, z_loss).astype(x.dtype)
         x_gradient = _sum_over(jnp.einsum("tv,vd->td", slope, head), vocab_axes)
         head_gradient = head_gradient + _head_gradient(slope, x)
-        return head_gradient, (nll, z, x_gradient)
+        return head_gradient, (nll, z, maximum, x_gradient)
 
     flat = (hidden.reshape(-1, width), targets.reshape(-1), weights.reshape(-1))
     chunked = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in flat)
     start = jnp.zeros(head.shape, jnp.float32) if gradients else None
-    head_gradient, (nll, z, x_gradient) = jax.lax.scan(body, start, chunked)
-    nll, z = (_row_sums(losses, batch, length) for losses in (nll, z))
+    head_gradient, (nll, z, maximum, x_gradient) = jax.lax.scan(body, start, chunked)
+    rows = _of_rows(nll, z, maximum, batch, length)
     if not gradients:
-        return nll, z
+        return rows
     head_gradient = _sum_over_token_axes(_scatter_width(head_gradient))
-    return nll, z, x_gradient.reshape(hidden.shape), head_gradient
+    return *rows, x_gradient.reshape(hidden.shape), head_gradient
 
 
 def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap, z_loss, gradients):
@@ -154,9 +154,9 @@ def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap,
     log_z = maximum + jnp.log(_sum_over(total * jnp.exp(own - maximum), vocab_axes))
     nll = weight * (log_z - _sum_over(target_logit, vocab_axes))
     z = weight * z_loss * jnp.square(log_z)
-    nll, z = (_row_sums(losses, batch, length) for losses in (nll, z))
+    rows = _of_rows(nll, z, maximum, batch, length)
     if not gradients:
-        return nll, z
+        return rows
 
     def differentiate(x_gradient, chunk):
         piece, logits, hit = logits_of(chunk)
@@ -167,7 +167,7 @@ def _vocabulary_chunks(hidden, head, targets, weights, *, vocab_chunks, softcap,
 
     x_gradient, head_gradient = jax.lax.scan(differentiate, jnp.zeros(x.shape, jnp.float32), chunks)
     x_gradient = _sum_over(x_gradient, vocab_axes).astype(x.dtype).reshape(hidden.shape)
-    return nll, z, x_gradient, _sum_over_token_axes(head_gradient.reshape(head.shape))
+    return *rows, x_gradient, _sum_over_token_axes(head_gradient.reshape(head.shape))
 
 
 def _first_word(head):
@@ -216,9 +216,12 @@ def _sum_over_token_axes(head_gradient):
     return _sum_over(head_gradient, _difference(_token_axes(), axis_names(EMBED)))
 
 
-def _row_sums(losses, batch, length):
-    """[B], the sums over the tokens of each row."""
-    return _sum_over(losses.reshape(batch, length).sum(1), axis_names(SEQUENCE))
+def _of_rows(nll, z, maximum, batch, length):
+    """Three [B] of a row's tokens: the sums of nll and z, and the largest of their logits."""
+    axes = axis_names(SEQUENCE)
+    sums = [_sum_over(losses.reshape(batch, length).sum(1), axes) for losses in (nll, z)]
+    largest = maximum.reshape(batch, length).max(1)
+    return *sums, jax.lax.pmax(largest, axes) if axes else largest
 
 
 def _token_axes() -> tuple[str, ...]:

@@ -63,6 +63,11 @@ class AdamW:
         Args:
           plan: turns steps into tokens.
           parameter_axes: pytree like the parameters, with a tuple of logical axes for each.
+
+        Returns:
+          A transformation whose `update` takes the run's step, `step=`. The learning rate is that
+          of the step, also after an update that was not applied. The bias correction is that of the
+          number of updates.
         """
         is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
         matrices = jax.tree.map(_is_matrix, parameter_axes, is_leaf=is_axes)
@@ -75,8 +80,19 @@ class AdamW:
             clip,
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),
             optax.add_decayed_weights(self.weight_decay, mask=matrices),
-            optax.scale_by_learning_rate(self.learning_rate(plan)),
+            _by_the_step(optax.scale_by_learning_rate(self.learning_rate(plan))),
         )
+
+
+def _by_the_step(schedule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A schedule that counts the steps of the run and not its own updates."""
+
+    def update(updates, state, params=None, *, step=None, **_):
+        if step is not None:
+            state = state._replace(count=step)
+        return schedule.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(schedule.init, update)
 
 
 def _is_matrix(axes: tuple[str | None, ...]) -> bool:

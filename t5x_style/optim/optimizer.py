@@ -30,6 +30,9 @@ class Optimizer(Protocol):
     def transformation(self, plan: BatchPlan, parameter_axes: Any) -> optax.GradientTransformation:
         """The optax chain from gradients to updates.
 
+        Where it takes extra arguments, `update` gets `step`, int32 []: the run's step, which is
+        ahead of the number of updates once an update was not applied.
+
         Args:
           plan: turns steps into tokens.
           parameter_axes: pytree like the parameters, with a tuple of logical axes for each.

@@ -2,8 +2,19 @@
 
 from t5x_style.reporting.figures.known_models import KnownModel, known_models
 from t5x_style.reporting.figures.scaling import check_suffix, scaling_figure
+from t5x_style.reporting.logs.lives import process_began
+from t5x_style.reporting.logs.log_lines import (
+    EVENTS_FILE,
+    METRICS_FILE,
+    Log,
+    is_evaluation,
+    missing_lines,
+    move_logs_aside,
+    not_in,
+    read_log,
+)
 from t5x_style.reporting.page.run_report import write_report
-from t5x_style.reporting.run.console import Progress
+from t5x_style.reporting.run.console import Progress, warn
 from t5x_style.reporting.run.derived_run import (
     DerivedRun,
     Horizon,
@@ -15,8 +26,6 @@ from t5x_style.reporting.run.record import Event, RunRecord, read_derived, read_
 from t5x_style.reporting.run.writer import (
     CONFIG_FILE,
     EVENT_KINDS,
-    EVENTS_FILE,
-    METRICS_FILE,
     PLAN_FILE,
     RunWriter,
     SilentWriter,
@@ -42,6 +51,7 @@ __all__ = [
     "Event",
     "Horizon",
     "KnownModel",
+    "Log",
     "PhaseRecord",
     "PlannedSource",
     "Progress",
@@ -52,11 +62,18 @@ __all__ = [
     "achieved_rows",
     "check_suffix",
     "derived_rows",
+    "is_evaluation",
     "known_models",
+    "missing_lines",
+    "move_logs_aside",
+    "not_in",
+    "process_began",
     "read_derived",
+    "read_log",
     "read_run",
     "scaling_figure",
     "source_rows",
     "table",
+    "warn",
     "write_report",
 ]

@@ -18,7 +18,7 @@ from t5x_style.kernels import attention_kernel
 from t5x_style.models import Decoder
 from t5x_style.models.logical import update_axes
 from t5x_style.partitioning import shardings_of
-from t5x_style.partitioning.sharding import check_heads, replicated
+from t5x_style.partitioning.sharding import check_heads, leaf_name, replicated
 from t5x_style.ranges import folded_seed
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -122,6 +122,18 @@ def bind_model(
         _logical_axes(template),
     )
     return BoundModel(architecture, definition, template, updates, make)
+
+
+def not_finite(parameters: dict) -> list[str]:
+    """The names of the parameters that have a NaN or an infinity."""
+    paths, leaves = zip(*jax.tree.leaves_with_path(parameters), strict=True)
+    everywhere = replicated(leaves[0].sharding.mesh)
+
+    def finite(leaves):
+        return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+
+    found = jax.device_get(jax.jit(finite, out_shardings=everywhere)(leaves))
+    return [leaf_name(path) for path, good in zip(paths, found.tolist(), strict=True) if not good]
 
 
 def _logical_axes(template: nnx.State) -> dict:

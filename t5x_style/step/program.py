@@ -17,7 +17,7 @@ from t5x_style.step.batches import abstract_batch
 from t5x_style.step.memory_advice import memory_refusal, unknown_flag
 from t5x_style.step.model_state import BoundModel, State, abstract_state, bind_model
 from t5x_style.step.spec import StepSpec
-from t5x_style.step.step import LossSums, make_train_step
+from t5x_style.step.step import NO_LIMITS, make_train_step
 
 
 def keep_programs_in(folder: str) -> None:
@@ -60,10 +60,15 @@ class StepProgram:
         """A batch of that shape, abstractly."""
         return abstract_batch(sequences, sequence_length, self.batch_sharding, self.spec.packing)
 
-    def place_sums(self, values: np.ndarray) -> LossSums:
-        """Sums of losses, float32 [3, sources], on the mesh; every process gives the same."""
+    @property
+    def limits(self) -> jax.ShapeDtypeStruct:
+        """The limits of an update that is applied, as a ShapeDtypeStruct."""
+        return jax.ShapeDtypeStruct(NO_LIMITS.shape, NO_LIMITS.dtype, sharding=self.sums.sharding)
+
+    def place(self, values: np.ndarray) -> jax.Array:
+        """Sums of losses or limits, replicated over the mesh; every process gives the same."""
         return jax.make_array_from_callback(
-            self.sums.shape, self.sums.sharding, lambda index: values[index]
+            values.shape, self.sums.sharding, lambda index: values[index]
         )
 
     def compile(self, sequences: int, sequence_length: int) -> Compiled:
@@ -72,7 +77,8 @@ class StepProgram:
         Raises:
           UsageError: it does not fit the memory (with advice), or XLA does not know a flag.
         """
-        lowered = self.step.lower(self.state, self.batch(sequences, sequence_length), self.sums)
+        batch = self.batch(sequences, sequence_length)
+        lowered = self.step.lower(self.state, batch, self.sums, self.limits)
         try:
             return lowered.compile(compiler_options=dict(self.topology.compiler_flags))
         except (jax.errors.JaxRuntimeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """The train step and the evaluation step: pure functions of pytrees."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,13 @@ from t5x_style.models import next_token_loss
 from t5x_style.models.layers import segment_positions
 from t5x_style.models.logical import BATCH, constrain
 from t5x_style.step.model_state import BoundModel, State
+from t5x_style.step.monitors import (
+    LARGEST_LOGIT,
+    UPDATE_RATIO,
+    noise_estimates,
+    rms_monitors,
+    update_ratio,
+)
 
 # int32 [B, W]: a row's source, its split position if it has one, its tokens (see `packed_batch`).
 Batch = jax.Array
@@ -21,6 +29,15 @@ Metrics = dict[str, jax.Array]
 # sums of the z term in nats, and the tokens learnt from. Every addition rounds to 24 bits, so after
 # n steps a sum is off by n / 2^24 of itself at most: 6e-6 of it after a hundred steps.
 LossSums = jax.Array
+# float32 [2], replicated: the largest loss and gradient norm whose update is applied. No update is
+# applied whose loss or norm is not finite.
+Limits = jax.Array
+# Of `Metrics`: of each row.
+ROW_NATS = "row_nats"
+# Of `Metrics`: loss, grad_norm, param_norm and applied as one array. Whoever looks at every step
+# fetches it in a quarter of the time of four.
+SEEN = "seen"
+NO_LIMITS = np.full(2, np.inf, np.float32)
 
 AS_STORED = Packing()
 
@@ -95,7 +112,7 @@ def make_train_step(
     loss_vocab_chunks: int = 1,
     eos_id: int,
     packing: Packing = AS_STORED,
-) -> Callable[[State, Batch, LossSums], tuple[State, Metrics, LossSums]]:
+) -> Callable[[State, Batch, LossSums, Limits], tuple[State, Metrics, LossSums]]:
     """One optimizer step.
 
     The loss is the mean over the tokens learnt from in the GLOBAL batch: weights are 1 / (B S), or
@@ -111,14 +128,19 @@ def make_train_step(
       packing: how the rows of a batch were made, and whether their documents see each other.
 
     Returns:
-      step(state, batch, sums) -> (state, metrics, sums). Metrics of this step, float32 []: loss
-      (nats per token, without the z term), grad_norm (before clipping), param_norm (after the
-      update), learning_rate. The sums are those given and those of this step.
+      step(state, batch, sums, limits) -> (state, metrics, sums). Metrics of this step, float32 []:
+      loss (nats per token, without the z term), grad_norm (before clipping), param_norm (after the
+      update), learning_rate; bool [], applied; float32 [4], seen (see SEEN); float32 [B], row_nats
+      (the summed -log p of each row); and MONITORS, with microbatches NOISE too, of
+      `step.monitors`. The sums are those given and those of this step. Where the update is not
+      applied, parameters, optimizer state and sums stay as they were, bit for bit; the step moves
+      on.
 
     Tracing raises:
       UsageError: rows so short that `packing` would learn from nothing.
     """
     softcap = model.architecture.logit_softcap
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def loss_of(parameters: dict, rows: jax.Array, weights: jax.Array | None, mean: float):
         decoder = model(parameters)
@@ -150,12 +172,13 @@ def make_train_step(
         return learnt / jnp.maximum(learnt.sum(), 1).astype(jnp.float32)
 
     def gradients_of(parameters: dict, rows: jax.Array, weights: jax.Array | None):
+        """(losses of the rows, float32 [k] squared norms of the microbatches, gradients)."""
         sequence_length = rows.shape[1] + 1 - batch_width(0, packing)
         mean = 1 / (rows.shape[0] * sequence_length)
         gradient = jax.value_and_grad(loss_of, has_aux=True)
         if microbatches == 1:
             (_, losses), gradients = gradient(parameters, rows, weights, mean)
-            return losses, gradients
+            return losses, None, gradients
 
         # Row b goes to microbatch b % k: every device then keeps rows of its own shard.
         def cut(array: jax.Array) -> jax.Array:
@@ -164,39 +187,71 @@ def make_train_step(
 
         def add(total, piece):
             (_, losses), gradients = gradient(parameters, *piece, mean)
-            return jax.tree.map(jnp.add, total, gradients), losses
+            square = jnp.square(optax.tree.norm(gradients))
+            return jax.tree.map(jnp.add, total, gradients), (losses, square)
 
         zeros = jax.tree.map(jnp.zeros_like, parameters)
-        gradients, losses = jax.lax.scan(add, zeros, jax.tree.map(cut, (rows, weights)))
-        return jax.tree.map(lambda loss: loss.swapaxes(0, 1).reshape(-1), losses), gradients
+        pieces = jax.tree.map(cut, (rows, weights))
+        gradients, (losses, squares) = jax.lax.scan(add, zeros, pieces)
+        losses = jax.tree.map(lambda loss: loss.swapaxes(0, 1).reshape(-1), losses)
+        return losses, squares, gradients
 
-    def step(state: State, batch: Batch, sums: LossSums) -> tuple[State, Metrics, LossSums]:
+    def step(
+        state: State, batch: Batch, sums: LossSums, limits: Limits
+    ) -> tuple[State, Metrics, LossSums]:
         parameters, source, rows = state["parameters"], batch[:, 0], batch[:, 1:]
         weights = weights_of(rows) if packing.loss_from_context > 1 else None
-        (nll, z), gradients = gradients_of(parameters, rows, weights)
+        (nll, z, largest_logit), squares, gradients = gradients_of(parameters, rows, weights)
         # The partitioner may drop a gradient's sharding; without it, no reduce-scatter.
         gradients = jax.tree.map(
             lambda leaf, gradient: jax.lax.with_sharding_constraint(gradient, leaf.sharding),
             model.updates,
             gradients,
         )
-        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], parameters)
-        parameters = optax.apply_updates(parameters, updates)
+        loss, grad_norm = nll.sum(), optax.tree.norm(gradients)
+        measured = jnp.stack([loss, grad_norm])
+        applied = jnp.all(jnp.isfinite(measured) & (measured <= limits))
+
+        def update(operands: tuple[dict, Any, dict]) -> tuple[dict, Any, jax.Array]:
+            parameters, optimizer_state, gradients = operands
+            updates, optimizer_state = optimizer.update(
+                gradients, optimizer_state, parameters, step=state["step"]
+            )
+            ratio = update_ratio(updates, parameters)
+            return optax.apply_updates(parameters, updates), optimizer_state, ratio
+
+        # A `where` over the state costs XLA's CPU compiler a copy of it.
+        parameters, optimizer_state, ratio = jax.lax.cond(
+            applied,
+            update,
+            lambda operands: (*operands[:2], jnp.float32(0)),
+            (parameters, state["optimizer"], gradients),
+        )
+        param_norm = optax.tree.norm(parameters)
         metrics = {
-            "loss": nll.sum(),
-            "grad_norm": optax.tree.norm(gradients),
-            "param_norm": optax.tree.norm(parameters),
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "applied": applied,
+            "param_norm": param_norm,
+            SEEN: jnp.stack([loss, grad_norm, param_norm, applied.astype(jnp.float32)]),
             "learning_rate": learning_rate(state["step"]),
+            **rms_monitors(parameters),
+            UPDATE_RATIO: ratio,
+            LARGEST_LOGIT: largest_logit.max(),
         }
+        sequence_length = rows.shape[1] + 1 - batch_width(0, packing)
+        if squares is not None:
+            metrics |= noise_estimates(grad_norm, squares, rows.shape[0] * sequence_length)
         if weights is None:
-            tokens = jnp.full(nll.shape, rows.shape[1] + 1 - batch_width(0, packing), jnp.float32)
+            tokens = jnp.full(nll.shape, sequence_length, jnp.float32)
         else:
             tokens = (weights > 0).sum(1, dtype=jnp.float32)
         # The losses of the rows are shares of a mean over the tokens of the batch.
         of_rows = jnp.stack([nll * tokens.sum(), z * tokens.sum(), tokens])
+        metrics[ROW_NATS] = of_rows[0]
         # A sum, since the factors of a product may be rounded to fewer bits on an accelerator.
         is_source = jax.nn.one_hot(source, sources, dtype=jnp.float32)
-        sums = sums + (of_rows[:, :, None] * is_source).sum(1)
+        sums = jnp.where(applied, sums + (of_rows[:, :, None] * is_source).sum(1), sums)
         new_state = {
             "step": state["step"] + 1,
             "parameters": parameters,
@@ -232,7 +287,7 @@ def make_evaluation_step(
         if not packing.attend_across_documents:
             segments = row_segments(inputs, None, eos_id)
         hidden, _ = decoder(inputs, segments=segments)
-        _, (nll, _) = next_token_loss(
+        _, (nll, *_) = next_token_loss(
             hidden,
             decoder.output_matrix(),
             tokens[:, 1:],

@@ -11,8 +11,8 @@ from pathlib import Path
 from t5x_style.errors import UsageError, did_you_mean
 from t5x_style.files import local_path, read_text
 from t5x_style.reporting import DerivedRun, RunRecord, read_run
+from t5x_style.reporting.logs.log_lines import METRICS_FILE
 from t5x_style.reporting.run.held_out_text import evaluation_weights, weights_text
-from t5x_style.reporting.run.writer import METRICS_FILE
 from t5x_style.sweeps.record import SWEEP_FILE, read_sweep
 
 ROLES = ("params", "tokens", "flops", "loss")
@@ -102,7 +102,8 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
     Returns:
       The points, and the runs left out. An unfinished run is left out: its
       learning rate has not decayed, so its loss is not that of a run planned for so few tokens.
-      Among runs with the same N and D, as in a sweep over learning rates, the best one is kept.
+      Among runs with the same N and planned D, as in a sweep over learning rates, the best one is
+      kept. D of a point is of the tokens learnt from: less the updates that were left out.
 
     Raises:
       UsageError: no run found, a run without that loss, or runs that cannot be compared: they have
@@ -126,12 +127,12 @@ def points_of_runs(runs: Sequence[str], loss: str = BLENDED) -> tuple[list[Point
         point = Point(
             directory,
             params=derived.parameters["total"],
-            tokens=derived.horizon.tokens,
+            tokens=run.learnt_tokens,
             loss=value,
             epochs=max(source.account.epochs for source in derived.sources.values()),
             measured=measured,
         )
-        size = point.params, point.tokens
+        size = point.params, derived.horizon.tokens
         kept, other = sorted((best.get(size, point), point), key=lambda point: point.loss)
         best[size] = kept
         if kept is not other:

@@ -14,7 +14,7 @@ def trial_result(model_dir: str | Path) -> dict[str, float | None]:
     """The last figures of a run; empty if it has no figures.
 
     Returns:
-      `tokens`, `train_loss` (nats per token, the mean of the last logged steps),
+      `tokens` (learnt from), `train_loss` (nats per token, the mean of the last logged steps),
       `train_loss_steps` (how many these are), `compute_efficiency` (C'/C by Besiroglu et al. 2024),
       and for every source `<source>/loss` and `<source>/bits_per_byte` of the last evaluation.
     """
@@ -25,7 +25,7 @@ def trial_result(model_dir: str | Path) -> dict[str, float | None]:
     result: dict[str, float | None] = {}
     if run.training:
         last = run.training[-1]
-        result["tokens"] = last.get("tokens")
+        result["tokens"] = run.learnt_tokens
         result["train_loss"] = last.get("loss")
         result["train_loss_steps"] = last.get("loss_steps")
         result["compute_efficiency"] = last.get(EFFICIENCY)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from t5x_style.errors import EXIT_PREEMPTED, EXIT_USAGE, Preempted, UsageError
+from t5x_style.errors import EXIT_AGAIN, EXIT_PREEMPTED, EXIT_USAGE, Preempted, UsageError
 from t5x_style.files import OWNER_FILE, local_path, owned
 from t5x_style.sweeps.grid import Trial, gin_flag
 from t5x_style.sweeps.record import SweepRecord, TrialEntry, read_sweep
@@ -160,7 +160,8 @@ def _close(trial: _Running, folder: Path) -> None:
     elif status == EXIT_PREEMPTED or status == -signal.SIGTERM:
         entry.status = "preempted"
     else:
-        entry.status = "failed"
+        # It hung, for instance, and can go on.
+        entry.status = "preempted" if status == EXIT_AGAIN else "failed"
         entry.reason = _cause(_log_path(entry, folder), status)
 
 

@@ -17,7 +17,7 @@ from t5x_style.ranges import NonNegativeFloat, PositiveInt, check_ranges
 from t5x_style.reporting.run.held_out_text import evaluation_weights, weights_text
 
 MEASURES = ("bits_per_byte", "loss")
-MODES = ("advise", "stop")
+MODES = ("keep", "advise", "stop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +47,26 @@ class PlateauState:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Patience with a validation score that no longer falls, and the action at its end.
+    """The best checkpoint is kept; and there may be patience with a score that no longer falls.
 
     The score is the mean of the watched sources' measures, weighted by their shares of the blend.
     By default all sources with a share and a validation split are watched, which are those of
     `t5x-style fit`.
 
     Attributes:
-      patience_tokens: training tokens allowed without a gain.
+      patience_tokens: training tokens allowed without a gain; not for the mode 'keep'.
       min_delta: a score is a gain if it is below the last gain by more than this. Many small
         improvements therefore add up to a gain; noise does not.
       sources: names of the sources that are watched; None for all.
       measure: 'bits_per_byte' or 'loss' (nats per token).
-      mode: 'advise' prints the reason once per plateau; 'stop' saves and ends the run.
+      mode: 'keep' keeps the best checkpoint, and that is all; 'advise' also prints the reason once
+        per plateau; 'stop' saves and ends the run.
 
     Raises:
       UsageError: a value is not allowed.
     """
 
-    patience_tokens: PositiveInt
+    patience_tokens: PositiveInt | None = None
     min_delta: NonNegativeFloat = 0.0
     sources: Sequence[str] | None = None
     measure: str = "bits_per_byte"
@@ -75,6 +76,11 @@ class EarlyStopping:
         one_of("EarlyStopping.measure", self.measure, MEASURES)
         one_of("EarlyStopping.mode", self.mode, MODES)
         check_ranges(self)
+        if (self.patience_tokens is None) != (self.mode == "keep"):
+            needs = "has no use for" if self.mode == "keep" else "needs"
+            raise UsageError(
+                f"EarlyStopping.mode = {self.mode!r} {needs} EarlyStopping.patience_tokens"
+            )
         if self.sources is not None and len(set(self.sources)) != len(self.sources):
             raise UsageError(f"EarlyStopping.sources = {list(self.sources)} names a source twice")
 
@@ -138,7 +144,7 @@ class EarlyStopping:
                 last_gain, since_step, since_tokens = score, step, tokens
             best_score, best_step = min((state.best_score, state.best_step), (score, step))
             reason = None
-            if tokens - since_tokens >= self.patience_tokens:
+            if tokens - since_tokens >= (self.patience_tokens or math.inf):
                 reason = (
                     f"{self._score_text(weights)} has not fallen by more than {self.min_delta:g} "
                     f"in the {count(tokens - since_tokens)} tokens since step {since_step:,}; best "

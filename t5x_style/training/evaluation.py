@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -17,10 +17,14 @@ from t5x_style.partitioning import batch_sharding
 from t5x_style.partitioning.sharding import replicated
 from t5x_style.plugins import check_fulfils
 from t5x_style.quantities import bits_per_byte
-from t5x_style.reporting.run.writer import EVALUATION_MEASURES, EVALUATION_PREFIX
+from t5x_style.reporting.logs.log_lines import EVALUATION_PREFIX
+from t5x_style.reporting.run.writer import EVALUATION_MEASURES
 from t5x_style.step.batches import global_batch
 from t5x_style.step.model_state import BoundModel
 from t5x_style.step.step import AS_STORED, make_evaluation_step
+
+# Batches queued on the device, so that an evaluation can be left within a few of them.
+BATCHES_IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,16 +129,25 @@ class Evaluator:
             lowered = jitted.lower(model.abstract, *self._abstract)
             self._compiled = lowered.compile(compiler_options=dict(topology.compiler_flags))
 
-    def __call__(self, parameters: dict) -> dict[str, float]:
+    def __call__(
+        self, parameters: dict, leave: Callable[[], object] = lambda: None
+    ) -> dict[str, float] | None:
         """The keys of an evaluation line.
+
+        Args:
+          leave: asked before each batch, equally often in all processes. The evaluation is left
+            when the answer is true.
 
         Returns:
           eval/<source>/loss (nats per token), .../perplexity, .../bits_per_byte (comparable
-          between vocabularies), .../tokens, and .../<name> of every metric.
+          between vocabularies), .../tokens, and .../<name> of every metric. None if it was left.
         """
         line: dict[str, float] = {}
         for source, rows in self._sets.items():
-            nats, row_nats = self._losses(parameters, rows)
+            losses = self._losses(parameters, rows, leave)
+            if losses is None:
+                return None
+            nats, row_nats = losses
             row_tokens = rows.weights.sum(1, dtype=np.int64)
             tokens = int(row_tokens.sum())
             loss = nats / tokens
@@ -149,10 +162,15 @@ class Evaluator:
             line |= {f"{EVALUATION_PREFIX}{source}/{name}": x for name, x in figures.items()}
         return line
 
-    def _losses(self, parameters: dict, rows: EvaluationSet) -> tuple[float, np.ndarray]:
-        """The summed loss, and the loss of every row, float64 [n]."""
-        found = []
+    def _losses(
+        self, parameters: dict, rows: EvaluationSet, leave: Callable[[], object]
+    ) -> tuple[float, np.ndarray] | None:
+        """The summed loss, and the loss of every row, float64 [n]; None if it was left."""
+        found: list[tuple[jax.Array, jax.Array]] = []
         for start in range(0, len(rows.tokens), self._batch_size):
+            jax.block_until_ready(found[:-BATCHES_IN_FLIGHT][-1:])
+            if leave():
+                return None
             batch = [
                 global_batch(functools.partial(_rows, array), start, like)
                 for array, like in zip((rows.tokens, rows.weights), self._abstract, strict=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from t5x_style.data.blend.blend import ROW_ORDER
 from t5x_style.data.rows.blend_history import asked_blend
+from t5x_style.data.stores.token_store import TOKENS_FILE
 from t5x_style.errors import UsageError
 from t5x_style.training.run import Run, renormalised_caps
 
@@ -18,6 +19,9 @@ def identity(run: Run) -> dict[str, Any]:
         "tokenizer": run.stores.tokenizer.hash,
         "blend": asked_blend(run.stores, caps),
         "stores": {name: store.meta["fingerprint"] for name, store in run.stores.train.items()},
+        "tokens": {
+            name: store.meta["checksums"][TOKENS_FILE] for name, store in run.stores.train.items()
+        },
         # One number, or (first row, number) of each phase.
         "sequence_length": lengths[0][1]
         if len(lengths) == 1
@@ -40,7 +44,11 @@ def refuse_another_run(old: dict[str, Any], new: dict[str, Any], run: Run) -> No
         settings that were changed since the last start.
     """
     allow_blend_change = run.allow_blend_change
-    with_blend = {**old, "blend": new["blend"], "stores": {**new["stores"], **old["stores"]}}
+    if "tokens" not in old:
+        # A run of an older version: its stores are known by what they were made from.
+        new = {name: value for name, value in new.items() if name != "tokens"}
+    of_sources = {name: {**new[name], **old[name]} for name in {"stores", "tokens"} & new.keys()}
+    with_blend = {**old, "blend": new["blend"], **of_sources}
     differences = [
         _difference(name, before, after)
         for name, before, after in _flat_differences(with_blend if allow_blend_change else old, new)
@@ -71,6 +79,10 @@ def _difference(name: str, before: Any, after: Any) -> str:
         if before is None or after is None:
             return f"{name}: only {'asked for' if before is None else 'there'}"
         return f"{name}: its text, vocabulary, seed or cleaning is another than there"
+    if name.startswith("tokens."):
+        if before is None or after is None:
+            return f"{name}: only {'asked for' if before is None else 'there'}"
+        return f"{name}: the ids in its store are others than there"
     if name == "tokenizer":
         return "tokenizer: the vocabulary is another than there"
     return f"{name}: {before!r} there, {after!r} asked for"

@@ -7,16 +7,25 @@ from typing import Any
 
 from t5x_style.accounting import Auditor, Chip, ParametricLaw, SourceAccount, Topology, chip
 from t5x_style.accounting.layouts.divisibility import check_divisible
+from t5x_style.checkpoints import refuse_absent, run_folder
+from t5x_style.checkpoints.beginning import NOTHING_THERE, Beginning, find_beginning
 from t5x_style.data import BatchPlan, BatchReader, Stores, TokenStore
 from t5x_style.data.rows import source_accounts
 from t5x_style.data.rows.batch_plan import StepPhase
 from t5x_style.data.rows.blend_history import BlendVersion, blend_versions, reader_of
-from t5x_style.data.stores.held_out import seen_by_run
+from t5x_style.data.stores.held_out import seen_by_run, stores_by_name
 from t5x_style.data.stores.token_store import TOKENS_FILE
 from t5x_style.errors import UsageError, one_of
 from t5x_style.hosts import from_writer
 from t5x_style.optim.earlier_start import EarlierStart
-from t5x_style.ranges import EvalPeriod, NonNegativeInt, PositiveInt, check_ranges
+from t5x_style.ranges import (
+    EvalPeriod,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_ranges,
+)
 from t5x_style.reporting import read_derived
 from t5x_style.reporting.run.held_out_text import (
     HeldOutStore,
@@ -26,9 +35,11 @@ from t5x_style.reporting.run.held_out_text import (
     replacements,
 )
 from t5x_style.step.spec import StepSpec
-from t5x_style.training.checkpoints import checkpoint_steps, find_checkpoint
 from t5x_style.training.early_stopping import EarlyStopping, PlateauState
 from t5x_style.training.evaluation import Metric, check_metrics
+from t5x_style.training.recovery.monitors import Monitors
+from t5x_style.training.recovery.spikes import Spikes
+from t5x_style.training.recovery.steps import Steps, check_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Run:
       own_law: the law, read from its file.
       config_text: the consumed configuration, for config.gin.
       config_changes: the differences from the configuration of the last start.
+      beginning: what this start found in the folder.
       earlier: the last start; None if the run has no checkpoint.
       shortened: why the plan of `spec` ends before the configured plan; None if it does not (see
         `within_caps`).
@@ -76,10 +88,16 @@ class Run:
     config_text: str
     config_changes: Sequence[Mapping[str, str | None]] = ()
     early_stopping: EarlyStopping | None = None
+    save_patience: NonNegativeFloat = 1800.0
+    save_timeout: PositiveFloat = 600.0
     metrics: Sequence[Metric] = ()
+    spikes: Spikes = dataclasses.field(default_factory=Spikes)
+    monitors: Monitors = dataclasses.field(default_factory=Monitors)
+    skip_steps: Steps = ()
     own_law: ParametricLaw | None = None
     at_cap: str = "refuse"
     allow_blend_change: bool = False
+    beginning: Beginning = NOTHING_THERE
     earlier: EarlierStart | None = None
     shortened: str | None = None
     asked_plan: BatchPlan | None = None
@@ -89,6 +107,7 @@ class Run:
     def __post_init__(self):
         check_ranges(self, "train")
         check_metrics(self.metrics)
+        object.__setattr__(self, "skip_steps", check_steps("train.skip_steps", self.skip_steps))
         vocabulary = self.stores.tokenizer.vocab_size
         if self.spec.architecture.vocab_size < vocabulary:
             raise UsageError(
@@ -159,9 +178,25 @@ class Run:
         """The chip whose peak an MFU is measured against, or None."""
         return None if self.topology.chip is None else chip(self.topology.chip)
 
-    def accounts(self, step: int) -> dict[str, SourceAccount]:
-        """The tokens of each source that the steps before `step` read."""
-        return source_accounts.accounts(self.reader, self.stores.train, self.plan.rows_before(step))
+    def accounts(
+        self, step: int, skipped: Mapping[str, int] | None = None
+    ) -> dict[str, SourceAccount]:
+        """The tokens of each source that the first `step` steps read.
+
+        Args:
+          skipped: {source: those that nothing was learnt from}, as `tokens_of` gives them.
+        """
+        rows = self.plan.rows_before(step)
+        return source_accounts.accounts(self.reader, self.stores.train, rows, skipped)
+
+    def tokens_of(self, steps: Steps) -> dict[str, int]:
+        """{source: tokens that some steps read}; empty without steps."""
+        counts = [
+            self.reader.tokens_by_source(self.plan.rows_before(first + count - 1))
+            - self.reader.tokens_by_source(self.plan.rows_before(first - 1))
+            for first, count in steps
+        ]
+        return dict(zip(self.reader.names, sum(counts).tolist(), strict=True)) if counts else {}
 
     def plateau(self, evaluations: Sequence[Mapping]) -> PlateauState | None:
         """The state of early stopping after these evaluation lines; None without early stopping.
@@ -219,18 +254,24 @@ def open_run(
     at_cap: str = "refuse",
     allow_blend_change: bool = False,
     initial_checkpoint_path: str | None = None,
+    checkpoint_period: int = 1000,
+    beginning: Beginning | None = None,
     **options: Any,
 ) -> Run:
     """The run of a configuration, with the blends of its earlier starts.
 
     Args:
+      beginning: what was found in `model_dir`; it is looked for if not given.
       options: the other fields of `Run`.
 
     Raises:
-      UsageError: as `Run` and `blend_versions`.
+      UsageError: as `Run`, `find_beginning` and `blend_versions`.
     """
     one_of("train.at_cap", at_cap, source_accounts.AT_CAP)
-    newest, written, written_held_out, *last_start = from_writer(lambda: _earlier_starts(model_dir))
+    if beginning is None:
+        beginning = find_beginning(model_dir, checkpoint_period=checkpoint_period)
+    newest = beginning.step
+    written, written_held_out, *last_start = from_writer(lambda: _earlier_starts(model_dir, newest))
     earlier = None
     if newest:
         optimizer, phases = last_start
@@ -261,6 +302,8 @@ def open_run(
         max_epochs=max_epochs,
         at_cap=at_cap,
         allow_blend_change=allow_blend_change,
+        checkpoint_period=checkpoint_period,
+        beginning=beginning,
         earlier=earlier,
         **options,
     )
@@ -275,22 +318,24 @@ def renormalised_caps(
     return source_accounts.checked_caps(max_epochs, list(stores.train))
 
 
-def _earlier_starts(model_dir: str) -> tuple[Any, ...]:
+def _earlier_starts(model_dir: str, newest: int | None) -> tuple[Any, ...]:
     """What plan.json has of a run's earlier starts, in JSON types.
 
+    Args:
+      newest: step of the checkpoint to go on from; without one there was no start.
+
     Returns:
-      The step of the newest checkpoint, or None; the versions of the blend, and of the held-out
-      text; the optimizer's fields, and (sequences, sequence length, steps) of each phase.
+      The versions of the blend, and of the held-out text; the optimizer's fields, and (sequences,
+      sequence length, steps) of each phase.
     """
-    newest = max(checkpoint_steps(model_dir), default=None)
     if newest is None:
-        return None, [], [], {}, []
+        return [], [], {}, []
     derived = read_derived(model_dir)
     held_out = [version.to_json() for version in derived.held_out]
     phases = [
         (phase.sequences, phase.sequence_length, phase.steps) for phase in derived.horizon.phases
     ]
-    return newest, derived.blend, held_out, derived.optimizer, phases
+    return derived.blend, held_out, derived.optimizer, phases
 
 
 def _seen_before(path: str | None, stores: Stores) -> list[str]:
@@ -299,14 +344,17 @@ def _seen_before(path: str | None, stores: Stores) -> list[str]:
         return []
 
     def seen() -> list[str]:
-        base = read_derived(find_checkpoint(path).parent)
-        trained_on = {name: source.store for name, source in base.sources.items()}
-        return seen_by_run(trained_on, stores.validation, stores.tokenizer)
+        refuse_absent(path)
+        base = read_derived(run_folder(path))
+        named = {name: source.store for name, source in base.sources.items()}
+        cache_dir = next(iter(stores.train.values())).path.parent
+        trained_on, unknown = stores_by_name(named, cache_dir)
+        return [f"the run of INITIAL_CHECKPOINT_PATH: {notice}" for notice in unknown] + [
+            f"the run of INITIAL_CHECKPOINT_PATH was trained on held-out text: {notice}"
+            for notice in seen_by_run(trained_on, stores.validation, stores.tokenizer)
+        ]
 
-    return [
-        f"the run of INITIAL_CHECKPOINT_PATH was trained on held-out text: {notice}"
-        for notice in from_writer(seen)
-    ]
+    return from_writer(seen)
 
 
 def _held_out_store(store: TokenStore) -> HeldOutStore:

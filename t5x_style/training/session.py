@@ -1,9 +1,6 @@
-"""Opens a run for the loop: state on the mesh, compiled steps, files. Also records its end."""
+"""Opens a run for the loop: state on the mesh, compiled steps, files."""
 
-import contextlib
 import dataclasses
-import json
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +10,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from t5x_style.accounting import Ledger
+from t5x_style.checkpoints import Checkpointer, Refused, Saver, checkpoint_steps
+from t5x_style.checkpoints.beginning import make_way
+from t5x_style.checkpoints.initial_weights import initial_parameters
 from t5x_style.data import evaluation_set
+from t5x_style.data.stores.verification import Verification
 from t5x_style.data.tokenizers.tokenizer import VOCABULARY_FILES
 from t5x_style.errors import Fault, UsageError
-from t5x_style.files import local_path, write_whole
-from t5x_style.hosts import from_writer, is_writer
+from t5x_style.files import local_path
+from t5x_style.hosts import enter_phase, from_writer, is_writer, write_ends_by
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.reporting import (
     CONFIG_FILE,
@@ -28,17 +29,18 @@ from t5x_style.reporting import (
     RunWriter,
     SilentWriter,
     read_derived,
+    read_log,
+    warn,
 )
-from t5x_style.reporting.run.record import is_evaluation
-from t5x_style.reporting.run.writer import read_lines
-from t5x_style.step.model_state import State, fresh_state
+from t5x_style.signals import recorded
+from t5x_style.step.model_state import State, fresh_state, not_finite
 from t5x_style.step.program import StepProgram, step_program
-from t5x_style.step.step import LossSums
-from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
+from t5x_style.step.step import NO_LIMITS, Limits, LossSums
 from t5x_style.training.derived import derive
 from t5x_style.training.evaluation import Evaluator
+from t5x_style.training.folder import missing_files_writer, write_files
 from t5x_style.training.identity import identity, refuse_another_run
-from t5x_style.training.initial_weights import initial_parameters
+from t5x_style.training.recovery.recovery import Recovery
 from t5x_style.training.run import Run
 
 
@@ -50,46 +52,106 @@ class Session:
       state: the train state; the loop replaces it with every step.
       step: number of steps done.
       resumed: whether the state is from a checkpoint of this run.
+      evaluation_is_due: whether the evaluation of that step was left.
       sums: of the losses since the last training line; the loop replaces them with every step.
       no_sums: with which they begin after a line.
       line_step: the step of that line; 0 before the first.
+      recovery: the steps that are passed over, and what decides on going back.
+      program: places arrays, and has the shapes of the state.
       steps: compiled train step by (sequences, sequence length). Another shape is an error, so
         nothing is compiled again without notice.
       evaluator: the compiled evaluation.
       evaluations: the evaluation lines so far, those of earlier starts included.
       batch_sharding: the placement of a batch.
+      verification: of the bytes of the stores, while the run reads them.
       ledger, writer, checkpointer: for seconds, lines and states.
+      saver: saves by `checkpointer` while the run goes on.
     """
 
     state: State
     step: int
     resumed: bool
+    evaluation_is_due: bool
     sums: LossSums
     no_sums: LossSums
     line_step: int
+    recovery: Recovery
+    program: StepProgram
     steps: Mapping[tuple[int, int], Any]
     evaluator: Evaluator
     evaluations: list[dict[str, Any]]
     batch_sharding: NamedSharding
     mesh: Mesh
+    verification: Verification
     ledger: Ledger
     writer: RunWriter | SilentWriter
     checkpointer: Checkpointer
+    saver: Saver
+
+    def __post_init__(self):
+        # As values, and as they were placed.
+        self._limits = (NO_LIMITS, self.program.place(NO_LIMITS))
+
+    def limits_of(self, step: int, in_flight: int) -> Limits:
+        """The limits of an update that is applied, on the mesh: see `Recovery.limits_of`."""
+        values = self.recovery.limits_of(step, in_flight)
+        if not np.array_equal(values, self._limits[0]):
+            with jax.transfer_guard("allow"):
+                self._limits = (values, self.program.place(values))
+        return self._limits[1]
+
+    def place_step(self, step: int) -> jax.Array:
+        """The counter of a state after `step` steps, int32 []."""
+        with jax.transfer_guard("allow"):
+            return self.program.place(np.array(step, np.int32))
 
     def close(self) -> None:
         """Wait until checkpoints and lines are written, and close them."""
-        self.checkpointer.close()
-        self.writer.close()
+        self.verification.close()
+        try:
+            # Whatever ended the run, a save takes its time.
+            with self.ledger.time("save"):
+                self.saver.close()
+        finally:
+            self.writer.close()
 
 
-def open_session(run: Run) -> Session:
+def clear_the_way(run: Run) -> None:
+    """Move aside what a start cannot use: see `Beginning`.
+
+    Raises:
+      UsageError: `model_dir` holds another run, in which nothing may be moved.
+    """
+
+    def moved() -> list[str]:
+        if run.beginning.step is not None:
+            refuse_another_run(read_derived(run.model_dir).identity, identity(run), run)
+        return make_way(run.model_dir, run.beginning)
+
+    for move in from_writer(moved):
+        if is_writer():
+            warn(f"{run.model_dir}: {move}")
+
+
+def open_session(run: Run, began: float | None = None) -> Session:
     """Resume a run from its newest checkpoint, or start it.
+
+    Args:
+      began: the unix time since which the run's seconds count; now if not given.
 
     Raises:
       UsageError: before anything is written, if `model_dir` holds another run, the mesh does not
         fit the machine, or `initial_checkpoint_path` does not fit the architecture.
     """
-    started = time.perf_counter()
+    now = time.time()
+    ledger, began = Ledger(observer=enter_phase), now if began is None else min(began, now)
+    ledger.add("start", now - began)
+    ledger.begin()
+    with ledger.time("start"):
+        return _open_session(run, ledger, began)
+
+
+def _open_session(run: Run, ledger: Ledger, began: float) -> Session:
     derived = derive(run)
     # One process reads the folder: a shared folder may show an older state to another host.
     resume_step, blend_before = from_writer(lambda: existing_run(run, derived.identity))
@@ -99,48 +161,91 @@ def open_session(run: Run) -> Session:
         # The abstract step: nothing is allocated before the checks have passed.
         program = step_program(run.step_spec, run.topology, mesh)
         checkpointer = Checkpointer(
-            run.model_dir, keep=run.keep_checkpoints, keep_period=run.keep_period
+            run.model_dir,
+            keep=run.keep_checkpoints,
+            keep_period=run.keep_period,
+            identity=derived.identity,
+            timeout_seconds=run.save_timeout,
         )
-        state, saved = _first_state(run, program, checkpointer, resume_step)
-        ledger = Ledger.restore(saved.get("ledger", {}))
-        line_step, sums = _saved_losses(run, saved, step)
+        state, saved = _first_state(run, program, checkpointer, resume_step, ledger)
+        line_step, sums = saved_losses(run, saved, step)
+        recovery = Recovery.resumed(
+            run.spikes, run.plan, run.skip_steps, saved.get("recovery", {}), step
+        )
+        derived = dataclasses.replace(derived, skipped_steps=recovery.skipped)
 
-        writer: RunWriter | SilentWriter = SilentWriter()
+        writer: RunWriter | SilentWriter = SilentWriter(run.model_dir)
         if is_writer():
-            # plan.json comes first: after a kill it says that the other files are a run's.
-            _write_plan(run, derived)
-            run.stores.tokenizer.write_copy(run.model_dir)
-            write_whole(pathlib.Path(run.model_dir) / CONFIG_FILE, run.config_text)
-            writer = RunWriter(run.model_dir, resume_step=resume_step)
-        evaluations = from_writer(lambda: _evaluations(run.model_dir))
-        ledger.add("lost", writer.lost_seconds)
+            write_files(run, derived)
+            writer = RunWriter(
+                run.model_dir,
+                resume_step=resume_step,
+                began=began,
+                booked_until=saved.get("booked_until"),
+                last_line_step=line_step if "losses" in saved else None,
+                unwritten=saved.get("unwritten"),
+                write_missing_files=missing_files_writer(run, derived),
+            )
+        evaluations = from_writer(lambda: writer.evaluations)
+        for seconds in (saved.get("ledger", {}), writer.unbooked):
+            for cause, value in seconds.items():
+                ledger.add(cause, value)
         _announce(run, derived, blend_before, writer, mesh, resume_step)
-        ledger.add("other", time.perf_counter() - started)
+
+        def write_end(kind: str, step: int, reason: str) -> None:
+            tokens = run.plan.tokens_before(step)
+            writer.event_at_once(kind, step=step, tokens=tokens, reason=reason)
+
+        write_ends_by(write_end)
+
+        def record_leaving(reason: str) -> None:
+            tokens = run.plan.tokens_before(step)
+            writer.event("preempted", step=step, tokens=tokens, reason=reason, held_seconds=0.0)
+            writer.close()
 
         # Every program of the run is compiled here.
-        with ledger.time("compile"):
+        with recorded(record_leaving), ledger.time("compile"):
             steps = {shape: program.compile(*shape) for shape in run.plan.shapes_from(step)}
             evaluator = _evaluator(run, program, mesh)
     return Session(
         state=state,
         step=step,
         resumed=resume_step is not None,
-        sums=program.place_sums(sums),
-        no_sums=program.place_sums(np.zeros_like(sums)),
+        evaluation_is_due=saved.get("evaluation_is_due", False),
+        sums=program.place(sums),
+        no_sums=program.place(np.zeros_like(sums)),
         line_step=line_step,
+        recovery=recovery,
+        program=program,
         steps=steps,
         evaluator=evaluator,
         evaluations=evaluations,
         batch_sharding=program.batch_sharding,
         mesh=mesh,
+        verification=Verification(
+            [*run.stores.train.values(), *run.evaluated.values()],
+            index=jax.process_index(),
+            processes=jax.process_count(),
+        ),
         ledger=ledger,
         writer=writer,
         checkpointer=checkpointer,
+        saver=Saver(
+            checkpointer,
+            writer,
+            ledger,
+            patience_seconds=run.save_patience,
+            timeout_seconds=run.save_timeout,
+        ),
     )
 
 
 def _first_state(
-    run: Run, program: StepProgram, checkpointer: Checkpointer, resume_step: int | None
+    run: Run,
+    program: StepProgram,
+    checkpointer: Checkpointer,
+    resume_step: int | None,
+    ledger: Ledger,
 ) -> tuple[State, Mapping[str, Any]]:
     """The state from the checkpoint, from the weights of another run, or from the seed.
 
@@ -150,12 +255,19 @@ def _first_state(
     if resume_step is None:
         parameters = None
         if run.initial_checkpoint_path is not None:
-            parameters = initial_parameters(
-                run.initial_checkpoint_path, run.stores.tokenizer, program.model.abstract
-            )
+            with ledger.time("restore"):
+                parameters = initial_parameters(
+                    run.initial_checkpoint_path, run.stores.tokenizer, program.model.abstract
+                )
+                if names := not_finite(parameters):
+                    raise UsageError(
+                        f"INITIAL_CHECKPOINT_PATH = {run.initial_checkpoint_path} has parameters "
+                        f"that are not finite: {', '.join(names)}"
+                    )
         state = fresh_state(program.model, program.optimizer, program.state, run.seed, parameters)
         return state, {}
-    state, saved = checkpointer.restore(resume_step, program.state)
+    with ledger.time("restore"):
+        state, saved = checkpointer.restore(resume_step, program.state)
     planned = run.plan.tokens_before(resume_step)
     if saved["tokens"] != planned:
         raise UsageError(
@@ -186,7 +298,7 @@ def losses_record(run: Run, line_step: int, sums: LossSums) -> dict[str, Any]:
     return {"line_step": line_step, "sums": by_source}
 
 
-def _saved_losses(run: Run, saved: Mapping[str, Any], step: int) -> tuple[int, np.ndarray]:
+def saved_losses(run: Run, saved: Mapping[str, Any], step: int) -> tuple[int, np.ndarray]:
     """The step of the last training line, and the sums float32 [3, sources] since then.
 
     A new source has none. A checkpoint of an older version has none either. The next line then
@@ -223,7 +335,9 @@ def _announce(
         config_changes=list(run.config_changes),
         sources=derived.to_json()["sources"],
         initial_checkpoint=run.initial_checkpoint_path if resume_step is None else None,
+        resume_step=run.beginning.asked_step,
     )
+    _announce_beginning(run, writer, step, tokens)
     *earlier, newest = run.blend
     changed = blend_before is not None and blend_before != newest.asked
     if earlier and newest.step == step and changed:
@@ -249,6 +363,32 @@ def _announce(
         writer.event("warned", step=step, tokens=tokens, reason=notice)
 
 
+def write_refused(run: Run, writer: RunWriter | SilentWriter, refused: Refused) -> None:
+    """Write the event that a checkpoint is not used."""
+    writer.event(
+        "refused",
+        step=refused.step,
+        tokens=run.plan.tokens_before(min(refused.step, run.plan.steps)),
+        folder=refused.name,
+        reason=refused.reason,
+    )
+
+
+def _announce_beginning(run: Run, writer: RunWriter | SilentWriter, step: int, tokens: int) -> None:
+    """Write the events about the checkpoints that this start does not go on from."""
+    beginning = run.beginning
+    for refused in beginning.refused:
+        write_refused(run, writer, refused)
+    if beginning.later:
+        reason = f"train.resume_step = {step}"
+        from_step = max(beginning.later)
+        writer.event("rewound", step=step, tokens=tokens, from_step=from_step, reason=reason)
+    told = {str(refused) for refused in beginning.refused}
+    for notice in beginning.notices:
+        if notice not in told:
+            writer.event("warned", step=step, tokens=tokens, reason=notice)
+
+
 def _evaluator(run: Run, program: StepProgram, mesh: Mesh) -> Evaluator:
     """The evaluation of every source with a validation split, in rows of the last phase."""
     tokenizer, last = run.stores.tokenizer, run.plan.phases[-1]
@@ -268,30 +408,45 @@ def _evaluator(run: Run, program: StepProgram, mesh: Mesh) -> Evaluator:
     )
 
 
-def _write_plan(run: Run, derived: DerivedRun) -> None:
-    text = json.dumps(derived.to_json(), indent=1) + "\n"
-    write_whole(pathlib.Path(run.model_dir) / PLAN_FILE, text)
-
-
-def refuse_foreign_files(model_dir: str) -> None:
+def refuse_foreign_files(model_dir: str, *, from_scratch: bool = False) -> None:
     """Check, before any work, that a run would write over no file that no run has written.
 
     A start writes plan.json first. So a folder with that is a run's, however early it was killed.
+    One with an event of a save is a run's as well: see `find_beginning`.
+
+    Args:
+      from_scratch: whether a run may begin anew without the plan.json of its checkpoints.
 
     Raises:
       UsageError: there are files of a run's names, and no run.
+      Fault: there are checkpoints, and plan.json is missing or damaged.
     """
     folder = local_path(model_dir, "MODEL_DIR")
+    has_plan = (folder / PLAN_FILE).is_file()
+    wrong = f"its {PLAN_FILE} is missing"
+    if has_plan:
+        try:
+            read_derived(model_dir)
+            return
+        except Fault as error:
+            wrong = str(error)
+    steps = checkpoint_steps(model_dir)
+    if steps and not from_scratch:
+        raise Fault(
+            f"MODEL_DIR = {model_dir} has checkpoints up to step {max(steps):,}, and {wrong}. "
+            f"Without it nothing says which run they are of. Put {PLAN_FILE} back from a copy of "
+            "the folder; or set train.from_scratch = True, which moves what is there aside and "
+            "begins again; or name another MODEL_DIR"
+        )
+    saved = any(line["event"] == "saved" for line in read_log(folder / EVENTS_FILE).fields)
+    if steps or saved:
+        return
     found = [PLAN_FILE]
-    if not (folder / PLAN_FILE).is_file():
+    if not has_plan:
         names = (CONFIG_FILE, METRICS_FILE, EVENTS_FILE, *VOCABULARY_FILES)
         files = [folder / name for name in names]
         # A version before this one made its empty lines first.
         found = [file.name for file in files if file.is_file() and file.stat().st_size]
-    else:
-        with contextlib.suppress(Fault):
-            read_derived(model_dir)
-            return
     if found:
         raise UsageError(
             f"MODEL_DIR = {model_dir} has {', '.join(found)}, not written by a run, which would "
@@ -317,80 +472,3 @@ def existing_run(run: Run, own: dict[str, Any]) -> tuple[int | None, dict[str, A
             f"TRAIN_TOKENS = {run.plan.tokens_before(step):_}; or name another MODEL_DIR"
         )
     return step, before.blend[-1]["asked"]
-
-
-def _evaluations(model_dir: str) -> list[dict[str, Any]]:
-    return [
-        line for line in read_lines(pathlib.Path(model_dir) / METRICS_FILE) if is_evaluation(line)
-    ]
-
-
-def finished_run(run: Run) -> dict[str, Any] | None:
-    """The result of `loop.train` at the end of this run, read from its files.
-
-    Returns:
-      None if the run has not ended, by its plan or by its early stopping.
-
-    Raises:
-      UsageError: `model_dir` holds another run.
-    """
-    return from_writer(lambda: _finished_run(run))
-
-
-def _finished_run(run: Run) -> dict[str, Any] | None:
-    step = max(checkpoint_steps(run.model_dir), default=None)
-    if step is None or step > run.plan.steps:
-        return None
-    if step < run.plan.steps and run.early_stopping is None:
-        return None
-    refuse_another_run(read_derived(run.model_dir).identity, identity(run), run)
-    folder = pathlib.Path(run.model_dir)
-    lines = [line for line in read_lines(folder / METRICS_FILE) if line["step"] <= step]
-    evaluations = [line for line in lines if is_evaluation(line)]
-    training = [line for line in lines if not is_evaluation(line)]
-    plateau = run.plateau(evaluations)
-    # Early stopping ends a run at a step that has a training line, an evaluation and a checkpoint.
-    # If the rule is new and would have ended the run earlier, the run continues to the next
-    # evaluation.
-    stopped = plateau is not None and plateau.stop and plateau.step == step
-    if step < run.plan.steps and not (stopped and training and training[-1]["step"] == step):
-        return None
-    seconds = {
-        key.removeprefix("seconds/"): value
-        for key, value in training[-1].items()
-        if key.startswith("seconds/")
-    }
-    ends = [
-        event
-        for event in read_lines(folder / EVENTS_FILE)
-        # A run that was extended also has the event of its earlier end.
-        if event["event"] == "finished" and event["step"] == step
-    ]
-    end = run.end(plateau, step)
-    if not ends:
-        # The run was killed between the last checkpoint and the event.
-        with RunWriter(run.model_dir, resume_step=step) as writer:
-            record_end(run, writer, step, seconds, end)
-    return {
-        "line": training[-1],
-        "evaluation": evaluations[-1] if evaluations else {},
-        "seconds": ends[-1]["seconds"] if ends else seconds,
-        "resumed_from": step,
-        **end,
-    }
-
-
-def record_end(
-    run: Run,
-    writer: RunWriter | SilentWriter,
-    step: int,
-    seconds: Mapping[str, float],
-    end: dict[str, Any],
-) -> None:
-    """Record the end of a run and the tokens of each source: an event, and in plan.json."""
-    tokens = run.plan.tokens_before(step)
-    sources = {name: dataclasses.asdict(account) for name, account in run.accounts(step).items()}
-    achieved = {"step": step, "tokens": tokens, "sources": sources}
-    if is_writer():
-        _write_plan(run, dataclasses.replace(derive(run), achieved=achieved))
-    writer.event("finished", step=step, tokens=tokens, sources=sources, seconds=seconds, **end)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import gin
 
 from t5x_style.config.checks import operative_config, refuse_unconsumed
-from t5x_style.errors import Fault, Preempted, UsageError
+from t5x_style.errors import Fault, Preempted, StartAgain, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +120,7 @@ def toy(
     config = operative_config()
     faults = {
         "fault": Fault("the disk is full"),
+        "again": StartAgain("process 1 of 2 was lost"),
         "preempted": Preempted("saved at step 3"),
         "interrupt": KeyboardInterrupt(),
         "bug": ZeroDivisionError("division by zero\nand more"),

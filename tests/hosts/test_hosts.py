@@ -1,5 +1,6 @@
 """The index of a process among several, and the decisions that process 0 sends to them."""
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -10,11 +11,12 @@ import jax
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from t5x_style.errors import EXIT_FAULT, Fault, Preempted, UsageError
+from t5x_style.errors import EXIT_AGAIN, EXIT_PREEMPTED, Preempted, StartAgain, UsageError
 from t5x_style.hosts import Hosts, from_writer, hosts, is_writer, preemption_requested
-from t5x_style.hosts.lifeline import Place
+from t5x_style.hosts.meeting import Met, Place
 from tests import warm
-from tests.hosts.test_lifeline import free_port, meet_all
+from tests.hosts.test_lifeline import lifelines
+from tests.hosts.test_meeting import assert_met, free_port, meet_all
 
 NAMES = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR", "KUBERNETES_")
 
@@ -47,10 +49,10 @@ def test_the_last_index_and_the_last_port_are_allowed():
 def test_a_request_to_leave_is_seen_until_the_run_ends():
     before = signal.getsignal(signal.SIGTERM)
     with preemption_requested() as leave:
-        assert not leave(1)
+        assert leave() is None
         signal.raise_signal(signal.SIGTERM)
-        assert leave(2)
-        assert leave(3)
+        assert leave() == "SIGTERM"
+        assert leave() == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -130,9 +132,31 @@ def test_what_makes_no_sense_is_refused(fields, message):
         Hosts(**fields)
 
 
+def test_a_secret_that_can_be_guessed_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("T5X_STYLE_SECRET", "fifteen letters")
+    alone = Hosts("localhost:1", processes=2, index=1, timeout_seconds=0.5)
+    with pytest.raises(UsageError, match="has 15 characters: take 16 or more") as error:
+        alone.join().__enter__()
+    assert "fifteen" not in str(error.value)
+
+
+def test_the_processes_take_the_secret_from_the_environment(monkeypatch):
+    monkeypatch.setenv("T5X_STYLE_SECRET", "sixteen letters!")
+    coordinator = f"localhost:{free_port()}"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        zero = pool.submit(meet_all, coordinator, [0], count=2, secrets={0: "another, as long"})
+        with pytest.raises(UsageError, match="have different secrets"):
+            Hosts(coordinator, processes=2, index=1, timeout_seconds=9.0).join().__enter__()
+        one = meet_all(coordinator, [1], count=2, secrets={1: "another, as long"})
+        assert_met([*one, *zero.result()])
+
+
 def test_a_process_that_does_not_come():
     alone = Hosts(f"localhost:{free_port()}", processes=2, index=0, timeout_seconds=0.5)
-    with pytest.raises(Fault, match=r"1 of 2 processes reached .* missing: 1;"), alone.join():
+    with (
+        pytest.raises(StartAgain, match=r"1 of 2 processes reached .* missing: 1;"),
+        alone.join(),
+    ):
         pass
     assert is_writer()
 
@@ -142,10 +166,10 @@ def test_a_preemption_leaves_the_processes_in_order_and_goes_on(monkeypatch):
     calls, closed = [], []
     line = types.SimpleNamespace(
         place=Place("localhost:1", 2, 0),
-        service_port=1,
         close=lambda failure: closed.append(failure),
     )
-    monkeypatch.setattr(hosts, "rendezvous", lambda *_: line)
+    monkeypatch.setattr(hosts, "rendezvous", lambda *_: Met({}, 1, None))
+    monkeypatch.setattr(hosts, "Lifeline", lambda *_: line)
     for name in ("initialize", "shutdown"):
         monkeypatch.setattr(
             jax.distributed, name, lambda *_, called=name, **__: calls.append(called)
@@ -165,7 +189,7 @@ NEVER_ASKS = """
 import sys, time
 from t5x_style.hosts import Hosts
 hosts = Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2]))
-with hosts.join(handles_sigterm=False):
+with hosts.join():
     print("joined", file=sys.stderr, flush=True)
     time.sleep(60)
 """
@@ -182,12 +206,77 @@ def test_sigterm_ends_what_never_asks_for_it():
     processes[1].communicate(timeout=60)
     assert processes[1].returncode == -signal.SIGTERM
     _, errors = processes[0].communicate(timeout=60)
-    assert processes[0].returncode == EXIT_FAULT
+    assert processes[0].returncode == EXIT_AGAIN == 75
     assert "process 1 of 2" in errors.splitlines()[-1]
 
 
+FAILS = """
+import sys
+from t5x_style.commands import main
+from t5x_style.errors import Fault, StartAgain, UsageError
+from t5x_style.hosts import Hosts
+coordinator, index, error = sys.argv[1:]
+
+def run(arguments):
+    with Hosts(coordinator=coordinator, processes=2, index=int(index)).join():
+        if index == "1":
+            raise eval(error)("the reason")
+        import jax.numpy as jnp
+        from jax.experimental import multihost_utils
+        multihost_utils.broadcast_one_to_all(jnp.zeros(1))
+
+main._run = run
+sys.exit(main.main([]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [("Fault", 1), ("UsageError", 2), ("StartAgain", 75), ("OSError", 1)]
+)
+def test_all_processes_end_with_the_status_of_the_one_that_failed(error, status):
+    coordinator = f"localhost:{free_port()}"
+    processes = [warm.start(["-c", FAILS, coordinator, index, error]) for index in range(2)]
+    endings = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [status, status], endings
+    last = endings[0][-1]
+    assert "process 1 of 2" in last
+    assert last.endswith("start all processes again") == (status == 75)
+
+
+LEAVES_EARLY = """
+import sys, time
+from t5x_style.commands import main
+from t5x_style.hosts import Hosts
+def work(arguments):
+    with Hosts(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2])).join():
+        print("joined", file=sys.stderr, flush=True)
+        time.sleep(60)
+main._run = work
+sys.exit(main.main(["train"]))
+"""
+
+
+def test_a_signal_before_the_steps_ends_all_and_the_others_may_start_again():
+    """Nothing is to be saved, so nobody waits for the compiler of another."""
+    coordinator = f"localhost:{free_port()}"
+    processes = [warm.start(["-c", LEAVES_EARLY, coordinator, index]) for index in range(2)]
+    for process in processes:
+        while "joined" not in process.output_so_far()[1]:
+            assert process.poll() is None, "ended before it had joined"
+            time.sleep(0.02)
+    processes[1].send_signal(signal.SIGHUP)
+    _, errors = processes[1].communicate(timeout=60)
+    said = "signal SIGHUP before the first step: nothing to save, start again"
+    assert processes[1].returncode == EXIT_PREEMPTED
+    assert errors.splitlines()[-1] == f"preempted: {said}"
+    _, errors = processes[0].communicate(timeout=60)
+    assert processes[0].returncode == EXIT_AGAIN
+    assert errors.splitlines()[-1].startswith("error: process 1 of 2 (")
+    assert f") ended: {said}; " in errors.splitlines()[-1]
+
+
 def test_process_0_decides_for_all_and_is_the_only_one_asked(monkeypatch):
-    zero, one = meet_all(f"localhost:{free_port()}", [0, 1])
+    zero, one = lifelines(f"localhost:{free_port()}", [0, 1])
 
     def refuse():
         raise UsageError("another run")

@@ -1,33 +1,26 @@
-"""The rendezvous of processes, here threads of one process with a lifeline each."""
+"""The connections of processes that have met, here threads of one process with a lifeline each."""
 
-import concurrent.futures
+import contextlib
 import json
+import queue
 import socket
 
 import pytest
 
-from t5x_style.errors import Fault, UsageError
-from t5x_style.hosts.lifeline import Lifeline, Place, rendezvous
+from t5x_style.data.stores.token_store import StoreChanged
+from t5x_style.errors import Fault, StartAgain
+from t5x_style.hosts import lifeline
+from t5x_style.hosts.lifeline import Lifeline
+from t5x_style.hosts.meeting import Place
+from tests.hosts.test_meeting import free_port, meet_all
 
 
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        return server.getsockname()[1]
-
-
-def meet_all(coordinator: str, processes: list[int], **options) -> list:
-    """The lifeline of each process, or the error that `rendezvous` raised in it."""
-    options = {"count": len(processes), "seconds": 20.0, "same": {}, **options}
-
-    def come(index: int):
-        place = Place(coordinator, options["count"], index)
-        try:
-            return rendezvous(place, options["seconds"], options["same"].get(index, "alike"))
-        except (Fault, UsageError) as error:
-            return error
-
-    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
-        return list(pool.map(come, processes))
+def lifelines(coordinator: str, processes: list[int]) -> list[Lifeline]:
+    met = meet_all(coordinator, processes)
+    return [
+        Lifeline(Place(coordinator, len(processes), index), peers, 60.0)
+        for index, (peers, *_) in zip(processes, met, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -36,9 +29,8 @@ def coordinator() -> str:
 
 
 def test_all_receive_the_values_of_process_0_in_order(coordinator):
-    lines = meet_all(coordinator, [2, 0, 1])
+    lines = lifelines(coordinator, [2, 0, 1])
     try:
-        assert len({line.service_port for line in lines}) == 1
         # More than one packet holds, and right after the meeting.
         values = [{"value": list(range(200_000))}, None, "ß"]
         for value in values:
@@ -53,15 +45,105 @@ def test_all_receive_the_values_of_process_0_in_order(coordinator):
 
 
 def test_all_receive_the_failure_of_one_process(coordinator):
-    lines = meet_all(coordinator, [0, 1, 2])
-    lines[1].close("the disk is full")
-    reasons = [lines[index].lost_within(2.0) for index in (0, 2)]
+    lines = lifelines(coordinator, [0, 1, 2])
+    lines[1].close(Fault("the disk is full"))
+    errors = [lines[index].lost_within(2.0) for index in (0, 2)]
     # Within their grace: they end by themselves, and the watch does not end the process.
     for index in (0, 2):
         lines[index].close()
-    assert reasons[0] == reasons[1]
-    assert reasons[0].startswith("process 1 of 3 (")
-    assert reasons[0].endswith(") ended: the disk is full")
+    assert [type(error) for error in errors] == [Fault, Fault]
+    assert str(errors[0]) == str(errors[1])
+    assert str(errors[0]).startswith("process 1 of 3 (")
+    assert ") ended: the disk is full; the run cannot continue without it" in str(errors[0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"no message\n",
+        b"7\n",
+        b'{"kind": "hello"}\n',
+        b'{"kind": "failed", "reason": "mine"}\n',
+        b'{"kind": "beat", "activity": {"phase": "step"}}\n',
+        b'{"kind": "beat", "activity": {"phase": "", "step": "a", "seconds": 1, "limit": 1}}\n',
+        b'{"kind": "failed", "reason": "", "status": "one", "grace": 0, "hang": false}\n',
+        b'{"kind": "value", "value": "for process 0, which decides"}\n',
+        b"[" * 200_000 + b"\n",
+        b"x" * 3_000_000,  # and no end
+    ],
+    ids=lambda words: str(words[:20]),
+)
+def test_a_connection_that_sends_no_message_of_a_run_is_a_lost_process(monkeypatch, words):
+    ended: queue.SimpleQueue = queue.SimpleQueue()
+    monkeypatch.setattr(lifeline, "end_process", lambda error, **_: ended.put(error))
+    with socket.create_server(("localhost", 0)) as server:
+        here = socket.create_connection(server.getsockname(), timeout=1.0)
+        there, _ = server.accept()
+    line = Lifeline(Place("localhost:1", 2, 0), {here: "process 1"}, 60.0)
+    with there:
+        with contextlib.suppress(OSError):
+            there.sendall(words)
+        error = ended.get(timeout=20)
+        assert type(error) is StartAgain
+        assert str(error).startswith("process 1 sent what is no message of a run")
+    line.close()
+
+
+@pytest.mark.parametrize(
+    ("failure", "kinds"),
+    [
+        (StoreChanged("law-train/tokens.bin has changed"), ["store_changed"]),
+        (StartAgain("no room", event="save_failed"), ["save_failed"]),
+        (Fault("the disk is full"), []),
+        (OSError("the disk is full"), []),
+    ],
+)
+def test_process_0_writes_the_event_of_the_failure_of_another(
+    monkeypatch, coordinator, failure, kinds
+):
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(lifeline, "write_event", lambda *event: written.append(event))
+    lines = lifelines(coordinator, [0, 1, 2])
+    lines[1].close(failure)
+    errors = [lines[index].lost_within(2.0) for index in (0, 2)]
+    for index in (0, 2):
+        lines[index].close()
+    assert [kind for kind, _ in written] == kinds  # once, by one of two
+    assert {reason for _, reason in written} <= set(map(str, errors))
+
+
+LOST = json.dumps(
+    {"kind": "failed", "reason": "process 2 was lost", "status": 75, "grace": 0.0}
+    | {"hang": False, "event": "lost"}
+)
+
+
+@pytest.mark.parametrize(
+    ("index", "heard", "writes"),
+    [
+        (0, b"", True),
+        (1, b"", True),  # process 0 was lost, which would have written
+        (2, b"", False),
+        (0, LOST.encode() + b"\n", True),  # found by another process
+        (1, LOST.encode() + b"\n", False),  # process 0 has written it
+    ],
+)
+def test_one_process_writes_the_event_of_a_lost_one(monkeypatch, index, heard, writes):
+    ended: queue.SimpleQueue = queue.SimpleQueue()
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(lifeline, "end_process", lambda error, **_: ended.put(error))
+    monkeypatch.setattr(lifeline, "write_event", lambda *event: written.append(event))
+    with socket.create_server(("localhost", 0)) as server:
+        here = socket.create_connection(server.getsockname(), timeout=1.0)
+        there, _ = server.accept()
+    line = Lifeline(Place("localhost:1", 3, index), {here: "process 9"}, 60.0)
+    there.sendall(heard)
+    there.close()
+    error = ended.get(timeout=20)
+    line.close()
+    assert type(error) is StartAgain
+    assert ("process 2 was lost" if heard else "process 9 was lost") in str(error)
+    assert written == ([("lost", str(error))] if writes else [])
 
 
 def test_a_host_that_vanishes_is_noticed_after_half_a_minute():
@@ -69,7 +151,7 @@ def test_a_host_that_vanishes_is_noticed_after_half_a_minute():
     with socket.create_server(("localhost", 0)) as server:
         here = socket.create_connection(server.getsockname(), timeout=1.0)
         there, _ = server.accept()
-    line = Lifeline(Place("localhost:1", 2, 0), {here: "process 1"}, 0)
+    line = Lifeline(Place("localhost:1", 2, 0), {here: "process 1"}, 60.0)
     try:
         assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert here.gettimeout() is None
@@ -82,72 +164,9 @@ def test_a_host_that_vanishes_is_noticed_after_half_a_minute():
 
 
 def test_a_process_that_ends_gives_the_others_three_seconds_for_their_own_error(coordinator):
-    zero, one = meet_all(coordinator, [0, 1])
+    zero, one = lifelines(coordinator, [0, 1])
     zero.close()
     sent = []
     one._send_all = sent.append
-    one.close("the disk is full")
+    one.close(Fault("the disk is full"))
     assert [(message["kind"], message["grace"]) for message in sent] == [("failed", 3.0)]
-
-
-def test_who_is_missing_is_named_to_all_that_came(coordinator):
-    errors = meet_all(coordinator, [0, 2], count=4, seconds=1.0)
-    for error in errors:
-        assert type(error) is Fault
-        assert str(error).startswith(
-            f"2 of 4 processes reached {coordinator} within 1 s; missing: 1, 3; present: "
-            "process 0 of 4 ("
-        )
-        assert socket.gethostname() in str(error)
-
-
-def test_nobody_at_the_coordinators_address(coordinator):
-    (error,) = meet_all(coordinator, [1], count=2, seconds=0.5)
-    assert type(error) is Fault
-    assert f"could not connect to process 0 at {coordinator} within 0.5 s" in str(error)
-
-
-def test_a_port_that_is_taken(coordinator):
-    with socket.create_server(("", int(coordinator.split(":")[1]))):
-        (error,) = meet_all(coordinator, [0], count=2)
-    assert type(error) is Fault
-    assert "cannot listen" in str(error)
-
-
-def test_two_of_one_index_are_refused(coordinator):
-    errors = meet_all(coordinator, [0, 1, 1], count=3)
-    assert all(type(error) is UsageError for error in errors)
-    assert "has the same Hosts.index as process 1 of 3 (" in str(errors[0])
-
-
-def test_processes_that_were_started_with_something_else_are_refused(coordinator):
-    same = {0: "a = 1\nb = 2", 1: "a = 1\nb = 3"}
-    errors = meet_all(coordinator, [0, 1], same=same)
-    for error in errors:
-        assert type(error) is UsageError
-        assert str(error).endswith("\n  - b = 2\n  + b = 3")
-
-
-def test_strangers_and_the_dead_do_not_count(coordinator):
-    """A port scanner, and a process that died while it waited and was started again."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        zero = pool.submit(meet_all, coordinator, [0], count=3)
-        hello = {"index": 1, "processes": 3, "who": "the first one", "common_text": "alike"}
-        request = b"GET / HTTP/1.0\r\n\r\n\n"
-        for words in (request, b"{}\n", b"", json.dumps(hello).encode() + b"\n"):
-            stranger = connect(coordinator)
-            stranger.sendall(words)
-            stranger.close()
-        lines = [*meet_all(coordinator, [1, 2], count=3), *zero.result()]
-    assert not [line for line in lines if isinstance(line, Exception)]
-    for line in lines:
-        line.close()
-
-
-def connect(coordinator: str) -> socket.socket:
-    host, port = coordinator.split(":")
-    while True:
-        try:
-            return socket.create_connection((host, int(port)), timeout=10)
-        except OSError:
-            continue

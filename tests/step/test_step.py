@@ -11,7 +11,7 @@ from t5x_style.accounting import Topology
 from t5x_style.data import Rows
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
-from t5x_style.step.step import make_evaluation_step, make_train_step, packed_batch
+from t5x_style.step.step import NO_LIMITS, make_evaluation_step, make_train_step, packed_batch
 from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY
 
 ARCH = dataclasses.replace(ARCHITECTURE, d_model=32, head_dim=4, d_ff=48, logit_softcap=5.0)
@@ -51,7 +51,7 @@ def after_a_step(microbatches: int = 1, fsdp: int = 1, tensor: int = 1):
         )
         batch = packed_batch(Rows(tokens(), SOURCE, None))
         batch = jax.device_put(batch, batch_sharding(mesh))
-        new, metrics, sums = jax.jit(step)(state, batch, BEFORE)
+        new, metrics, sums = jax.jit(step)(state, batch, BEFORE, NO_LIMITS)
     return jax.device_get((state["parameters"], new, metrics, sums))
 
 
@@ -119,7 +119,12 @@ def test_the_rest_of_the_metrics_and_of_the_state():
     assert metrics["learning_rate"] == 0.25  # of the step taken, which was step 0
     assert new["step"] == 1
     assert new["step"].dtype == np.int32
+    metrics = dict(metrics)
+    assert metrics.pop("row_nats").shape == (BATCH,)
+    names = ("loss", "grad_norm", "param_norm", "applied")
+    assert metrics.pop("seen").tolist() == [float(metrics[name]) for name in names]
     dtypes = {name: leaf.dtype for name, leaf in metrics.items()}
+    assert dtypes.pop("applied") == np.dtype(bool)
     assert {*dtypes.values(), sums.dtype} == {np.dtype(np.float32)}
     assert {leaf.shape for leaf in metrics.values()} == {()}
 
@@ -131,7 +136,9 @@ def test_the_rest_of_the_metrics_and_of_the_state():
 )
 def test_microbatches_change_neither_loss_nor_gradients(microbatches, sizes):
     whole, cut = after_a_step(), after_a_step(microbatches, **sizes)
-    assert_trees_close(cut[2:], whole[2:], 1e-5)
+    # What only microbatches can tell is of `test_left_out.py`.
+    metrics, others = {name: cut[2][name] for name in whole[2]}, cut[3:]
+    assert_trees_close((metrics, *others), whole[2:], 1e-5)
     assert_trees_close(gradients_of(cut), gradients_of(whole), 1e-4)
     assert_trees_close(cut[1]["parameters"], whole[1]["parameters"], 1e-5)
 
@@ -165,9 +172,12 @@ def test_bfloat16_computes_in_bfloat16_with_state_and_sums_in_float32():
             loss_chunk_tokens=24, eos_id=EOS,
         )  # fmt: skip
         batch = jnp.asarray(packed_batch(Rows(tokens(), SOURCE, None)))
-        new, metrics, sums = jax.eval_shape(step, state, batch, BEFORE)
+        new, metrics, sums = jax.eval_shape(step, state, batch, BEFORE, NO_LIMITS)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(new["parameters"])} == {np.dtype(np.float32)}
-    assert {leaf.dtype for leaf in jax.tree.leaves((metrics, sums))} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((metrics, sums))} == {
+        np.dtype(np.float32),
+        np.dtype(bool),
+    }

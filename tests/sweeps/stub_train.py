@@ -49,6 +49,7 @@ def main() -> int:
         line = {
             "step": step,
             "tokens": 10 * step,
+            "time": float(step),
             "loss": 1 / (rate * width * step),
             "loss_steps": min(step, 2),
             "chinchilla/besiroglu/compute_efficiency": 0.5 / width,

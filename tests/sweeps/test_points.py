@@ -99,13 +99,22 @@ def make_run(tmp_path):
     """A function from a name (and what tells runs apart) to the files of a run."""
 
     def make(
-        name, *, params=1000, reached=100, loss=2.0, tokenizer="t", epochs=0.5, source="legal"
+        name,
+        *,
+        params=1000,
+        reached=100,
+        loss=2.0,
+        tokenizer="t",
+        epochs=0.5,
+        source="legal",
+        skipped=0,
     ):
         shares = {source: 0.25, "general": 0.75}
         with RunWriter(tmp_path / name, resume_step=None) as writer:
             for tokens in range(50, reached + 1, 50):
                 early = 100 / tokens
-                writer.metrics({"step": tokens, "tokens": tokens, "loss": loss * early})
+                line = {"step": tokens, "tokens": tokens, "loss": loss * early}
+                writer.metrics(line | ({"skipped/general": skipped} if skipped else {}))
                 writer.metrics(
                     {
                         "step": tokens,
@@ -155,6 +164,13 @@ def test_of_runs_of_one_size_the_best_one_counts(make_run):
         points, left_out = points_of_runs(order)
         assert [point.name for point in points] == [best, other]
         assert left_out == [LeftOut(worse, f"same N and D as {best}, better")]
+
+
+def test_updates_that_were_left_out_are_no_tokens_of_a_point(make_run):
+    worse, best = make_run("worse", loss=3.0, skipped=8), make_run("best", loss=2.0, skipped=4)
+    points, left_out = points_of_runs([worse, best])
+    assert [(point.name, point.tokens) for point in points] == [(best, 96)]
+    assert [run.name for run in left_out] == [worse]  # of the same plan
 
 
 def test_patterns_and_sweeps_stand_for_their_runs(make_run, tmp_path):

@@ -37,8 +37,17 @@ EXPECTED = {
 
 
 def test_the_last_lines_count(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"time": 0.0, **line}) + "\n" for line in LINES)
+    )
     assert trial_result(tmp_path) == EXPECTED
+
+
+def test_tokens_are_those_learnt_from(tmp_path):
+    lines = [LINES[0], {**LINES[2], "skipped/legal": 5, "skipped/general": 1}]
+    lines = [{"time": 0.0, **line} for line in lines]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert trial_result(tmp_path)["tokens"] == 10
 
 
 def test_a_trial_that_left_nothing(tmp_path):

@@ -160,6 +160,7 @@ def test_the_record_of_a_sweep_is_on_the_disk_whenever_it_is_written(tmp_path, m
     [
         (0, "finished", None),
         (143, "preempted", None),
+        (75, "preempted", "the last words (status 75)"),
         # It died of SIGTERM before it could handle it.
         (-15, "preempted", None),
         (-9, "failed", "the last words (status -9)"),
@@ -192,15 +193,12 @@ def test_the_cause_of_a_failure_is_its_last_error_or_its_last_line(tmp_path, log
 
 
 CHILD = """
-import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.sweeps.test_trials import sweep
 from t5x_style.commands.main import main
 from t5x_style.errors import Preempted
-# A shell that starts the tests in the background has them, and all their children, ignore it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     sweep(Path({folder!r}), arguments={arguments!r}, concurrent={concurrent})
 except Preempted as error:

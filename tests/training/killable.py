@@ -8,6 +8,7 @@ import time
 
 from t5x_style.accounting import Topology
 from t5x_style.data import BatchReader
+from t5x_style.reporting import process_began
 from t5x_style.training import train
 from tests.training.runs import make_run
 
@@ -22,4 +23,5 @@ if __name__ == "__main__":
     BatchReader.rows = slowly  # type: ignore[method-assign]
     axes = {axis: int(size) for axis, size in (size_of_axis.split("=") for size_of_axis in mesh)}
     topology = Topology(loss_chunk_tokens=64, **axes)
-    train(make_run(model_dir, steps=int(steps), topology=topology, eval_period=20))
+    run = make_run(model_dir, steps=int(steps), topology=topology, eval_period=20)
+    train(run, process_began())

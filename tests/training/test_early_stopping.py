@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_style.checkpoints import Checkpointer, checkpoint_steps
 from t5x_style.data import BatchPlan
 from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
 from t5x_style.training import EarlyStopping, train
-from t5x_style.training.checkpoints import Checkpointer, checkpoint_steps
 from tests.training.runs import EOS, VOCABULARY, FakeStores, constant, made_up_store, make_run
 
 HALVES = {"legal": 0.5, "general": 0.5}
@@ -45,6 +45,17 @@ def first_stop(rule: EarlyStopping, evaluations: list[dict], weights=LEGAL) -> i
         if state is not None and state.reason is not None:
             return state.step
     return None
+
+
+def test_the_best_is_known_without_any_patience():
+    rule = EarlyStopping(mode="keep")
+    state = rule.state(lines([3.0, 1.0, *[2.0] * 1000]), LEGAL)
+    assert (state.best_step, state.best_score, state.step) == (1, 1.0, 1001)
+    assert (state.reason, state.advise, state.stop) == (None, False, False)
+    with pytest.raises(UsageError, match=r"mode = 'stop' needs EarlyStopping.patience_tokens"):
+        EarlyStopping(mode="stop")
+    with pytest.raises(UsageError, match=r"mode = 'keep' has no use for EarlyStopping.patience"):
+        EarlyStopping(patience_tokens=1, mode="keep")
 
 
 def test_a_plateau_ends_after_the_patience_in_tokens():
@@ -347,10 +358,10 @@ def test_killed_between_an_evaluation_and_its_checkpoint(stopped, tmp_path, monk
     jax.config.update("jax_enable_compilation_cache", False)
     for fatal in (best, end):
 
-        def save_or_die(self, step, *arguments, fatal=fatal):
+        def save_or_die(self, step, *arguments, fatal=fatal, **options):
             if step == fatal:
                 raise Killed
-            save(self, step, *arguments)
+            save(self, step, *arguments, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save", save_or_die)

@@ -1,17 +1,22 @@
 """The sums from which a metric is computed, against a softmax in float64."""
 
 import dataclasses
+import itertools
+import json
 import math
+import re
 
+import jax
 import numpy as np
 import pytest
 
 from t5x_style.accounting import Topology
 from t5x_style.data import EvaluationSet
-from t5x_style.errors import UsageError
+from t5x_style.errors import Preempted, UsageError
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import bind_model
-from t5x_style.training import EvaluationSums, Evaluator
+from t5x_style.training import EvaluationSums, Evaluator, loop, train
+from t5x_style.training.session import open_session
 from tests.my_team import WorstRow
 from tests.training.runs import ARCHITECTURE, EOS, SEQUENCE, VOCABULARY, make_run
 
@@ -95,3 +100,82 @@ def test_a_run_refuses_two_metrics_of_one_name_and_what_is_no_metric(tmp_path):
     with pytest.raises(UsageError, match=r"train.metrics = 'worst' is no Metric: it lacks name"):
         make_run(tmp_path, metrics=["worst"])
     assert not list(tmp_path.iterdir())
+
+
+def asked_at(number: int):
+    """A signal that comes before the `number`th time that a run asks for one."""
+    calls = itertools.count(1)
+    return lambda: "SIGTERM" if next(calls) >= number else None
+
+
+def until_left(run, leave) -> str:
+    """A start of a run that is asked to leave: its last word."""
+    session = open_session(run)
+    try:
+        with pytest.raises(Preempted) as left:
+            loop.run_loop(run, session, leave)
+    finally:
+        session.close()
+    return str(left.value)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def curve(model_dir):
+    """All that the lines of a run hold, but for its clock."""
+    clock = re.compile(r"time|seconds/.*|.*_seconds|tokens_per_second|goodput")
+    lines = read(model_dir / "metrics.jsonl")
+    return [{key: x for key, x in line.items() if not clock.fullmatch(key)} for line in lines]
+
+
+@pytest.fixture
+def bit_for_bit():
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_an_evaluation_that_is_left_is_made_again_and_the_curve_is_the_same(tmp_path, bit_for_bit):
+    """In the middle of a run and at its last step. Each evaluation here has 8 batches or fewer."""
+    options = {"steps": 4, "batch": 4, "eval_period": 2}
+    whole = train(make_run(tmp_path / "whole", **options))
+    folder = tmp_path / "parts"
+    run = make_run(folder, **options)
+    batches = 8 + 4  # 512 and 256 tokens in rows of 16, 4 at a time
+
+    # Asked in the evaluation of step 0: there is nothing to save.
+    assert until_left(run, asked_at(3)).startswith("signal SIGTERM in the evaluation of step 0:")
+    assert not list(folder.glob("checkpoint_*"))
+    # In the evaluation of step 2: all of that of step 0, two steps, three batches.
+    said = until_left(run, asked_at(batches + 2 + 3))
+    assert said == "signal SIGTERM at step 2: saved, start again to continue"
+    assert [line["step"] for line in curve(folder) if "loss" not in line] == [0]
+    # Again in the same evaluation: the checkpoint is there, and is not written again.
+    before = (folder / "checkpoint_2").stat().st_mtime_ns
+    assert until_left(run, asked_at(5)).startswith("signal SIGTERM in the evaluation of step 2:")
+    assert (folder / "checkpoint_2").stat().st_mtime_ns == before
+    # In the evaluation of the last step.
+    said = until_left(run, asked_at(batches + 2 + 3))
+    assert said == "signal SIGTERM at step 4: saved, start again to continue"
+
+    end = train(run)
+    assert curve(folder) == curve(tmp_path / "whole")
+    assert end["line"]["loss"] == whole["line"]["loss"]
+    kinds = [event["event"] for event in read(folder / "events.jsonl")]
+    assert kinds.count("preempted") == 4
+    assert kinds[-1] == "finished"
+    for key, value in whole["evaluation"].items():
+        assert end["evaluation"][key] == value
+    # It is finished now, and is not begun again.
+    assert train(run)["resumed_from"] == 4
+    assert [event["event"] for event in read(folder / "events.jsonl")] == kinds
+
+
+def test_a_run_that_is_asked_before_an_evaluation_does_not_begin_it(tmp_path):
+    run = make_run(tmp_path, steps=4, batch=4, eval_period=2)
+    # 12 batches of the evaluation of step 0, and two steps.
+    until_left(run, asked_at(12 + 2))
+    assert [line["step"] for line in curve(tmp_path)] == [0, 1, 2]
+    assert read(tmp_path / "events.jsonl")[-1]["held_seconds"] > 0

@@ -4,16 +4,26 @@ import collections
 import json
 import os
 import pathlib
+import re
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
 
-from t5x_style.errors import EXIT_FAULT, EXIT_PREEMPTED
+from t5x_style.accounting import Ledger
+from t5x_style.errors import EXIT_AGAIN, EXIT_PREEMPTED, StartAgain
+from t5x_style.hosts import Watchdog
+from t5x_style.hosts import hosts as hosts_module
+from t5x_style.hosts.meeting import Place
+from t5x_style.hosts.watchdog import write_event
+from t5x_style.training import train
+from t5x_style.training.session import Session
 from tests import warm
 from tests.conftest import xla_flags
-from tests.hosts.test_lifeline import free_port
+from tests.hosts.test_meeting import free_port
+from tests.training.runs import make_run
 
 DEVICES = 4
 STEPS = 8
@@ -108,7 +118,15 @@ def ended(folder) -> dict[str, list[Ended]]:
     stopped = read(folder / "four/events.jsonl")[-1]["step"]
     one = start(1, run("one", steps=STEPS), run("four", steps=stopped + 1))
     # two, that come to an end, find it reached, and go on from it until one of them is killed.
-    two = start(2, run("two", steps=5), run("two", steps=5), run("two", **slow))
+    damaged = {"damages": str(folder / "damaged/checkpoint_4")}
+    two = start(
+        2,
+        run("damaged", steps=4, checkpoint_period=2),
+        run("damaged", steps=4, checkpoint_period=2, **damaged),
+        run("two", steps=5),
+        run("two", steps=5),
+        run("two", **slow),
+    )
     wait_for(lambda: len(evaluations(folder / "two")) == 4, two)
     two[1].kill()
     return found | {"two": end(two), "one": end(one)}
@@ -135,19 +153,39 @@ def test_evaluations_are_those_of_one_process(ended, folder):
 
 def test_every_process_returns_the_same(ended):
     first, second = (results(item) for item in ended["two"])
-    assert len(first) == 2
+    assert len(first) == 4
     for one, other in zip(first, second, strict=True):
         del one["seconds"], other["seconds"]
         one["line"] = {key: one["line"][key] for key in ("step", "tokens", "loss")}
         other["line"] = {key: other["line"][key] for key in ("step", "tokens", "loss")}
         assert one == other
-    assert [result["resumed_from"] for result in first] == [None, 5]
+    assert [result["resumed_from"] for result in first] == [None, 2, None, 5]
+
+
+def test_each_process_digests_what_it_wrote_and_verifies_its_share(ended, folder):
+    for process, of_it in enumerate(ended["two"]):
+        left = [line for line in of_it.errors if line.startswith("left the digests")]
+        # Two saves, one again after the flip, and one of the other run.
+        assert left == [f"left the digests of ocdbt.process_{process}"] * 4
+        # Process 1 found the flipped bit, and both went on from the checkpoint before.
+        assert [result["resumed_from"] for result in results(of_it)[:2]] == [None, 2]
+    model_dir = folder / "damaged"
+    files = json.loads((model_dir / "checkpoint_4/MANIFEST.json").read_text())["files"]
+    assert {name.split("/")[1] for name in files if "ocdbt.process" in name} == {
+        "ocdbt.process_0",
+        "ocdbt.process_1",
+    }
+    (refused,) = (
+        event for event in read(model_dir / "events.jsonl") if event["event"] == "refused"
+    )
+    assert refused["reason"].endswith(" has other bytes than were written")
+    assert (model_dir / "damaged_checkpoint_4").is_dir()
 
 
 def test_one_process_writes(ended, folder):
     steps = [line["step"] for line in read(folder / "two/metrics.jsonl") if "loss" in line]
     assert steps == list(range(1, len(steps) + 1))
-    assert kinds(folder / "two") == ["started", "saved", "finished", "resumed"]
+    assert kinds(folder / "two") == ["started", "saved", "finished", "resumed", "lost"]
     assert len(list((folder / "two/train").iterdir())) == 2  # one for each life
     for processes in (ended["two"], ended["four"]):
         assert "step 1 |" in processes[0].output
@@ -168,11 +206,68 @@ def test_one_process_goes_on_where_four_left(ended, folder):
     assert results(ended["one"][0])[-1]["resumed_from"] == stopped
 
 
-def test_a_process_that_is_killed_ends_the_others(ended):
+def test_a_process_that_is_killed_ends_the_others(ended, folder):
     survivor, killed = ended["two"]
     assert killed.status == -signal.SIGKILL
-    assert survivor.status == EXIT_FAULT
+    assert survivor.status == EXIT_AGAIN
     # It saw the connection end: jax's own heartbeats would have taken 100 seconds.
     assert survivor.seconds < 60
     assert survivor.errors[-1].startswith("error: process 1 of 2 (")
     assert "was lost" in survivor.errors[-1]
+    event = read(folder / "two/events.jsonl")[-1]
+    assert event["event"] == "lost"
+    assert survivor.errors[-1] == f"error: {event['reason']}"
+
+
+def test_a_broken_collective_is_a_lost_process_while_the_log_is_open(tmp_path, monkeypatch):
+    """The main thread may hear of it before the lifeline does, which then writes the event."""
+    run = make_run(tmp_path / "run", steps=3, checkpoint_period=2)
+    lost = StartAgain("process 1 of 2 was lost")
+
+    class Line:
+        place = Place("localhost:1", 2, 0)
+
+        def lost_within(self, seconds: float) -> StartAgain:
+            write_event("lost", str(lost))
+            return lost
+
+    def broken(reader, rows):
+        monkeypatch.setattr(hosts_module, "_lifeline", Line())
+        raise RuntimeError("connection reset by peer")
+
+    monkeypatch.setattr(type(run.reader), "rows", broken)
+    with Watchdog().watching(), pytest.raises(StartAgain) as error:
+        train(run)
+    assert error.value is lost
+    assert str(error.value.__cause__) == "connection reset by peer"
+    assert kinds(tmp_path / "run")[-1] == "lost"
+
+
+def test_a_run_of_which_one_process_hangs_ends_and_says_who(folder):
+    """The reader of process 1 never returns from batch 12; the collective of step 13 waits."""
+    model_dir = folder / "hangs"
+    run = {"model_dir": str(model_dir), "eval_period": 100, "steps": 100, "hangs_at": [1, 12]}
+    both = end(start(2, run))
+    assert [item.status for item in both] == [EXIT_AGAIN] * 2, [item.errors for item in both]
+    (last,) = {item.errors[-1] for item in both}
+    assert ": start all processes again" in last
+    (event,) = (line for line in read(model_dir / "events.jsonl") if line["event"] == "hung")
+    assert last == f"error: {event['reason']}"
+    behind, ahead = event["reason"].split("; ")
+    assert behind.startswith("the run hangs: process 1 of 2 (")
+    assert ") in 'data' at step 11 for " in behind
+    assert ahead.startswith("process 0 of 2 (")
+    assert re.search(r"\) in 'step' at step 1[123] for \d+ s: start all", ahead)
+    first = read(model_dir / "metrics.jsonl")[1]
+    assert event["tokens"] == first["tokens"] / first["step"] * event["step"]
+    stacks = ["in slowly" in "\n".join(item.errors) for item in both]
+    assert stacks == [False, True], both[0].errors
+
+
+def test_the_save_that_is_in_progress_when_a_run_ends_has_the_time_of_a_save():
+    """It may take minutes. A main thread that waits for it does not hang."""
+    phases: list[str] = []
+    closes = types.SimpleNamespace(close=lambda: phases.append("closes"))
+    parts = {"verification": closes, "saver": closes, "writer": closes}
+    Session.close(types.SimpleNamespace(ledger=Ledger(observer=phases.append), **parts))
+    assert phases == ["closes", "save", "closes", "other", "closes"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_style.accounting import Topology
+from t5x_style.checkpoints.manifest import PROMISE
 from t5x_style.data import BatchPlan, BatchReader, Packing, TokenStore
 from t5x_style.training import session, train
 from tests.training.runs import EOS, VOCABULARY, make_run, stores
@@ -27,7 +28,12 @@ def documents(name: str) -> TokenStore:
     tokens = rng.integers(2, VOCABULARY, lengths.sum()).astype(np.uint16)
     ends = np.cumsum(lengths)
     tokens[ends - 1] = EOS
-    return TokenStore(pathlib.Path(name), tokens, ends, {"fingerprint": name, "documents": 400})
+    return TokenStore(
+        pathlib.Path(name),
+        tokens,
+        ends,
+        {"fingerprint": name, "documents": 400, "checksums": {"tokens.bin": name}},
+    )
 
 
 STORES = dataclasses.replace(stores(), train={name: documents(name) for name in SOURCES})
@@ -72,6 +78,9 @@ def test_a_line_is_the_mean_over_the_tokens_since_the_line_before(tmp_path, pack
     singly = trained(tmp_path / "singly", **options)
     together = trained(tmp_path / "together", log_period=5, **options)
     assert [line["loss_steps"] for line in singly] == [1] * 12
+    # Only microbatches tell of the gradient's noise.
+    noise = {name for line in singly for name in line if name.startswith("noise/")}
+    assert noise == ({"noise/signal", "noise/variance"} if "microbatches" in layout else set())
     # The lines have steps of two sizes.
     assert [(line["step"], line["loss_steps"]) for line in together] == [(5, 5), (12, 7)]
     tokens = learnt_tokens(tmp_path / "none", packing)
@@ -146,7 +155,9 @@ def test_a_checkpoint_without_sums_gives_a_line_of_the_steps_since(tmp_path, mon
     record = tmp_path / "parts/checkpoint_4/run/metadata"
     fields = json.loads(record.read_text())
     assert fields.pop("losses")["line_step"] == 0
+    assert fields.pop(PROMISE)
     record.write_text(json.dumps(fields))
+    (tmp_path / "parts/checkpoint_4/MANIFEST.json").unlink()
     parts = trained(tmp_path / "parts", **options)
     assert [line["loss_steps"] for line in parts] == [1, 7]
     assert parts[0]["loss"] == pytest.approx(singly[4]["loss"], rel=1e-5)
@@ -157,7 +168,7 @@ def test_sums_belong_to_the_source_of_their_name():
     run = types.SimpleNamespace(reader=types.SimpleNamespace(names=("domain", "general")))
     saved = session.losses_record(run, 3, jax.numpy.array([[9.5, 4], [0.25, 1], [3, 2]]))
     run.reader.names = ("domain", "further", "general")
-    step, sums = session._saved_losses(run, {"losses": json.loads(json.dumps(saved))}, 4)
+    step, sums = session.saved_losses(run, {"losses": json.loads(json.dumps(saved))}, 4)
     assert step == 3
     assert sums.tolist() == [[9.5, 0, 4], [0.25, 0, 1], [3, 0, 2]]
     assert sums.dtype == np.float32

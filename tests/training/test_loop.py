@@ -1,5 +1,6 @@
 """The order of the loop's work, and the figures of its lines, on steps that compute nothing."""
 
+import itertools
 import types
 
 import jax
@@ -8,11 +9,18 @@ import pytest
 
 from t5x_style.accounting import Ledger, Topology
 from t5x_style.accounting.audit import ledger
+from t5x_style.checkpoints import Saver, saving
+from t5x_style.checkpoints.checkpointer import EndedSave
 from t5x_style.data import BatchPlan
+from t5x_style.data.stores.token_store import StoreChanged
 from t5x_style.errors import Fault, Preempted
 from t5x_style.partitioning import make_mesh
 from t5x_style.reporting import Progress
-from t5x_style.training import EarlyStopping, loop
+from t5x_style.step.monitors import MONITORS
+from t5x_style.step.step import NO_LIMITS
+from t5x_style.training import EarlyStopping, loop, rewind
+from t5x_style.training.recovery.recovery import Recovery, Rewind
+from t5x_style.training.recovery.spikes import Spikes
 from tests.training.runs import make_run
 
 
@@ -31,10 +39,19 @@ class Loss(float):
         return self
 
 
-def metrics_of(loss: float, norm: float = 1.0) -> dict:
+def metrics_of(loss: float, norm: float = 1.0, param_norm: float = 1.0) -> dict:
     """The metrics that a step returns."""
-    values = {name: np.float32(1) for name in ("learning_rate", "param_norm")}
-    return {"loss": loss, "grad_norm": norm, **values}
+    applied = bool(np.isfinite([loss, norm]).all())
+    return {
+        "loss": loss,
+        "grad_norm": norm,
+        "applied": applied,
+        "learning_rate": np.float32(1),
+        "param_norm": np.float32(param_norm),
+        "row_nats": np.full(8, loss, np.float32),
+        "seen": np.array([loss, norm, param_norm, applied], np.float32),
+        **dict.fromkeys(MONITORS, np.float32(1)),
+    }
 
 
 # Sums of losses over two sources; a step of the bench adds its loss on one token of the first.
@@ -49,17 +66,27 @@ def sums_of(nats: float, z_nats: float, tokens: float) -> np.ndarray:
 class Bench:
     """A session that writes down what the loop does, in place of doing it."""
 
-    def __init__(self, run, monkeypatch, *, step=0, resumed=True, scores=(), losses=None):
+    verification = types.SimpleNamespace(check=lambda: [])
+
+    def __init__(
+        self, run, monkeypatch, *, step=0, resumed=True, scores=(), losses=None, param_norms=None
+    ):
         self.work: list[str] = []
         self.run, self.scores, self.losses = run, iter(scores), losses or {}
+        self.param_norms = param_norms or {}
         self.step, self.resumed, self.state = step, resumed, {"parameters": {}}
+        self.evaluation_is_due = False
         self.steps = {(8, 16): self.compute}
         self.sums, self.no_sums, self.line_step = NO_SUMS, NO_SUMS, step
+        self.recovery = Recovery(run.spikes, run.plan)
+        self.limits_of = lambda step, in_flight: NO_LIMITS
         self.records, self.lines = [], []
         self.mesh, self.ledger, self.evaluations = make_mesh(run.topology), Ledger(), []
         self.writer = self.checkpointer = self
-        self.clock = Clock()
+        self.clock, self.in_progress = Clock(), None
         monkeypatch.setattr(ledger, "time", self.clock)
+        monkeypatch.setattr(saving, "time", self.clock)
+        self.saver = Saver(self, self, self.ledger, patience_seconds=60, timeout_seconds=1e9)
         monkeypatch.setattr(loop, "_read", lambda *key: self.note(f"read {key[2] + 1}", 1))
 
     def note(self, item, seconds=0):
@@ -67,14 +94,16 @@ class Bench:
         self.work.append(item)
         self.clock.now += seconds
 
-    def compute(self, state, batch, sums):
+    def compute(self, state, batch, sums, limits):
         done = 1 + max([self.step, *(int(item[5:]) for item in self.work if item[:4] == "step")])
         self.note(f"step {done}", 10)
         loss = Loss(self.losses.get(done, 2.0))
         loss.bench, loss.step = self, done
-        return state, metrics_of(loss), sums + sums_of(float(loss), 0.5, 1)
+        metrics = metrics_of(loss, param_norm=self.param_norms.get(done, 1.0))
+        learnt = sums_of(float(loss), 0.5, 1) if metrics["applied"] else NO_SUMS
+        return state, metrics, sums + learnt
 
-    def evaluator(self, parameters):
+    def evaluator(self, parameters, leave):
         self.note("evaluate", 1_000)
         return {
             f"eval/{name}/{measure}": value
@@ -93,16 +122,30 @@ class Bench:
             self.lines.append(line)
         self.work.append(f"{kind} {line['step']}")
 
-    def flush(self):
+    def start_flush(self):
         self.work.append("flush")
+        return dict
 
-    def save(self, step, state, record, best_step):
+    def save(self, step, state, record, *, best_steps, last_facts, make_room):
         assert record["tokens"] == step * 128
+        assert not make_room
         self.records.append(record["losses"])
-        self.note(f"save {step}" + (f", best {best_step}" if best_step is not None else ""), 10_000)
+        assert last_facts() == {"unwritten": {}}
+        self.note(f"save {step}" + "".join(f", best {best}" for best in best_steps), 10_000)
+        self.in_progress = step, 0
 
-    def wait(self):
-        self.work.append("saved")
+    def ended(self, *, wait_seconds=0.0):
+        """A save is written during two steps, or while the loop waits for it."""
+        if self.in_progress is None:
+            return None
+        step, looks = self.in_progress
+        if not wait_seconds and looks < 1:
+            self.in_progress = step, looks + 1
+            return None
+        self.in_progress = None
+        if wait_seconds:
+            self.note("wait for the disk", 100_000)
+        return EndedSave(step, 7.0)
 
     def latest_step(self):
         return next((int(item[5:]) for item in self.work if item[:5] == "save "), None)
@@ -121,7 +164,7 @@ def work_of(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "record_end", end)
 
-    def work(*, leave=lambda step: False, log=100, evaluate=100, save=100, bench=None, **changes):
+    def work(*, leave=lambda: None, log=100, evaluate=100, save=100, bench=None, **changes):
         run = make_run(
             tmp_path, log_period=log, eval_period=evaluate, checkpoint_period=save, **changes
         )
@@ -129,7 +172,7 @@ def work_of(tmp_path, monkeypatch):
         try:
             end = loop.run_loop(run, session, leave)
             return session.work, end | {"lines": session.lines, "records": session.records}
-        except (Fault, Preempted) as error:
+        except (Fault, Preempted, Rewind) as error:
             return session.work, error
 
     return work
@@ -140,27 +183,39 @@ def test_a_step_is_dispatched_before_the_line_of_the_one_before_it(work_of):
     assert work == [
         "read 1", "step 1", "read 2",
         "step 2", "read 3",
-        # The line of step 2 is written while step 3 computes; two more are in flight, not three.
-        "step 3", "read 4", "line 2", "wait 1",
-        "step 4", "read 5", "wait 2",
-        "step 5", "read 6", "line 4", "wait 3",
-        "step 6", "wait 4",
+        # The line of step 2 is written while step 3 computes. It says what was not learnt up to
+        # its step, so every step up to it is looked at before.
+        "step 3", "read 4", "wait 1", "wait 2", "line 2",
+        "step 4", "read 5",
+        "step 5", "read 6", "wait 3", "wait 4", "line 4",
+        "step 6",
         # The end has a line, an evaluation and a checkpoint.
-        "wait 6", "line 6", "evaluate", "flush", "save 6", "event 6", "saved", "end 6",
+        "wait 6", "line 6", "evaluate", "flush", "save 6", "wait for the disk", "event 6",
+        "end 6",
     ]  # fmt: skip
     assert end["line"]["step"] == 6
     assert end["resumed_from"] == 0
 
 
 def test_lines_are_on_disk_before_each_checkpoint_and_the_step_is_done(work_of):
-    work = [item for item in work_of(steps=5, save=2, log=1)[0] if item != "evaluate"]
+    work = [item for item in work_of(steps=8, save=3, log=1)[0] if item != "evaluate"]
     saves = [place for place, item in enumerate(work) if item.startswith("save ")]
-    assert [work[place] for place in saves] == ["save 2", "save 4", "save 5"]
+    assert [work[place] for place in saves] == ["save 3", "save 6", "save 8"]
     for place in saves:
         step = work[place][5:]
-        assert work[place - 3 : place + 2] == [
-            f"wait {step}", f"line {step}", "flush", f"save {step}", f"event {step}",
+        assert work[place - 3 : place + 1] == [
+            f"wait {step}", f"line {step}", "flush", f"save {step}",
         ]  # fmt: skip
+
+
+def test_a_checkpoint_is_told_when_it_is_whole_and_no_step_waits_for_it(work_of):
+    work = work_of(steps=6, save=2)[0]
+    kept = [item for item in work if item[:4] in ("step", "save", "even") or "disk" in item]
+    assert kept == [
+        "step 1", "step 2", "save 2",
+        "step 3", "step 4", "event 2", "save 4",
+        "step 5", "step 6", "event 4", "save 6", "wait for the disk", "event 6",
+    ]  # fmt: skip
 
 
 def test_evaluations_come_at_their_period_and_at_the_start_and_the_end(work_of, capsys):
@@ -221,27 +276,44 @@ def test_early_stopping_saves_the_best_and_the_end_each_with_a_line(work_of):
     work, end = work_of(steps=9, evaluate=1, early_stopping=rule, bench=bench)
     assert [item for item in work if item[:4] in ("save", "line", "end ")] == [
         "save 0, best 0", "line 1", "save 1, best 1", "line 2", "line 3", "save 3, best 1",
-        "saved", "end 3",
+        "end 3",
     ]  # fmt: skip
     assert end["best_step"] == 1
     assert end["reason"].startswith("early stopping at 33.3% of the planned tokens: bits per byte")
 
 
 def test_seconds_are_those_of_their_cause(work_of):
-    """A read takes 1 s, a dispatch 10, waiting 100, an evaluation 1,000 and a checkpoint 10,000."""
+    """A read takes 1 s, a dispatch 10, waiting 100, an evaluation 1,000; a checkpoint 110,000."""
     seconds = work_of(steps=5, log=2)[1]["seconds"]
     # The first batch is read before the steps begin; four steps are waited for, one at the end.
     assert {cause: spent for cause, spent in seconds.items() if spent} == {
-        "data": 4, "step": 450, "evaluate": 1_000, "save": 10_000,
+        "data": 4, "step": 450, "evaluate": 1_000, "save": 110_000,
     }  # fmt: skip
 
 
+def asked_at(number: int, name: str = "SIGHUP"):
+    """A request that the loop hears when it asks for the `number`th time."""
+    calls = itertools.count(1)
+    return lambda: name if next(calls) >= number else None
+
+
 def test_a_request_to_leave_saves_at_once_and_waits_for_the_disk(work_of):
-    work, error = work_of(steps=9, leave=lambda step: step == 3)
-    assert work[-5:] == ["flush", "save 3", "event 3", "saved", "preempted 3"]
-    assert str(error) == "signal SIGTERM at step 3: saved, start again to continue"
+    work, error = work_of(steps=9, leave=asked_at(3))
+    assert work[-5:] == ["flush", "save 3", "wait for the disk", "event 3", "preempted 3"]
+    assert str(error) == "signal SIGHUP at step 3: saved, start again to continue"
     # At the last step there is nothing to continue.
-    assert work_of(steps=3, leave=lambda step: step == 3)[1]["line"]["step"] == 3
+    assert work_of(steps=3, leave=asked_at(3))[1]["line"]["step"] == 3
+
+
+def test_nothing_is_saved_once_a_store_has_changed(work_of, monkeypatch):
+    def changed():
+        raise StoreChanged("tokens.bin has changed")
+
+    monkeypatch.setattr(Bench, "verification", types.SimpleNamespace(check=changed))
+    work, error = work_of(steps=9, save=2)
+    assert isinstance(error, StoreChanged)
+    assert work[-1] == "store_changed 2"
+    assert not [item for item in work if item[:4] in ("save", "flus")]
 
 
 @pytest.mark.parametrize(
@@ -250,18 +322,63 @@ def test_a_request_to_leave_saves_at_once_and_waits_for_the_disk(work_of):
 )
 def test_a_loss_that_is_no_number_is_neither_saved_nor_evaluated(work_of, periods, last):
     """Also where the step of a checkpoint or an evaluation has no line."""
-    work, error = work_of(steps=5, bench={"losses": {last: float("nan")}}, **periods)
-    assert f"loss nan, gradient norm 1.0 at step {last}, which is not saved" in str(error)
-    assert "(checkpoints: none was saved)" in str(error)
+    bench = {"losses": {last: float("nan")}}
+    work, error = work_of(steps=5, bench=bench, spikes=Spikes(patience=1), **periods)
+    assert (error.stretch.first, error.stretch.last) == (last, last)
+    assert work[-1] == f"skipped {last}"
+    assert not {item[:4] for item in work} & {"save", "eval"}
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, 5])
+@pytest.mark.parametrize("periods", [{"save": 2}, {"evaluate": 3}, {"log": 1, "save": 2}, {}])
+def test_a_loss_that_is_no_number_is_told_of_its_own_step_and_the_run_goes_on(
+    work_of, periods, bad
+):
+    """Whether that step has a line, a checkpoint or an evaluation, or none of them."""
+    usual = work_of(steps=5, **periods)[0]
+    work, end = work_of(steps=5, bench={"losses": {bad: float("nan")}}, **periods)
+    assert [item for item in work if item != f"skipped {bad}"] == usual
+    # It is told two steps later at the latest, and before anything is made of the state.
+    told, later = work.index(f"skipped {bad}"), f"step {bad + 3}"
+    assert later not in work or told < work.index(later)
+    assert told < len(work) - work[::-1].index("evaluate")
+    assert f"save {bad}" not in work[:told]
+    for line in end["lines"]:
+        assert line["loss"] == (None if line["loss_steps"] == 1 and line["step"] == bad else 2.0)
+
+
+@pytest.mark.parametrize(
+    ("periods", "last"),
+    [({"save": 2}, 2), ({"evaluate": 3}, 3), ({"log": 1, "save": 2}, 2), ({}, 5)],
+)
+def test_parameters_that_are_no_numbers_are_given_up_at_once(work_of, monkeypatch, periods, last):
+    """Though the update that broke them was applied, and patience is left."""
+    monkeypatch.setattr(rewind, "not_finite", lambda parameters: ["embedding", "final_norm/gain"])
+    bench = {"param_norms": dict.fromkeys(range(last, 9), float("nan"))}
+    work, error = work_of(steps=5, bench=bench, **periods)
+    assert isinstance(error, Rewind)
+    assert (error.stretch.first, error.stretch.last) == (last, last)
     assert work[-1] == f"warned {last}"
     assert not {item[:4] for item in work} & {"save", "eval"}
 
 
+def test_an_evaluation_that_is_no_number_is_told(work_of, capsys):
+    """Early stopping takes it for no gain; it does not do so in silence."""
+    nan = float("nan")
+    work, _ = work_of(steps=4, evaluate=2, bench={"scores": [3.0, nan, 2.0], "resumed": False})
+    assert [item for item in work if item[:6] in ("score ", "warned")] == [
+        "score 0", "score 2", "warned 2", "score 4",
+    ]  # fmt: skip
+    assert (
+        "the evaluation of step 2 is not finite: eval/domain/bits_per_byte, "
+        "eval/general/bits_per_byte\n"
+    ) in capsys.readouterr().out
+
+
 def test_no_hidden_copy_passes_between_host_and_device(work_of):
-    def copies(step):
+    def copies():
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
             jax.jit(lambda x: x)(np.ones(3))
-        return False
 
     assert work_of(steps=2, leave=copies)[1]["line"]["step"] == 2
 
@@ -279,6 +396,7 @@ def lines(tmp_path, monkeypatch):
             sums=NO_SUMS,
             no_sums=NO_SUMS,
             line_step=0,
+            recovery=Recovery(run.spikes, run.plan),
             mesh=types.SimpleNamespace(devices=np.array([device] * devices), size=devices),
             ledger=Ledger(),
             writer=types.SimpleNamespace(
@@ -364,7 +482,9 @@ def test_an_mfu_is_of_the_lengths_that_were_learnt_at_that_speed(lines):
 )
 def test_either_number_that_is_not_finite_is_refused(lines, loss, norm):
     writer, _, written, _ = lines(1)
-    writer.refuse_not_finite(3, metrics_of(1.0, 1e30))
-    with pytest.raises(Fault, match=r"\(checkpoints: the newest is of step 1,000\)"):
-        writer.refuse_not_finite(3, metrics_of(loss, norm))
-    assert written == [{"step": 3, "tokens": 384, "reason": f"loss {loss}, gradient norm {norm}"}]
+    rewind.observe(writer._run, writer._session, {}, 2, metrics_of(1.0, 1e30))
+    rewind.observe(writer._run, writer._session, {}, 3, metrics_of(loss, norm))
+    (event,) = written
+    assert (event["step"], event["tokens"], event["count"]) == (3, 384, 1)
+    assert event["reason"] == f"loss {loss}, gradient norm {norm}: the update was not applied"
+    assert writer._session.recovery.not_learnt(3) == ((3, 1),)

@@ -20,7 +20,8 @@ def losses(folder, matmul_dtype: str | None) -> np.ndarray:
     for at in range(STEPS):
         rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
         batch = jax.device_put(rows, session.batch_sharding)
-        state, metrics, _ = session.steps[8, 16](state, batch, session.sums)
+        limits = session.limits_of(at + 1, 0)
+        state, metrics, _ = session.steps[8, 16](state, batch, session.sums, limits)
         curve.append(float(metrics["loss"]))
     session.close()
     return np.array(curve)

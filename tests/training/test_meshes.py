@@ -18,7 +18,7 @@ from t5x_style.accounting import Topology
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.batches import abstract_batch
 from t5x_style.step.model_state import abstract_state, bind_model
-from t5x_style.step.step import make_train_step, packed_batch
+from t5x_style.step.step import NO_LIMITS, make_train_step, packed_batch
 from t5x_style.training.session import open_session
 from tests.training.runs import ARCHITECTURE, make_run, stores
 
@@ -89,7 +89,9 @@ def lesson(mesh: str) -> Lesson:
         for at in range(STEPS):
             rows = packed_batch(run.reader.rows(np.arange(8 * at, 8 * at + 8)))
             batch = jax.device_put(rows, session.batch_sharding)
-            state, metrics, session.sums = session.steps[8, 16](state, batch, session.sums)
+            state, metrics, session.sums = session.steps[8, 16](
+                state, batch, session.sums, session.limits_of(at + 1, 0)
+            )
             losses.append(float(metrics["loss"]))
         after = jax.tree.map(lambda leaf: leaf.sharding, state)
         session.close()
@@ -187,7 +189,7 @@ def test_every_gradient_is_pinned_to_its_parameters_sharding():
         )
         state = abstract_state(model, optimizer, mesh)
         batch = abstract_batch(8, 16, batch_sharding(mesh))
-        traced = jax.make_jaxpr(step)(state, batch, np.zeros((3, 2), np.float32))
+        traced = jax.make_jaxpr(step)(state, batch, np.zeros((3, 2), np.float32), NO_LIMITS)
     # At the top of the step, outside of the pass that makes the gradients.
     pinned = collections.Counter(
         (equation.outvars[0].aval.shape, equation.params["sharding"].spec)

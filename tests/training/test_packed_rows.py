@@ -16,6 +16,7 @@ from t5x_style.models.layers import segment_positions
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model, fresh_state
 from t5x_style.step.step import (
+    NO_LIMITS,
     batch_width,
     make_train_step,
     packed_batch,
@@ -148,7 +149,7 @@ def after_a_step(packing: Packing, microbatches: int = 1, arch=ARCH, **topology)
         assert batch.shape == (BATCH, batch_width(SEQUENCE, packing))
         batch = jax.device_put(batch, batch_sharding(mesh))
         none = np.zeros((3, 3), np.float32)
-        new, metrics, sums = jax.jit(step)(state, batch, none)
+        new, metrics, sums = jax.jit(step)(state, batch, none, NO_LIMITS)
         after = jax.device_get(new["parameters"])
     gradients = jax.tree.map(lambda new, old: (old - new) / RATE, after, first_parameters(arch))
     return *jax.device_get((metrics, sums)), gradients

@@ -188,7 +188,8 @@ def _repeat_until_stopped(model_dir: pathlib.Path) -> None:
         text = path.read_text() if path.exists() else ""
         if "preempted" in text:
             return
-        if "started" in text:
+        steps = model_dir / "metrics.jsonl"
+        if steps.exists() and '"loss"' in steps.read_text():
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.02)
 

@@ -10,11 +10,13 @@ import types
 import pytest
 
 from t5x_style.accounting.laws import ParametricLaw
+from t5x_style.checkpoints.beginning import NOTHING_THERE
 from t5x_style.data import BatchPlan, BlendPhase, SharePhase
 from t5x_style.errors import UsageError
 from t5x_style.partitioning import make_mesh
 from t5x_style.reporting import SilentWriter, derived_rows, read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, session, train
+from t5x_style.training.folder import record_end, write_plan
 from t5x_style.training.identity import refuse_another_run
 from tests.disk import Disk
 from tests.training.runs import ARCHITECTURE, make_run, stores
@@ -197,11 +199,11 @@ def test_the_files_before_step_0_are_on_the_disk(tmp_path, monkeypatch):
     """A resumed run reads plan.json; a power cut after the first checkpoint must not lose it."""
     disk = Disk(monkeypatch)
     run = make_run(tmp_path)
-    session._write_plan(run, derive(run))
+    write_plan(run, derive(run))
     assert disk.has_name(tmp_path / "plan.json")
     assert read_derived(tmp_path).identity == derive(run).identity
-    writer = SilentWriter()
-    session.record_end(run, writer, 5, {"step": 1.0}, {})
+    writer = SilentWriter(tmp_path)
+    record_end(run, writer, 5, {"step": 1.0}, {}, {}, ())
     assert disk.has_name(tmp_path / "plan.json")
     achieved = read_derived(tmp_path).achieved
     assert (achieved["step"], achieved["tokens"]) == (5, 640)
@@ -257,6 +259,7 @@ def test_a_start_is_announced_with_its_warnings(tmp_path, step, before, kinds):
         initial_checkpoint_path=None,
         blend=(old, changed) if step else (old,),
         replaced=(),
+        beginning=NOTHING_THERE,
     )
     events = []
     writer = types.SimpleNamespace(event=lambda kind, **fields: events.append((kind, fields)))

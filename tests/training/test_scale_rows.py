@@ -28,6 +28,7 @@ from t5x_style.models import REMAT_POLICIES
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import fresh_state
 from t5x_style.step.program import step_program
+from t5x_style.step.step import NO_LIMITS
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 8
@@ -142,14 +143,15 @@ def lesson(spec, shape, topology) -> dict[str, np.ndarray]:
         state = fresh_state(program.model, program.optimizer, program.state, 0)
         run = program.compile(shape.sequences, shape.sequence_length)
         learnt = []
-        sums = program.place_sums(np.zeros((3, 1), np.float32))
+        sums = program.place(np.zeros((3, 1), np.float32))
+        limits = program.place(NO_LIMITS)
         for _ in range(STEPS):
             # Counting within a twentieth of the words: something to learn. Source 0 leads each row.
             start = rng.integers(0, words, (shape.sequences, 1))
             batch = (start + np.arange(shape.sequence_length + 2)) % (words // 20)
             batch[:, 0] = 0
             rows = jax.device_put(batch.astype(np.int32), program.batch_sharding)
-            state, metrics, sums = run(state, rows, sums)
+            state, metrics, sums = run(state, rows, sums, limits)
             learnt.append(jax.device_get(metrics | {"sums": sums}))
     return {name: np.array([item[name] for item in learnt]) for name in learnt[0]}
 

@@ -20,7 +20,7 @@ from t5x_style.models import REMAT_POLICIES
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.batches import abstract_batch
 from t5x_style.step.model_state import abstract_state, bind_model
-from t5x_style.step.step import make_train_step
+from t5x_style.step.step import NO_LIMITS, make_train_step
 from tests.jaxprs import product_flops
 
 SWIGLU = Architecture(vocab_size=48, layers=3, d_model=16, d_ff=40, heads=4, feed_forward="swiglu")
@@ -74,7 +74,7 @@ def train_step(
         state = abstract_state(model, optimizer, mesh)
         batch = abstract_batch(BATCH, length, batch_sharding(mesh))
         sums = jax.ShapeDtypeStruct((3, SOURCES), np.float32)
-        return jax.jit(step).trace(state, batch, sums)
+        return jax.jit(step).trace(state, batch, sums, NO_LIMITS)
 
 
 def traced_flops(*args, **options) -> int:

@@ -143,6 +143,7 @@ def test_a_teams_metric_is_in_the_evaluation_lines(home, call, capsys):
 
     (home / "evaluate.gin").write_text("import tests.my_team\nevaluate.metrics = [@WorstRow()]\n")
     flags = ["--gin_file=evaluate.gin", f"--model_dir={folder}", "--eval_tokens=2000"]
+    flags.append(f"--cache_dir={home / 'stores'}")
     assert main(["evaluate", *flags, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert main(["evaluate", *flags]) == 0

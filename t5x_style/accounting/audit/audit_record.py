@@ -11,6 +11,16 @@ FLOPS_KEYS = {
     "hardware": "hardware_flops",
 }
 _PREFIX = "chinchilla"
+SKIPPED_PREFIX = "skipped/"
+
+
+def skipped_tokens(line: Mapping[str, float | None]) -> dict[str, int]:
+    """{source: tokens read and not learnt from} of a training line; empty if it has none."""
+    return {
+        key.removeprefix(SKIPPED_PREFIX): int(value)
+        for key, value in line.items()
+        if key.startswith(SKIPPED_PREFIX) and value is not None
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Audit:
     """What a run cost up to some token, and how well that was spent.
 
     Attributes:
-      tokens: D.
+      tokens: D, those learnt from.
       tokens_per_param: D / N.
       flops: convention -> FLOPs so far (see FLOPS_KEYS).
       laws: name -> the run by that law.
@@ -85,7 +95,8 @@ class Audit:
         """The audit in a training line; None if the line has none. Other keys are ignored.
 
         Args:
-          line: `tokens` and the keys of `line`; it may be of an older version, with fewer keys.
+          line: `tokens`, `skipped/<source>` and the keys of `line`; it may be of an older version,
+            with fewer keys.
         """
         tokens, tokens_per_param = line.get("tokens"), line.get("tokens_per_param")
         if tokens is None or tokens_per_param is None:
@@ -96,7 +107,7 @@ class Audit:
                 case [prefix, name, quantity] if prefix == _PREFIX and quantity in _QUANTITIES:
                     laws.setdefault(name, dict.fromkeys(_QUANTITIES))[quantity] = value
         return cls(
-            tokens=tokens,
+            tokens=tokens - sum(skipped_tokens(line).values()),
             tokens_per_param=tokens_per_param,
             flops={
                 convention: flops

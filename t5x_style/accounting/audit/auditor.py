@@ -68,14 +68,23 @@ class Auditor:
         if planned_tokens is not None:
             self._final_losses = self._expected_losses(self._count_effective(planned_tokens))
 
-    def line_at(self, tokens: int) -> dict[str, float | None]:
+    def line_at(self, tokens: int, skipped: int = 0) -> dict[str, float | None]:
         """The audit after `tokens` tokens, under the keys of a training line (see Audit.line)."""
-        return self.audit_at(tokens).line()
+        return self.audit_at(tokens, skipped).line()
 
-    def audit_at(self, tokens: int) -> Audit:
-        """The audit after `tokens` tokens."""
+    def audit_at(self, tokens: int, skipped: int = 0) -> Audit:
+        """The audit after `tokens` tokens.
+
+        Args:
+          skipped: of them, those that nothing was learnt from. The FLOPs are those of the others,
+            which are taken for as good as the mean.
+        """
         flops_per_token = self.flops_per_token(0, tokens)
         effective_tokens = self._count_effective(tokens)
+        remaining_tokens = None if self._planned_tokens is None else self._planned_tokens - tokens
+        if skipped:
+            effective_tokens *= 1 - skipped / tokens
+            tokens -= skipped
         expected = self._expected_losses(effective_tokens) if tokens else {}
         return Audit(
             tokens=tokens,
@@ -88,9 +97,7 @@ class Auditor:
                 for name, law in self.laws.items()
             },
             effective_tokens=None if self._effective_tokens is None else effective_tokens,
-            remaining_tokens=None
-            if self._planned_tokens is None
-            else self._planned_tokens - tokens,
+            remaining_tokens=remaining_tokens,
         )
 
     def _law_audit(self, law: Law, tokens: int, expected: float | None) -> LawAudit:

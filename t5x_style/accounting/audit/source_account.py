@@ -12,7 +12,9 @@ class SourceAccount:
       tokens: that were read.
       share: of the tokens of all sources.
       epochs: how often the source was read.
-      effective_tokens: fresh tokens that teach as much.
+      effective_tokens: fresh tokens that teach as much as those learnt from.
+      skipped: of the tokens read, those that nothing was learnt from: of steps that were passed
+        over, and of updates that were not applied.
     """
 
     unique_tokens: int
@@ -20,3 +22,4 @@ class SourceAccount:
     share: float
     epochs: float
     effective_tokens: float
+    skipped: int = 0

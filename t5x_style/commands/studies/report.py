@@ -47,6 +47,8 @@ def report(
                 f"{run.model_dir}: {len(run.training):,} training lines, "
                 f"{len(run.evaluations):,} evaluations, {len(run.events):,} events"
             )
+            for fault in run.faults:
+                print(f"{run.model_dir}: {fault}")
         print(f"would write {page}")
         return {"output": output}
     path = write_report(folders, page)

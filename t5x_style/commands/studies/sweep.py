@@ -10,7 +10,7 @@ from t5x_style.commands import main
 from t5x_style.config import checks
 from t5x_style.config.checks import current, refuse_unconsumed
 from t5x_style.config.flags import FlagBinding
-from t5x_style.errors import Fault, UsageError
+from t5x_style.errors import Fault, StartAgain, UsageError
 from t5x_style.files import local_path
 from t5x_style.ranges import PositiveInt
 from t5x_style.sweeps import (
@@ -82,6 +82,11 @@ def sweep(
     if failed:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in failed)
         raise Fault(f"{len(failed)} of {len(entries)} trials failed: {reasons}")
+    if left := [entry.name for entry in entries if entry.status == "preempted"]:
+        names = ", ".join(left)
+        raise StartAgain(
+            f"{len(left)} of {len(entries)} trials can go on: {names}: start the sweep again"
+        )
     return {"sweep_dir": sweep_dir, "trials": [entry.to_json() for entry in entries]}
 
 

@@ -25,6 +25,7 @@ from t5x_style.data.building.deduplicate import fingerprints, judge, write_finge
 from t5x_style.data.building.parts import OTHER_SPLIT, part_file, tables
 from t5x_style.data.cleaning.duplicates import KEPT, WHY, Duplicates
 from t5x_style.data.stores.token_store import (
+    BLOCK_BYTES,
     DOCUMENTS_FILE,
     DROPPED_FILE,
     ENDS_FILE,
@@ -125,10 +126,8 @@ def assemble(
     store.mkdir()
     ends = np.cumsum(found.tokens[order])
     np.save(store / ENDS_FILE, ends, allow_pickle=False)
-    checksums = {
-        TOKENS_FILE: _write_tokens(store / TOKENS_FILE, folder, found, order, dtype),
-        ENDS_FILE: file_digest(store / ENDS_FILE),
-    }
+    tokens_digest, blocks = _write_tokens(store / TOKENS_FILE, folder, found, order, dtype)
+    checksums = {TOKENS_FILE: tokens_digest, ENDS_FILE: file_digest(store / ENDS_FILE)}
     for name in write_fingerprints(store, these, place[order]):
         checksums[name] = file_digest(store / name)
     whole: dict[str, Any] = {**meta}
@@ -151,6 +150,7 @@ def assemble(
         "seed": seed,
         "format_version": FORMAT_VERSION,
         "checksums": checksums | {META_FILE: "0" * 64},
+        "blocks": {"bytes": BLOCK_BYTES, "sha256": blocks},
     }
     text = json.dumps(whole, indent=2) + "\n"
     own = f'"{META_FILE}": "'
@@ -231,10 +231,16 @@ def _write_tokens(
     found: Documents,
     order: np.ndarray,
     dtype: np.dtype,
-) -> str:
-    """Writes the ids of the documents `order`, a block at a time. Returns their SHA-256."""
+) -> tuple[str, list[str]]:
+    """Writes the ids of the documents `order`, a block at a time.
+
+    Returns:
+      the SHA-256 of the file, and that of each of its pieces of BLOCK_BYTES.
+    """
     width = dtype.itemsize
     digest = hashlib.sha256()
+    of_blocks = [hashlib.sha256()]
+    left = BLOCK_BYTES
     tokens = found.tokens[order]
     ends = np.cumsum(tokens)
     blocks = [np.empty(BLOCK_TOKENS, dtype).view(np.uint8).data for _ in range(2)]
@@ -245,8 +251,15 @@ def _write_tokens(
     ):
 
         def put(held: memoryview) -> None:
+            nonlocal left
             digest.update(held)
             output.write(held)
+            while held:
+                if not left:
+                    of_blocks.append(hashlib.sha256())
+                    left = BLOCK_BYTES
+                of_blocks[-1].update(held[:left])
+                held, left = held[left:], left - len(held[:left])
 
         # While a block is hashed and written, the next one is read.
         written = writing.submit(put, blocks[0][:0])
@@ -270,7 +283,7 @@ def _write_tokens(
             written = writing.submit(put, block[: width * (last - first)])
             blocks.reverse()
         written.result()
-    return digest.hexdigest()
+    return digest.hexdigest(), [block.hexdigest() for block in of_blocks]
 
 
 def _present(folder: pathlib.Path, parts: int, columns: Sequence[str]) -> set[str]:

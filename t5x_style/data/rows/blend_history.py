@@ -162,6 +162,7 @@ def reader_of(
         sequence_lengths=plan.lengths,
         seed=seed,
         document_starts=document_starts,
+        vocab_size=stores.tokenizer.vocab_size,
     )
 
 

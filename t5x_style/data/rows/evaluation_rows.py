@@ -42,7 +42,12 @@ def evaluation_set(
       tokenizer: of the store.
       sequence_length: S.
       max_tokens: predict only this many tokens, the first ones; None: all.
+
+    Raises:
+      StoreChanged: an id that the vocabulary does not have.
     """
+    bytes_of = tokenizer.token_bytes()
+    store.check_ids(0, len(store.tokens[:max_tokens]), len(bytes_of))
     predicted = store.tokens[:max_tokens].astype(np.int32)
     rows = -(-len(predicted) // sequence_length)
     stream = np.full(rows * sequence_length + 1, PAD_ID, np.int32)
@@ -52,7 +57,7 @@ def evaluation_set(
     weights = np.zeros(rows * sequence_length, np.float32)
     weights[: len(predicted)] = 1
     places, extra = store.extra_bytes().T
-    text_bytes = tokenizer.token_bytes()[predicted].sum(dtype=np.int64)
+    text_bytes = bytes_of[predicted].sum(dtype=np.int64)
     return EvaluationSet(
         tokens=stream[starts + np.arange(sequence_length + 1)],
         weights=weights.reshape(rows, sequence_length),

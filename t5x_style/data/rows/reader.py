@@ -58,6 +58,7 @@ class BatchReader:
         sequence_lengths: Sequence[tuple[int, int]],
         seed: int,
         document_starts: bool = False,
+        vocab_size: int | None = None,
     ):
         """Lays out the windows of every source.
 
@@ -69,6 +70,7 @@ class BatchReader:
           seed: of the permutations of windows.
           document_starts: whether a window is rotated to begin where its first document begins;
             see `Rows.split_position`.
+          vocab_size: ids are below it; None: they are not looked at.
 
         Raises:
           UsageError: a source with fewer than S + 1 tokens.
@@ -77,6 +79,8 @@ class BatchReader:
         self.names = blend.names
         self.sequence_lengths = tuple(sequence_lengths)
         self._document_starts = document_starts
+        self._vocab_size = vocab_size
+        self._stores = [stores[name] for name in self.names]
         # A plain view: slicing an np.memmap costs three times the copy of a row.
         self._tokens = [stores[name].tokens.view(np.ndarray) for name in self.names]
         self._ends = [stores[name].document_ends.view(np.ndarray) for name in self.names]
@@ -96,6 +100,7 @@ class BatchReader:
 
         Raises:
           ValueError: rows of several sequence lengths.
+          StoreChanged: an id that the vocabulary does not have.
         """
         indices = np.asarray(indices, np.int64)
         number = self._length_of(indices)
@@ -107,6 +112,7 @@ class BatchReader:
             tokens = self._tokens
             for row, (i, first) in enumerate(zip(source.tolist(), start.tolist(), strict=True)):
                 batch[row] = tokens[i][first : first + width]
+            self._check_ids(batch, indices, source, start, length)
             return Rows(batch, source, None)
         batch = np.zeros((len(indices), length + 2), np.int32)
         places = zip(source.tolist(), start.tolist(), rotation.tolist(), strict=True)
@@ -115,8 +121,37 @@ class BatchReader:
             batch[row, : end - at] = ids[at:end]
             if at > first:
                 batch[row, end - at :] = ids[first : at + 1]
+        self._check_ids(batch, indices, source, start, length)
         split = np.where(rotation > start, start + length - rotation, length).astype(np.int32)
         return Rows(batch, source, split)
+
+    def _check_ids(
+        self,
+        batch: np.ndarray,
+        indices: np.ndarray,
+        source: np.ndarray,
+        start: np.ndarray,
+        length: int,
+    ) -> None:
+        """Refuse ids that the vocabulary does not have. The largest of uint32 is negative here."""
+        if self._vocab_size is None or batch.view(np.uint32).max(initial=0) < self._vocab_size:
+            return
+        for row, i, first in zip(*(x.tolist() for x in (indices, source, start)), strict=True):
+            where = f" and row {row:,} of the run"
+            self._stores[i].check_ids(first, first + length + 1, self._vocab_size, where)
+
+    def windows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """The source int32 [n] and the first token int64 [n] of rows, and their length S.
+
+        A row has S + 1 tokens of its source's store, also where it is split.
+
+        Args:
+          indices: as `rows` takes them.
+        """
+        indices = np.asarray(indices, np.int64)
+        number = self._length_of(indices)
+        source, start, _ = self._places(number, indices)
+        return source, start, self.sequence_lengths[number][1]
 
     def tokens_by_source(self, rows: int) -> np.ndarray:
         """int64 [sources]: tokens that the first `rows` rows predict."""

@@ -55,9 +55,17 @@ def effective_tokens(reader: BatchReader, stores: Mapping[str, TokenStore], rows
 
 
 def accounts(
-    reader: BatchReader, stores: Mapping[str, TokenStore], rows: int
+    reader: BatchReader,
+    stores: Mapping[str, TokenStore],
+    rows: int,
+    skipped: Mapping[str, int] | None = None,
 ) -> dict[str, SourceAccount]:
-    """What the first `rows` rows read of each source, by name."""
+    """What the first `rows` rows read of each source, by name.
+
+    Args:
+      skipped: {source: tokens of these rows that nothing was learnt from}.
+    """
+    skipped = skipped or {}
     tokens, epochs = reader.tokens_by_source(rows).tolist(), reader.epochs(rows).tolist()
     total = max(1, sum(tokens))
     return {
@@ -67,8 +75,9 @@ def accounts(
             share=tokens[index] / total,
             epochs=epochs[index],
             effective_tokens=data_constrained.effective_tokens(
-                tokens[index], stores[name].num_tokens
+                tokens[index] - skipped.get(name, 0), stores[name].num_tokens
             ),
+            skipped=skipped.get(name, 0),
         )
         for index, name in enumerate(reader.names)
     }

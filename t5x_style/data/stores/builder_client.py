@@ -78,4 +78,6 @@ def _start() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         env=environment,
         text=True,
+        # Ctrl-C must not reach it and its pool: they would print where they were.
+        start_new_session=True,
     )

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -287,6 +288,33 @@ def _halves(digests: np.ndarray) -> np.ndarray:
     return digests.view(np.uint64)
 
 
+def stores_by_name(
+    folders: Mapping[str, str], cache_dir: str | os.PathLike
+) -> tuple[dict[str, str], list[str]]:
+    """The stores that a plan.json names, looked for in a folder that the user has named.
+
+    The plan may be a stranger's, so no folder that it names is opened.
+
+    Args:
+      folders: {source: folder} of the plan.
+      cache_dir: of the user.
+
+    Returns:
+      {source: folder of that name in `cache_dir`}, and notices about those that are elsewhere.
+    """
+    found, notices = {}, []
+    for source, folder in folders.items():
+        path = pathlib.Path(cache_dir, pathlib.Path(folder).name)
+        if path.name not in ("", ".."):
+            found[source] = str(path)
+        if not path.exists() and os.path.exists(folder):
+            notices.append(
+                f"{folder}, the text of {source!r} that the run was trained on, is not in "
+                f"{cache_dir}: it is not compared with what is held out here"
+            )
+    return found, notices
+
+
 def seen_by_run(
     trained_on: Mapping[str, str], validation: Mapping[str, TokenStore], tokenizer: Tokenizer
 ) -> list[str]:
@@ -330,11 +358,21 @@ def _names(store: TokenStore, places: np.ndarray, tokenizer: Tokenizer) -> Itera
 
 
 def stored_ids(path: pathlib.Path, places: np.ndarray) -> list[str | None]:
-    """The ids of the documents of a store at these places; None where there is none."""
-    import pyarrow
+    """The ids of the documents of a store at these places; None where there is none.
+
+    Only the row groups that hold them are read: a store may have a hundred million documents.
+    """
     import pyarrow.parquet
 
+    ids: list[str | None] = [None] * len(places)
     if not (path / DOCUMENTS_FILE).is_file():
-        return [None] * len(places)
-    column = pyarrow.parquet.read_table(path / DOCUMENTS_FILE, columns=["id"])["id"]
-    return column.take(pyarrow.array(places)).to_pylist()
+        return ids
+    with pyarrow.parquet.ParquetFile(path / DOCUMENTS_FILE) as file:
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = np.cumsum(counts)
+        groups = np.searchsorted(ends, places, side="right")
+        for group in np.unique(groups).tolist():
+            column = file.read_row_group(group, columns=["id"])["id"]
+            for index in np.flatnonzero(groups == group).tolist():
+                ids[index] = column[int(places[index] - ends[group] + counts[group])].as_py()
+    return ids

@@ -24,12 +24,13 @@ import pathlib
 import re
 import sys
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5x_style.errors import Fault, UsageError
-from t5x_style.files import file_digest, locked
+from t5x_style.files import locked
 
 # Of the files of a store. A store of another version is built again, in another folder.
 FORMAT_VERSION = 3
@@ -44,6 +45,33 @@ EXTRA_BYTES_FILE = "extra_bytes.npy"
 DIGESTS_FILE = "digests.npy"
 SIGNATURES_FILE = "signatures.npy"
 META_FILE = "meta.json"
+# meta.json has a checksum for so many bytes of tokens.bin each, by which damage has a place.
+BLOCK_BYTES = 1 << 26
+# Bytes that a verification reads at a time.
+READ_BYTES = 1 << 20
+
+
+class StoreChanged(Fault):
+    """A store is not what was built: the message names the file, and the place if it is known."""
+
+    event = "store_changed"
+
+
+class Piece(NamedTuple):
+    """Bytes of a store that have a checksum of their own.
+
+    Attributes:
+      file: its name.
+      first, end: the bytes, `end` exclusive.
+      digest: their SHA-256.
+      is_block: whether they are one of several pieces of the file.
+    """
+
+    file: str
+    first: int
+    end: int
+    digest: str
+    is_block: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +86,18 @@ class TokenStore:
         before tokenising; None for ids without text, as the next two), lossy_documents (that do not
         decode to themselves), lost_bytes (in which they differ then), skipped (bad records),
         dropped (empty documents), filtered ({filter, or other reason: documents dropped}),
-        tokenizer_hash, fingerprint, format_version, checksums, files; where the source names such
+        tokenizer_hash, fingerprint, format_version, checksums, blocks (bytes, and the SHA-256 of
+        each; an older store has none), files; where the source names such
         fields, licenses ([[license, documents, tokens], ...], most tokens first) and dates ([first,
         last]).
+      opened: tokens.bin as it was when it was mapped; None for arrays that no file is behind.
     """
 
     path: pathlib.Path
     tokens: np.ndarray
     document_ends: np.ndarray
     meta: dict[str, Any]
+    opened: os.stat_result | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, tokenizer_hash: str | None = None) -> "TokenStore":
@@ -98,11 +129,13 @@ class TokenStore:
         found = (path / TOKENS_FILE).stat().st_size
         if found != expected:
             raise Fault(f"{path / TOKENS_FILE} has {found} bytes, its meta.json has {expected}")
-        tokens = np.memmap(path / TOKENS_FILE, dtype, mode="r")
+        with open(path / TOKENS_FILE, "rb") as file:
+            opened = os.fstat(file.fileno())
+            tokens = np.memmap(file, dtype, mode="r")
         ends = mapped_array(path / ENDS_FILE)
         if ends.dtype != np.int64 or len(ends) != meta["documents"] or ends[-1] != meta["tokens"]:
             raise Fault(f"{path / ENDS_FILE} does not end where {TOKENS_FILE} ends")
-        store = cls(path, tokens, ends, meta)
+        store = cls(path, tokens, ends, meta, opened)
         weakref.finalize(store, os.close, _reader_lock(path / META_FILE))
         return store
 
@@ -120,18 +153,82 @@ class TokenStore:
         path = self.path / EXTRA_BYTES_FILE
         return mapped_array(path) if path.is_file() else np.zeros((0, 2), np.int64)
 
+    def check_ids(self, first: int, end: int, vocab_size: int, where: str = "") -> None:
+        """Refuses ids that the vocabulary does not have among tokens `first` to `end` - 1.
+
+        Raises:
+          StoreChanged: names the first of them, its document, and `where`.
+        """
+        wrong = np.flatnonzero(self.tokens[first:end] >= vocab_size)
+        if len(wrong):
+            place = first + int(wrong[0])
+            document = int(np.searchsorted(self.document_ends, place, side="right"))
+            raise changed(
+                self.path / TOKENS_FILE,
+                f": token {place:,}, in document {document:,} of {self.meta.get('source')!r}{where}"
+                f", is {int(self.tokens[place]):,}, and the vocabulary has {vocab_size:,} ids",
+            )
+
+    def pieces(self, name: str) -> list[Piece]:
+        """The pieces of a file of the store, in order; none if the store has no such file."""
+        if name not in self.meta["checksums"]:
+            return []
+        blocks = self.meta.get("blocks")
+        if name != TOKENS_FILE or blocks is None:
+            size = (self.path / name).stat().st_size
+            if name == TOKENS_FILE:
+                size = self.tokens.nbytes
+            return [Piece(name, 0, size, self.meta["checksums"][name], is_block=False)]
+        size, step = self.tokens.nbytes, blocks["bytes"]
+        return [
+            Piece(name, first, min(first + step, size), digest, is_block=True)
+            for first, digest in zip(range(0, size, step), blocks["sha256"], strict=True)
+        ]
+
     def verify(self) -> None:
         """Reads every byte, and compares with the checksums of the build.
 
         Raises:
-          Fault: a file has changed since.
+          StoreChanged: a file has changed since; names it, and the block.
         """
-        meta = (self.path / META_FILE).read_bytes()
-        if self.meta["checksums"].get(META_FILE) != meta_digest(meta):
-            raise _changed(self.path / META_FILE)
-        for name, expected in self.meta["checksums"].items():
-            if name != META_FILE and file_digest(self.path / name) != expected:
-                raise _changed(self.path / name)
+        # The first has the checksums of the others.
+        for name in sorted(self.meta["checksums"], key=META_FILE.__ne__):
+            with open(self.path / name, "rb") as file:
+                for piece in self.pieces(name):
+                    self.verify_piece(piece, file.fileno())
+
+    def verify_piece(
+        self, piece: Piece, descriptor: int, read_on: Callable[[int], bool] = bool
+    ) -> None:
+        """Reads the bytes of a piece, and compares them with the checksum.
+
+        Args:
+          descriptor: of the open file.
+          read_on: called with the number of bytes after each read; false ends it unverified.
+
+        Raises:
+          StoreChanged: they have changed.
+        """
+        path = self.path / piece.file
+        if piece.file == META_FILE:
+            if meta_digest(os.pread(descriptor, piece.end + 1, 0)) != piece.digest:
+                raise changed(path)
+            return
+        digest, at = hashlib.sha256(), piece.first
+        buffer = memoryview(bytearray(READ_BYTES))
+        while at < piece.end:
+            read = os.preadv(descriptor, [buffer[: piece.end - at]], at)
+            if not read:
+                break  # the file was cut
+            digest.update(buffer[:read])
+            at += read
+            if not read_on(read):
+                return
+        # The verification is its only reader: it takes no memory from what others read.
+        os.posix_fadvise(descriptor, piece.first, at - piece.first, os.POSIX_FADV_DONTNEED)
+        if digest.hexdigest() != piece.digest:
+            last = piece.end - 1
+            raise changed(path, f" in bytes {piece.first:,} to {last:,}" if piece.is_block else "")
 
 
 def _reader_lock(file: pathlib.Path) -> int:
@@ -154,9 +251,12 @@ def read_meta(path: pathlib.Path) -> dict[str, Any]:
         for name, kind in _META_TYPES.items():
             if not isinstance(meta[name], kind):
                 raise TypeError(f"{name} = {meta[name]!r}")
-        np.dtype(meta["dtype"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _changed(path / META_FILE) from error
+        size = meta["tokens"] * np.dtype(meta["dtype"]).itemsize
+        blocks = meta.get("blocks")
+        if blocks is not None and -(-size // blocks["bytes"]) != len(blocks["sha256"]):
+            raise ValueError(f"{len(blocks['sha256'])} blocks of {blocks['bytes']} bytes")
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise changed(path / META_FILE) from error
     return meta
 
 
@@ -180,11 +280,12 @@ def mapped_array(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, SyntaxError) as error:
-        raise _changed(path) from error
+        raise changed(path) from error
 
 
-def _changed(path: pathlib.Path) -> Fault:
-    return Fault(f"{path} has changed since it was built: remove the store")
+def changed(path: pathlib.Path, how: str = "") -> StoreChanged:
+    """The error about a file of a store; `how` begins with a space or a colon."""
+    return StoreChanged(f"{path} has changed since it was built{how}: remove the store")
 
 
 def meta_digest(content: bytes) -> str:

@@ -55,6 +55,11 @@ def write_report(
     title = next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs"
     sections = [
         f"<h1>{html.escape(title)}</h1>",
+        *(
+            f"<p>{html.escape(str(run.model_dir))}: {html.escape(fault)}</p>"
+            for run in runs.values()
+            for fault in run.faults
+        ),
         _summary(runs),
         _verdicts(runs),
         _charts(runs),
@@ -113,6 +118,10 @@ def _verdicts(runs: Mapping[str, RunRecord]) -> str:
         if run.ending is not None:
             lines.insert(0, run.ending)
         lines += map(str, run.replacements)
+        if (noise := run.gradient_noise_scale) is not None:
+            last = run.derived and run.derived.horizon.phases[-1]
+            batch = f"; a batch has {count(last.sequences * last.sequence_length)}" if last else ""
+            lines.append(f"Gradient noise scale: {count(noise)} tokens{batch}")
         if len(runs) > 1:
             parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
@@ -147,6 +156,7 @@ class _Measure:
       marker: drawn at every point.
       format_y: text of a tick.
       held_out: the curves are of held-out text, and are cut where that was replaced.
+      apart: a chart for each curve, as their scales differ.
     """
 
     name: str
@@ -156,6 +166,7 @@ class _Measure:
     marker: str | None = None
     format_y: Callable[[float], str] | None = None
     held_out: bool = False
+    apart: bool = False
 
 
 _MEASURES = (
@@ -185,6 +196,13 @@ _MEASURES = (
         "Learning rate",
         "learning rate",
         lambda run: {"learning_rate": run.curve("learning_rate")},
+    ),
+    _Measure(
+        "monitors",
+        "Signs of a slow divergence",
+        "size",
+        lambda run: run.curves_by_source("monitor"),
+        apart=True,
     ),
     _Measure(
         "speed",
@@ -223,13 +241,13 @@ def _own_metric(index: int, name: str) -> _Measure:
 
 
 def _charts(runs: Mapping[str, RunRecord]) -> str:
-    """For one run a chart per measure; for several one per measure and source, a colour per run."""
+    """For one run a chart per measure; else one per measure and curve, with a colour per run."""
     figures = []
     own_metrics = dict.fromkeys(name for run in runs.values() for name in run.own_metrics)
     for measure in (*_MEASURES, *map(_own_metric, itertools.count(), own_metrics)):
         curves = _curves(runs, measure)
         replaced = {change.tokens for run in runs.values() for change in run.replacements}
-        if len(runs) == 1:
+        if len(runs) == 1 and not measure.apart:
             charts = {"": {label: next(iter(by_run.values())) for label, by_run in curves.items()}}
         else:
             # Every run in every chart, with or without points, so that it keeps its colour.
@@ -308,7 +326,7 @@ def _details(name: str, run: RunRecord) -> str:
                 ", ".join(
                     f"{key} {value}"
                     for key, value in event.details.items()
-                    if key not in ("seconds", "sources")
+                    if key not in ("seconds", "sources", "began", "pause_seconds")
                 ),
             ]
             for event in run.events

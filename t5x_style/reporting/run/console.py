@@ -1,5 +1,6 @@
 """The console line of a training run, one per logged step."""
 
+import contextlib
 import shutil
 import sys
 import time
@@ -12,8 +13,17 @@ from t5x_style.quantities import count, duration, mean_of_steps
 AUDIT_LAW = "besiroglu"
 
 
+def warn(text: str) -> None:
+    """Prints a warning on standard error, if that can be written."""
+    with contextlib.suppress(OSError):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 class Progress:
-    """Prints training lines. On a terminal, a line overwrites the one before."""
+    """Prints training lines. On a terminal, a line overwrites the one before.
+
+    What cannot be printed is left out: the output may lie on a disk that is full.
+    """
 
     def __init__(
         self, total_tokens: int, stream: TextIO | None = None, *, own_law: str | None = None
@@ -36,24 +46,26 @@ class Progress:
         text = self._text(line)
         if self._tty:
             width = shutil.get_terminal_size().columns
-            self._stream.write("\r" + text[: width - 1] + "\x1b[K")
+            self._print("\r" + text[: width - 1] + "\x1b[K")
             self._line_is_open = True
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            self._print(text + "\n")
 
     def note(self, text: str) -> None:
         """Prints a message on a line of its own."""
         self.close()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._print(text + "\n")
 
     def close(self) -> None:
         """Ends the open line of a terminal, if there is one."""
         if self._line_is_open:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._print("\n")
             self._line_is_open = False
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def _text(self, line: Mapping[str, float | None]) -> str:
         tokens = line["tokens"] or 0

@@ -104,6 +104,8 @@ class DerivedRun:
       early_stopping: its fields and the weights of its sources; None without one.
       own_law: the user's own fit; None without one.
       laws: by name, the audit of the whole run.
+      skipped_steps: (first step, count) of the steps that are passed over. A run of the same
+        configuration that has them in `train.skip_steps` gives the same numbers.
       achieved: step, tokens and what was read of each source at the end; None before.
     """
 
@@ -124,6 +126,7 @@ class DerivedRun:
     early_stopping: dict[str, Any] | None
     own_law: ParametricLaw | None
     laws: dict[str, LawAudit]
+    skipped_steps: tuple[tuple[int, int], ...] = ()
     achieved: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -150,6 +153,7 @@ class DerivedRun:
                 name: {target: getattr(law, target) for target in _LAW_TARGETS}
                 for name, law in self.laws.items()
             },
+            "skipped_steps": [list(steps) for steps in self.skipped_steps],
         }
         return written if self.achieved is None else written | {"achieved": self.achieved}
 
@@ -181,6 +185,7 @@ class DerivedRun:
             early_stopping=fields.get("early_stopping"),
             own_law=None if own_law is None else _law(own_law),
             laws={name: LawAudit(**law) for name, law in fields["laws"].items()},
+            skipped_steps=tuple((first, n) for first, n in fields.get("skipped_steps", ())),
             achieved=fields.get("achieved"),
         )
 

@@ -54,3 +54,16 @@ def test_a_line_of_an_older_version_has_fewer_keys():
 @pytest.mark.parametrize("line", [{}, {"tokens": 20, "loss": 3.0}, {"tokens_per_param": 4.0}])
 def test_a_line_without_an_audit(line):
     assert Audit.from_line(line) is None
+
+
+def test_tokens_that_nothing_was_learnt_from_are_no_part_of_the_record():
+    """10 of 40 tokens, of which 20 had been as good as 40: 15 are as good as 30."""
+    auditor = Auditor(SMALL, 128, planned_tokens=100, effective_tokens=lambda tokens: tokens / 2)
+    audit, fresh = auditor.audit_at(40, skipped=10), auditor.audit_at(30)
+    assert (audit.tokens, audit.effective_tokens, audit.remaining_tokens) == (30, 15, 60)
+    assert audit.flops == fresh.flops
+    assert audit.tokens_per_param == fresh.tokens_per_param
+    line = {"tokens": 40, "skipped/legal": 4, "skipped/general": 6, **audit.line()}
+    assert Audit.from_line(json.loads(json.dumps(line))) == audit
+    # Of a run that learnt from nothing.
+    assert auditor.audit_at(40, skipped=40).laws == auditor.audit_at(0).laws

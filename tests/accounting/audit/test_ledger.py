@@ -62,21 +62,38 @@ def test_a_block_left_by_an_exception_is_closed(clock):
     assert book.seconds["step"] == 1
 
 
+def test_after_its_beginning_every_second_is_booked(clock):
+    book = Ledger({"idle": 3})
+    clock.now += 50  # before it
+    book.begin()
+    clock.now += 1
+    with book.time("start"):
+        clock.now += 2
+        with book.time("restore"):
+            clock.now += 4
+    clock.now += 8
+    found = {cause: value for cause, value in book.seconds.items() if value}
+    assert found == {"idle": 3, "start": 2, "restore": 4, "other": 9}
+
+
 def test_it_survives_a_restart_through_json(clock):
     book = Ledger()
     with book.time("step"):
         clock.now += 7
-    again = Ledger.restore(json.loads(json.dumps(book.state())))
+    again = Ledger(json.loads(json.dumps(book.state())))
     again.add("lost", 3)
     with again.time("step"):
         clock.now += 1
     assert again.seconds["step"] == 8
     assert again.line() == {
+        "seconds/start": 0,
+        "seconds/restore": 0,
         "seconds/compile": 0,
         "seconds/data": 0,
         "seconds/step": 8,
         "seconds/evaluate": 0,
         "seconds/save": 0,
+        "seconds/idle": 0,
         "seconds/lost": 3,
         "seconds/other": 0,
         "goodput": 8 / 11,
@@ -87,7 +104,24 @@ def test_an_empty_ledger_has_no_goodput():
     assert Ledger().goodput == 0
 
 
-@pytest.mark.parametrize("book", [lambda book: book.add("idle", 1), lambda book: book.time("idle")])
+@pytest.mark.parametrize("book", [lambda book: book.add("rest", 1), lambda book: book.time("rest")])
 def test_unknown_causes_are_refused(book):
-    with pytest.raises(KeyError, match="idle"):
+    with pytest.raises(KeyError, match="rest"):
         book(Ledger())
+
+
+def test_work_since_a_checkpoint_is_lost_when_a_run_goes_back_to_it(clock):
+    book = Ledger()
+    with book.time("step"):
+        clock.now += 7
+    state = json.loads(json.dumps(book.state()))
+    for cause, seconds in (("step", 5), ("compile", 30), ("evaluate", 2)):
+        with book.time(cause):
+            clock.now += seconds
+    with book.time("restore"):
+        clock.now += 1
+        book.lose_since(state)
+        clock.now += 1
+    # What was compiled is not compiled again.
+    spent = {cause: seconds for cause, seconds in book.seconds.items() if seconds}
+    assert spent == {"step": 7, "compile": 30, "restore": 2, "lost": 7}

@@ -20,7 +20,7 @@ from t5x_style.errors import UsageError
 from t5x_style.optim import AdamW, Schedule
 from t5x_style.partitioning import batch_sharding, in_force, make_mesh
 from t5x_style.step.model_state import abstract_state, bind_model
-from t5x_style.step.step import make_train_step
+from t5x_style.step.step import NO_LIMITS, make_train_step
 from tests.jaxprs import equations
 
 LLAMA = Architecture(
@@ -116,7 +116,7 @@ def real_step(
         (batch_sequences, sequence_length + 2), jnp.int32, sharding=batch_sharding(devices)
     )
     sums = jax.ShapeDtypeStruct((3, 1), jnp.float32)
-    return step, state, (batch, sums), functools.partial(in_force, topology, devices)
+    return step, state, (batch, sums, NO_LIMITS), functools.partial(in_force, topology, devices)
 
 
 def on_each_device(tree) -> int:

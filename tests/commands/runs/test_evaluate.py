@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import types
 
 import pytest
@@ -30,12 +31,12 @@ def calls(monkeypatch, tmp_path):
         {"legal": 0.5, "web": 0.5}, tokens=32, packing={"windows": "document_starts"}
     )
     held_out = [HeldOutText(-1, 0, {"legal": HeldOutStore("stores/legal")})]
-    derived = dataclasses.replace(derived, held_out=held_out)
+    derived = found["derived"] = dataclasses.replace(derived, held_out=held_out)
     model = types.SimpleNamespace(
         architecture=Architecture(vocab_size=8, layers=1, d_model=8, d_ff=8, heads=2)
     )
 
-    def restore(model_dir, topology, *, step=None):
+    def restore(model_dir, topology, *, step=None, vocabulary=None):
         found["restore"] = (model_dir, topology, step)
         return inference.RestoredModel(derived, VOCABULARY, topology, None, model, {}, 7)
 
@@ -70,13 +71,13 @@ def corpus_of(vocabulary, monkeypatch):
         return types.SimpleNamespace(validation={"b": "store b", "a": "store a"})
 
     def seen(trained_on, validation, tokenizer):
-        assert trained_on == {"legal": "legal", "web": "web"}
+        assert trained_on == {"legal": "stores/legal", "web": "stores/web"}
         assert (list(validation), tokenizer) == (["b", "a"], VOCABULARY)
         return ["3 of the 4 documents of 'a'"]
 
     monkeypatch.setattr(verb, "shared_stores", stores)
     monkeypatch.setattr(held_out, "seen_by_run", seen)
-    return types.SimpleNamespace(tokenizer=vocabulary), found
+    return types.SimpleNamespace(tokenizer=vocabulary, cache_dir="stores"), found
 
 
 def test_text_of_another_vocabulary_is_refused(calls, monkeypatch):
@@ -108,7 +109,9 @@ def test_other_sources_are_built_unless_it_is_a_dry_run(calls, monkeypatch, dry_
 
 
 def test_the_sources_of_the_run_are_evaluated_as_it_was_trained(calls):
-    result = verb.evaluate(model_dir="run", step=5, batch_size=4, eval_tokens=99)
+    result = verb.evaluate(
+        model_dir="run", step=5, batch_size=4, eval_tokens=99, cache_dir="stores"
+    )
     assert calls["restore"] == ("run", Topology(), 5)
     sets, options = calls["evaluator"]
     assert sets == {"legal": ("stores/legal of own", VOCABULARY, 32, 99)}
@@ -116,6 +119,36 @@ def test_the_sources_of_the_run_are_evaluated_as_it_was_trained(calls):
         "batch_size": 4, "eos_id": 1, "packing": Packing(windows="document_starts"), "metrics": (),
     }  # fmt: skip
     assert (result["step"], result["eval/legal/bits_per_byte"]) == (7, 1.25)
+
+
+@pytest.mark.parametrize(
+    "store", ["/etc", "stores/legal", "../stores/legal", "run/../stores/legal"]
+)
+def test_a_plan_of_a_stranger_opens_no_store_that_nobody_named(calls, store):
+    """Also a relative one: it would be looked for in the folder of the start."""
+    calls["derived"].held_out[-1].stores["legal"] = HeldOutStore(store)
+    with pytest.raises(UsageError) as refused:
+        verb.evaluate(model_dir="run")
+    message, *_ = str(refused.value).splitlines()
+    assert message == (
+        f"run/plan.json names the validation store of 'legal', {store!r}, outside of run: if it is "
+        f"yours, give --cache_dir={pathlib.Path(store).parent}"
+    )
+    assert "evaluator" not in calls
+
+
+@pytest.mark.parametrize("store", ["..", "/", "/a/.."])
+def test_a_store_is_looked_for_by_its_name_alone(calls, store):
+    calls["derived"].held_out[-1].stores["legal"] = HeldOutStore(store)
+    with pytest.raises(UsageError, match=r"plan\.json names the validation store of 'legal'"):
+        verb.evaluate(model_dir="run", cache_dir="stores")
+
+
+def test_a_store_in_the_folder_of_the_run_needs_no_flag(calls, tmp_path):
+    (tmp_path / "run/kept").mkdir(parents=True)
+    calls["derived"].held_out[-1].stores["legal"] = HeldOutStore(str(tmp_path / "run/kept"))
+    verb.evaluate(model_dir="run")
+    assert calls["evaluator"][0]["legal"][0] == f"{tmp_path}/run/kept of own"
 
 
 def test_a_run_without_a_validation_split_is_refused(calls, monkeypatch):

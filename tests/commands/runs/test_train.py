@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from t5x_style import data
 from t5x_style.commands.main import main
+from t5x_style.commands.runs import train
+from t5x_style.hosts import Watchdog
+from t5x_style.hosts.watchdog import activity_of_several
 
 QUICKSTART = "--gin_file=gin_configs/runs/quickstart.gin"
 
@@ -76,3 +80,27 @@ def test_paths_phases_and_caps_are_checked_before_any_work(flag, message, tmp_pa
     assert main(["train", QUICKSTART, *folders, flag]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"train.steps = (1,", b"\xff\xfe\x00\x00", b"\x00" * 64])
+def test_a_damaged_config_of_the_start_before_stops_no_run(content, tmp_path, capsys):
+    """It is written again; only what has changed since then is not known."""
+    (tmp_path / "config.gin").write_bytes(content)
+    assert train._changes(str(tmp_path), "train.steps = 1\n") == []
+    assert f"{tmp_path / 'config.gin'} is damaged" in capsys.readouterr().err
+    (tmp_path / "config.gin").write_text("train.steps = 2\n")
+    (change,) = train._changes(str(tmp_path), "train.steps = 1\n")
+    assert (change["old"], change["new"]) == ("2", "1")
+
+
+def test_while_stores_are_built_a_run_has_no_limit(monkeypatch):
+    limits = []
+
+    def look(*_, **__):
+        limits.append(activity_of_several().limit)
+
+    monkeypatch.setattr(data, "ensure_stores", look)
+    with Watchdog(first_seconds=7.0).watching():
+        train.shared_stores(None, build=True)
+        look()
+    assert limits == [float("inf"), 7.0]

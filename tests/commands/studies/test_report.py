@@ -63,3 +63,23 @@ def test_wrong_directories_are_refused(model_dir):
         status, _, text = run(*flags)
         assert status == 2
         assert "gs:// is not a file system that can be read or written" in text
+
+
+def test_what_of_a_run_cannot_be_read_or_is_missing_is_on_its_page(model_dir):
+    whole = (model_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    last = whole[2].replace('"step": 3', '"step": 30, "loss_steps": 10')
+    (model_dir / "metrics.jsonl").write_text("".join([whole[0], "<b>garbage\n", whole[1], last]))
+    for dry in ((), ("--dry_run",)):
+        status, _, text = run(f"--model_dirs={model_dir}", *dry)
+        assert status == 0
+        said = text if dry else (model_dir / "report.html").read_text()
+        assert "metrics.jsonl: line 2 cannot be read" in said
+        assert "metrics.jsonl: the lines about steps 3 to 20 are missing" in said
+
+
+def test_a_run_whose_lines_are_gone_is_a_run(model_dir):
+    (model_dir / "plan.json").write_text("{}")
+    (model_dir / "metrics.jsonl").unlink()
+    status, _, text = run(f"--model_dirs={model_dir}")
+    assert status == 2
+    assert "quickstart is a run whose metrics.jsonl is missing" in text

@@ -99,6 +99,19 @@ def test_dry_run_shows_the_trials_and_starts_none(run_sweep, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_sweep_with_trials_that_can_go_on_is_to_be_started_again(run_sweep, monkeypatch):
+    """They were preempted, or lost a process; with status 0 nobody would start it again."""
+    trials = [
+        TrialEntry("a", {"X": 1}, "preempted"),
+        TrialEntry("b", {"X": 2}, "finished"),
+    ]
+    monkeypatch.setattr("t5x_style.commands.studies.sweep.run_trials", lambda *a, **k: trials)
+    status, _, err, _ = run_sweep(GRID)
+    assert status == 75
+    last = err.strip().splitlines()[-1]
+    assert last == "error: 1 of 2 trials can go on: a: start the sweep again"
+
+
 def test_failed_trials_are_a_fault_after_the_table(run_sweep, monkeypatch):
     failed = [
         TrialEntry("a", {"X": 1}, "failed", reason="no"),

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from t5x_style.data import evaluation_set
+from t5x_style.data import TokenStore, evaluation_set
+from t5x_style.errors import Fault
 from tests.data.store_helpers import write_store
 
 
@@ -38,3 +39,15 @@ def test_the_first_tokens_only(tmp_path):
     rows = evaluation_set(store, FakeTokenizer(), 16, max_tokens=50)
     assert rows.weights.sum() == 50
     assert rows.bytes == sum(token % 5 for token in range(2, 52))
+
+
+@pytest.mark.parametrize("wrong", [1000, 2**32 - 1])
+def test_an_id_past_the_vocabulary_is_named(tmp_path, wrong):
+    path = write_store(tmp_path / "store", [[5, 6, 1], [7, 8, 1]], source="legal").path
+    ids = np.memmap(path / "tokens.bin", "<u4", mode="r+")
+    ids[4] = wrong
+    named = rf"token 4, in document 1 of 'legal', is {wrong:,}, and the vocabulary has 1,000 ids"
+    with pytest.raises(Fault, match=named):
+        evaluation_set(TokenStore.open(path), FakeTokenizer(), 16)
+    # It is not among those that are evaluated here.
+    evaluation_set(TokenStore.open(path), FakeTokenizer(), 16, max_tokens=4)

@@ -2,16 +2,17 @@
 
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from t5x_style.data import BatchReader, Blend, BlendPhase
+from t5x_style.data import BatchReader, Blend, BlendPhase, TokenStore
 from t5x_style.data.blend.blend import ROW_ORDER
 from t5x_style.data.rows.reader import permuted
-from t5x_style.errors import UsageError
+from t5x_style.errors import Fault, UsageError
 from tests.data.store_helpers import counting_stores, write_store
 
 SHARES = {"legal": 0.51, "general": 0.49}
@@ -432,3 +433,41 @@ def test_the_places_of_the_last_four_blocks_are_kept(stores, located):
     for block in (0, 1, 2, 3, 3, 0, 1, 2, 4, 4, 1, 2, 3, 0):
         reader.rows(np.array([4096 * block]))
     assert [first // 4096 for first, _ in located] == [0, 1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("document_starts", [False, True])
+@pytest.mark.parametrize(("place", "document", "id_"), [(8, 0, 64), (37, 3, 2**32 - 1)])
+def test_an_id_past_the_vocabulary_is_refused_by_place(
+    tmp_path, document_starts, place, document, id_
+):
+    """The embedding would take its last row for it. An int32 of the largest is negative."""
+    documents = [[*range(2, 11), 1] for _ in range(40)]
+    path = write_store(tmp_path / "legal-train-0", documents, source="legal").path
+    ids = np.memmap(path / "tokens.bin", "<u4", mode="r+")
+    before, ids[place] = ids[place], id_
+    ids.flush()
+    reader = BatchReader(
+        Blend.constant({"legal": 1.0}),
+        {"legal": TokenStore.open(path)},
+        sequence_lengths=[(0, 8)],
+        seed=0,
+        document_starts=document_starts,
+        vocab_size=64,
+    )
+    epoch = np.arange(49)
+    with pytest.raises(Fault) as refused:
+        reader.rows(epoch)
+    message = str(refused.value)
+    match = re.fullmatch(
+        rf"{path}/tokens.bin has changed since it was built: token {place}, in document {document} "
+        rf"of 'legal' and row (\d+) of the run, is {id_:,}, and the vocabulary has 64 ids: "
+        "remove the store",
+        message,
+    )
+    assert match, message
+    (row,) = match.groups()
+    # Rows without it are read as before, and so are all once it is repaired.
+    others = [n for n in range(49) if n < int(row)]
+    reader.rows(np.array(others, np.int64))
+    ids[place] = before
+    assert reader.rows(epoch).tokens.max() == 10

@@ -118,3 +118,13 @@ def test_the_child_gets_neither_accelerators_nor_another_python_path(monkeypatch
     assert (environment["JAX_PLATFORMS"], environment["CUDA_VISIBLE_DEVICES"]) == ("cpu", "-1")
     assert environment["PATH"] == os.environ["PATH"]
     assert (how["stdin"], how["stdout"], how["text"]) == (subprocess.PIPE, subprocess.PIPE, True)
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_child():
+    """It would print the traceback of its imports. This process ends it instead."""
+    child = builder_client._start()
+    try:
+        assert os.getsid(child.pid) != os.getsid(0)
+    finally:
+        child.kill()
+        child.__exit__(None, None, None)

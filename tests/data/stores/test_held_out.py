@@ -306,3 +306,28 @@ def test_what_a_run_was_trained_on_is_known_by_its_stores(folder):
     for words in ("2 of the 5", "40 %", "'exam' validation", "'d' train", "a 'Clause 24"):
         assert words in notice
     assert seen_by_run(trained_on, run.validation, other.tokenizer) == []
+
+
+def test_the_stores_of_a_plan_are_looked_for_in_a_folder_of_the_user(tmp_path):
+    """The plan may be a stranger's: no folder that it names is opened."""
+    from t5x_style.data.stores.held_out import stores_by_name
+
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder in (mine / "law-train-1", theirs / "law-train-1", theirs / "web-train-2"):
+        folder.mkdir(parents=True)
+    named = {
+        "law": str(theirs / "law-train-1"),
+        "web": str(theirs / "web-train-2"),
+        "gone": "/nowhere/gone-train-3",
+        "up": "/nowhere/..",
+    }
+    found, notices = stores_by_name(named, mine)
+    assert found == {
+        "law": str(mine / "law-train-1"),
+        "web": str(mine / "web-train-2"),
+        "gone": str(mine / "gone-train-3"),
+    }
+    (notice,) = notices
+    assert notice.startswith(
+        f"{theirs / 'web-train-2'}, the text of 'web' that the run was trained"
+    )

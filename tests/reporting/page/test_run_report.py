@@ -1,4 +1,5 @@
 import html.parser
+import json
 import re
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from t5x_style.accounting import SourceAccount
 from t5x_style.accounting.laws import ParametricLaw
 from t5x_style.errors import UsageError
+from t5x_style.quantities import count
 from t5x_style.reporting import PlannedSource, RunWriter, read_run, write_report
 from t5x_style.reporting.html import captioned, html_table
 from t5x_style.reporting.html import page as html_page
@@ -100,6 +102,29 @@ def test_the_page_of_one_run(made_up_run, tmp_path):
     assert "train.name = '<a & b>'" in page.text
     assert "finished" in page.text
     assert (model_dir / "report.html").stat().st_size < 600_000
+
+
+def test_signs_of_divergence_have_a_chart_each_and_the_noise_a_sentence(made_up_run, tmp_path):
+    model_dir = made_up_run(tmp_path / "run", steps=100)
+    file = model_dir / "metrics.jsonl"
+    more = {
+        "monitor/largest_logit": 31.0,
+        "monitor/update_ratio": 1e-3,
+        "noise/signal": 2.0,
+        "noise/variance": 9000.0,
+    }
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [line | more if "loss" in line else line for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of([model_dir], tmp_path / "page.html")
+    signs = [caption for caption in page.captions if "divergence" in caption]
+    assert signs == [
+        "Signs of a slow divergence: largest_logit",
+        "Signs of a slow divergence: update_ratio",
+    ]
+    phase = read_run(model_dir).derived.horizon.phases[-1]
+    batch = count(phase.sequences * phase.sequence_length)
+    assert f"Gradient noise scale: {count(4500)} tokens; a batch has {batch}" in page.text
 
 
 def test_a_page_that_compares_runs(made_up_run, tmp_path):

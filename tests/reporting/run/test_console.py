@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from t5x_style.reporting import Progress
+from t5x_style.reporting import Progress, warn
 from t5x_style.reporting.run import console as progress
 
 LINE = {
@@ -167,3 +167,23 @@ def test_the_users_own_law_replaces_the_published_one():
     assert "| loss 5.1235 (mine expects 5.2000) |" in stream.getvalue()
     assert "efficiency 81%, 0.2 nats to gain in the remaining 90.0% (mine)" in stream.getvalue()
     assert "besiroglu" not in stream.getvalue()
+
+
+def test_a_console_on_a_full_disk_stops_no_run():
+    """Standard output is often a file beside the run. The kernel refuses each write to this one."""
+    full = open("/dev/full", "w")  # noqa: SIM115
+    progress = Progress(19_660_800, full)
+    progress.show(LINE)
+    progress.note("evaluated")
+    progress.close()
+    # What is still buffered fails here at last.
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+
+
+def test_a_warning_that_cannot_be_printed_stops_no_run(monkeypatch):
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr("sys.stderr", full)
+    warn("the disk is full")
+    with pytest.raises(OSError, match="No space left"):
+        full.close()

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -103,6 +104,29 @@ def test_seconds_are_those_of_the_end_or_of_the_last_line(made_up_run, tmp_path)
     assert run.seconds["step"] == run.training[-1]["seconds/step"]
 
 
+@pytest.mark.parametrize(
+    ("estimates", "scale"),
+    [
+        # Of four lines the last two: means of 4 and 100.
+        ([(9.0, 9.0), (9.0, 9.0), (-2.0, 150.0), (10.0, 50.0)], 25.0),
+        # Lines without the figures say nothing.
+        ([(9.0, 9.0), (9.0, 9.0), None, (4.0, 2.0)], 0.5),
+        # An estimate that is below zero, and a step whose gradient was not finite, are no scale.
+        ([(1.0, 1.0), (-1.0, 3.0)], None),
+        ([(1.0, 1.0), (math.nan, math.nan)], None),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_the_noise_scale_is_a_ratio_of_means(estimates, scale, tmp_path):
+    with RunWriter(tmp_path, resume_step=None) as writer:
+        writer.metrics({"step": 0, "tokens": 0, "eval/legal/loss": 1.0})
+        for step, pair in enumerate(estimates, 1):
+            noise = {} if pair is None else {"noise/signal": pair[0], "noise/variance": pair[1]}
+            writer.metrics({"step": step, "tokens": step, "loss": 1.0} | noise)
+    assert read_run(tmp_path).gradient_noise_scale == scale
+
+
 def test_a_plan_is_read_alone(made_up_run, tmp_path):
     model_dir = made_up_run(tmp_path / "run", steps=10)
     derived = read_derived(model_dir)
@@ -153,3 +177,14 @@ def test_a_plan_comes_back_from_its_file_as_it_was():
     assert (read.packing, read.blend, read.early_stopping) == ({}, [], None)
     assert (read.own_law, read.achieved, read.vocabulary.eos) == (None, None, None)
     assert read.topology.chip is None
+
+
+def test_what_happened_to_the_logs_is_not_the_state_of_the_run(made_up_run, tmp_path):
+    """A disk that takes lines again as the run ends has the last word, after `finished`."""
+    model_dir = made_up_run(tmp_path / "run", steps=10)
+    before = read_run(model_dir)
+    with RunWriter(model_dir, resume_step=10) as writer:
+        writer.event("logs_rewritten", step=10, tokens=1, reason="of the disk")
+    after = read_run(model_dir)
+    assert after.events[-1].kind == "logs_rewritten"
+    assert (after.state, after.ending, after.seconds) == ("finished", None, before.seconds)

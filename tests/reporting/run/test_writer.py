@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 import signal
 import struct
@@ -133,17 +132,20 @@ def killed_run(tmp_path):
     metrics = [(1, 1000.0), (2, 1010.0), (3, 4670.0), (4, 4690.0)]
     events = [("started", 0, 990.0), ("saved", 2, 1011.0), ("resumed", 2, 4650.0)]
     (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps({"step": step, "time": at}) + "\n" for step, at in metrics)
+        "".join(json.dumps({"step": s, "tokens": 16 * s, "time": at}) + "\n" for s, at in metrics)
     )
     (tmp_path / "events.jsonl").write_text(
-        "".join(json.dumps({"event": k, "step": s, "time": at}) + "\n" for k, s, at in events)
+        "".join(
+            json.dumps({"event": k, "step": s, "tokens": 16 * s, "time": at}) + "\n"
+            for k, s, at in events
+        )
     )
     return tmp_path
 
 
 def test_lost_seconds_are_those_of_the_work_and_not_of_the_pause(killed_run):
     with RunWriter(killed_run, resume_step=2) as writer:
-        assert writer.lost_seconds == 40
+        assert writer.unbooked["lost"] == 40
     assert [line["step"] for line in lines(killed_run / "metrics.jsonl")] == [1, 2]
 
 
@@ -152,14 +154,16 @@ def test_lost_seconds_are_remembered_until_a_checkpoint_holds_them(killed_run):
         writer.event("resumed", step=2, tokens=32)
     # Killed again before it wrote a line, or saved: they are not in the ledger of step 2.
     with RunWriter(killed_run, resume_step=2) as writer:
-        assert writer.lost_seconds == 40
+        # And the moments of the second start.
+        assert writer.unbooked["lost"] == pytest.approx(40, abs=2)
         writer.event("resumed", step=2, tokens=32)
         writer.event("saved", step=3, tokens=48)
     # The checkpoint of step 3 was never whole.
     with RunWriter(killed_run, resume_step=2) as writer:
-        assert writer.lost_seconds == 40
+        # And the moments of the second start.
+        assert writer.unbooked["lost"] == pytest.approx(40, abs=2)
     with RunWriter(killed_run, resume_step=3) as writer:
-        assert writer.lost_seconds == 0
+        assert writer.unbooked["lost"] == pytest.approx(0, abs=2)
 
 
 def test_work_that_began_with_its_first_line_is_lost_from_there(killed_run):
@@ -167,7 +171,7 @@ def test_work_that_began_with_its_first_line_is_lost_from_there(killed_run):
     text = (killed_run / "events.jsonl").read_text()
     (killed_run / "events.jsonl").write_text(text.replace("4650.0", "4670.0"))
     with RunWriter(killed_run, resume_step=2) as writer:
-        assert writer.lost_seconds == 20
+        assert writer.unbooked["lost"] == 20
 
 
 def test_a_single_line_is_written_without_another(tmp_path, monkeypatch):
@@ -191,19 +195,14 @@ def test_starting_from_nothing_cuts_every_line(tmp_path):
 
 
 def test_lines_that_a_kill_cut_short_are_dropped(tmp_path):
-    whole = '{"step": 1, "time": 5.0}\n'
+    whole = '{"step": 1, "tokens": 16, "time": 5.0}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 2, "ti')
-    (tmp_path / "events.jsonl").write_text('{"event": "started", "time": 4.0}\n{"event": "sa')
+    started = '{"event": "started", "step": 0, "tokens": 0, "time": 4.0}\n'
+    (tmp_path / "events.jsonl").write_text(started + '{"event": "sa')
     with RunWriter(tmp_path, resume_step=5) as writer:
         writer.event("resumed", step=5, tokens=80)
-    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "time": 5.0}]
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "tokens": 16, "time": 5.0}]
     assert [event["event"] for event in lines(tmp_path / "events.jsonl")] == ["started", "resumed"]
-
-
-def test_a_broken_line_in_the_middle_is_a_fault_with_its_number(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(Fault, match=r"metrics\.jsonl:2"):
-        RunWriter(tmp_path, resume_step=3)
 
 
 KILLED = """
@@ -241,45 +240,6 @@ def test_lines_are_on_disk_within_seconds_without_a_flush(tmp_path):
             writer.metrics({"step": step, "tokens": step})
             time.sleep(0.001)
         assert time.monotonic() < deadline
-
-
-@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device that is full")
-@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
-def test_a_full_disk_is_a_fault_of_the_run(tmp_path, name):
-    writer = RunWriter(tmp_path, resume_step=None)
-    place = str(tmp_path / name)
-    opened = [int(fd) for fd in os.listdir("/proc/self/fd") if open_path(fd) == place]
-    # The kernel answers each write to this device with ENOSPC.
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, opened[0])
-    os.close(full)
-    writer.metrics({"step": 1, "tokens": 1})
-    writer.event("warned", step=1, tokens=1)
-    for refused in (writer.flush, lambda: writer.metrics({"step": 2}), writer.close):
-        with pytest.raises(Fault, match=r"cannot write to .*No space left on device"):
-            refused()
-    # The lines that are still buffered go nowhere when the file is collected.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, opened[0])
-    os.close(nowhere)
-
-
-def open_path(descriptor: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except FileNotFoundError:
-        return ""
-
-
-def test_a_tensorboard_folder_that_cannot_be_made_is_a_fault_of_the_run(tmp_path):
-    writer = RunWriter(tmp_path, resume_step=None)
-    # The folder's name is taken by a file: TensorBoard's writer fails on its thread.
-    (tmp_path / "eval").write_text("")
-    writer.metrics({"step": 1, "tokens": 1, "eval/legal/loss": 1.0})
-    with pytest.raises(Fault, match="cannot write"):
-        writer.flush()
-    with pytest.raises(Fault, match="cannot write"):
-        writer.close()
 
 
 def test_what_was_flushed_or_closed_is_on_the_disk(tmp_path, monkeypatch):
@@ -326,20 +286,6 @@ def test_a_field_that_json_cannot_express_is_a_fault(tmp_path):
     writer.event("warned", step=1, tokens=1, reason=object())
     with pytest.raises(Fault, match="is no JSON value"):
         writer.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        # Only a line without an end was cut short by a kill.
-        ('{"step": 1}\n{"st\n', r"metrics\.jsonl:2: not a line of JSON"),
-        ("3\n", r"metrics\.jsonl:1: not a line of JSON \(not an object\)"),
-    ],
-)
-def test_a_line_that_ends_and_is_broken_is_a_fault(tmp_path, text, message):
-    (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(Fault, match=message):
-        RunWriter(tmp_path, resume_step=3)
 
 
 def test_a_directory_with_a_scheme_is_refused():

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from t5x_style.accounting import Topology
+from t5x_style.checkpoints import restore_parameters
+from t5x_style.checkpoints.initial_weights import extended_rows, initial_parameters
 from t5x_style.data import Source, Tokenizer, TokenStore, evaluation_set
 from t5x_style.data.sources.documents import documents
 from t5x_style.data.tokenizers.extend import Extension, extend_vocabulary
@@ -18,9 +20,7 @@ from t5x_style.errors import UsageError
 from t5x_style.partitioning import in_force, make_mesh
 from t5x_style.step.model_state import bind_model
 from t5x_style.training import train
-from t5x_style.training.checkpoints import restore_parameters
 from t5x_style.training.evaluation import Evaluator
-from t5x_style.training.initial_weights import extended_rows, initial_parameters
 from tests.training.runs import (
     ARCHITECTURE,
     SEQUENCE,

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from t5x_style.checkpoints import find_checkpoint, restore_parameters, run_folder
+from t5x_style.checkpoints.beginning import whose_is
 from t5x_style.data import Tokenizer
 from t5x_style.data.tokenizers.extend import Extension, read_extension
 from t5x_style.data.tokenizers.kinds import BYTES
 from t5x_style.data.tokenizers.tokenizer import PAD_ID
 from t5x_style.errors import UsageError
+from t5x_style.files import is_inside
 from t5x_style.reporting import VocabularyRecord, read_derived
-from t5x_style.training.checkpoints import find_checkpoint, restore_parameters
 
 # The parameters [V, D] with a row for each id; a tied model has only the first.
 ROWS = ("embedding", "head")
@@ -36,10 +38,10 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
       target: the parameters as ShapeDtypeStructs with shardings.
 
     Raises:
-      UsageError: there is no checkpoint, its architecture differs, or the vocabulary is neither
-        that of the checkpoint's run nor an extension of it.
+      UsageError: there is no whole checkpoint, its architecture differs, or the vocabulary is
+        neither that of the checkpoint's run nor an extension of it.
     """
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_checkpoint(path, whose_is(run_folder(path)))
     base = read_derived(checkpoint.parent)
     stored_rows = base.architecture.vocab_size
     if tokenizer.hash == base.vocabulary.hash:
@@ -49,7 +51,7 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
         return _extended(checkpoint, stored_rows, nothing, target)
     extension = read_extension(tokenizer)
     if extension is None or extension.base_hash != base.vocabulary.hash:
-        vocabulary = run_tokenizer(str(checkpoint.parent), base.vocabulary).path
+        vocabulary = _vocabulary_path(str(checkpoint.parent), base.vocabulary)
         what = "extends nothing" if extension is None else "extends another one"
         raise UsageError(
             f"INITIAL_CHECKPOINT_PATH = {path} was trained with another vocabulary, "
@@ -60,10 +62,30 @@ def initial_parameters(path: str, tokenizer: Tokenizer, target: dict) -> dict:
     return _extended(checkpoint, stored_rows, extension, target)
 
 
-def run_tokenizer(model_dir: str, record: VocabularyRecord) -> Tokenizer:
-    """The vocabulary of a run, from the run's own copy; an old run has the path of the original."""
-    path = record.path if record.path == BYTES else str(pathlib.Path(model_dir) / record.path)
+def run_tokenizer(
+    model_dir: str, record: VocabularyRecord, vocabulary: str | None = None
+) -> Tokenizer:
+    """The vocabulary of a run, from the run's own copy.
+
+    Args:
+      record: of the run's plan.json, which may be a stranger's. That of an old run has the path of
+        the original vocabulary.
+      vocabulary: the file that the user has named instead.
+
+    Raises:
+      UsageError: the plan names a file outside of the run's folder, and the user names none.
+    """
+    path = vocabulary or _vocabulary_path(model_dir, record)
+    if vocabulary is None and path != BYTES and not is_inside(path, model_dir):
+        raise UsageError(
+            f"{model_dir}/plan.json names the vocabulary {record.path!r}, outside of {model_dir}: "
+            f"if it is yours, give --vocabulary={pathlib.Path(path).resolve()}"
+        )
     return Tokenizer(path, record.eos)
+
+
+def _vocabulary_path(model_dir: str, record: VocabularyRecord) -> str:
+    return record.path if record.path == BYTES else str(pathlib.Path(model_dir) / record.path)
 
 
 def _extended(

@@ -1,0 +1,1 @@
+"""What a run does when a step goes wrong."""
