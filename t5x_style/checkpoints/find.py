@@ -240,6 +240,19 @@ def _next_to(folder: pathlib.Path) -> str:
     return f"; next to it: {', '.join(near)}" if near else ""
 
 
+def step_of(checkpoint: pathlib.Path) -> int:
+    """The step of a checkpoint, also where its folder was moved aside or given another name.
+
+    Raises:
+      UsageError: an older version wrote it, without a manifest, and its name has no step.
+    """
+    if (written := manifest.read(checkpoint)) is not None:
+        return written["step"]
+    if (named := re.search(NAME, checkpoint.name)) is None:
+        raise UsageError(f"{checkpoint} has no {manifest.MANIFEST_FILE}: name it {PREFIX}_<step>")
+    return int(named[1])
+
+
 def restore_facts(checkpoint: pathlib.Path) -> dict:
     """Only the item `run` of a checkpoint: the facts that are not arrays."""
     import orbax.checkpoint as ocp

@@ -1,12 +1,11 @@
 """Writes the parameters of a run alone, without the state of the optimizer."""
 
-import json
 import pathlib
 import shutil
 
 from t5x_style.accounting import Topology
 from t5x_style.checkpoints import Checkpointer
-from t5x_style.checkpoints.find import PREFIX, run_folder
+from t5x_style.checkpoints.find import PREFIX, restore_facts
 from t5x_style.errors import Fault, UsageError
 from t5x_style.files import local_path
 from t5x_style.inference.restored import restore_model
@@ -35,19 +34,16 @@ def export_parameters(model_dir: str, output: str, *, step: int | None = None) -
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"output = {output} is there already: name another folder")
     restored = restore_model(model_dir, Topology(), step=step)
-    run_dir = pathlib.Path(run_folder(model_dir))
     name = f"{PREFIX}_{restored.step}"
-    facts = json.loads((run_dir / name / "run/metadata").read_text())
     checkpointer = Checkpointer(
         str(folder), keep=1, keep_period=None, identity=restored.derived.identity
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run_dir / PLAN_FILE, folder / PLAN_FILE)
+        shutil.copyfile(restored.checkpoint.parent / PLAN_FILE, folder / PLAN_FILE)
         restored.tokenizer.write_copy(str(folder))
-        checkpointer.save(
-            restored.step, {"parameters": restored.parameters}, {"tokens": facts["tokens"]}
-        )
+        tokens = restore_facts(restored.checkpoint)["tokens"]
+        checkpointer.save(restored.step, {"parameters": restored.parameters}, {"tokens": tokens})
         while (ended := checkpointer.ended(wait_seconds=1.0)) is None:
             pass
     except OSError as error:

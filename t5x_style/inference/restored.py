@@ -1,12 +1,14 @@
 """A trained model, restored from the files of its run for evaluation, sampling and export."""
 
 import dataclasses
+import pathlib
 
 from jax.sharding import Mesh
 
 from t5x_style.accounting import Topology
 from t5x_style.checkpoints import find_checkpoint, restore_parameters, run_folder
 from t5x_style.checkpoints.beginning import whose_is
+from t5x_style.checkpoints.find import step_of
 from t5x_style.checkpoints.initial_weights import run_tokenizer
 from t5x_style.data import Tokenizer
 from t5x_style.errors import UsageError
@@ -22,6 +24,7 @@ class RestoredModel:
     Attributes:
       derived: the run's plan.json.
       step: training steps of the parameters.
+      checkpoint: the folder that they are from.
     """
 
     derived: DerivedRun
@@ -31,6 +34,7 @@ class RestoredModel:
     model: BoundModel
     parameters: dict
     step: int
+    checkpoint: pathlib.Path
 
 
 def restore_model(
@@ -69,5 +73,5 @@ def restore_model(
         )
         parameters = restore_parameters(checkpoint, model.abstract)
     return RestoredModel(
-        derived, tokenizer, topology, mesh, model, parameters, int(checkpoint.name.split("_")[-1])
+        derived, tokenizer, topology, mesh, model, parameters, step_of(checkpoint), checkpoint
     )

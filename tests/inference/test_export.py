@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_style.accounting import Topology
+from t5x_style.checkpoints.find import restore_facts, step_of
 from t5x_style.errors import UsageError
 from t5x_style.inference import export_parameters, restore_model, restored
 from t5x_style.training import train
@@ -29,6 +30,14 @@ def test_exported_parameters_are_those_of_the_run_and_others_start_from_them(tmp
         for folder in (run, output)
     ]
     assert sizes[1] < 0.5 * sizes[0]
+    # What was moved aside has another name, and is of the same step.
+    aside = run / "abandoned_checkpoint_8_2"
+    (run / "checkpoint_8").rename(aside)
+    assert restore_model(str(aside), Topology()).step == 8
+    from_aside = export_parameters(str(aside), str(tmp_path / "aside"))
+    assert from_aside == tmp_path / "aside/checkpoint_8"
+    facts = [restore_facts(folder)["tokens"] for folder in (from_aside, checkpoint, aside)]
+    assert len(set(facts)) == 1
     # A run from them begins where the first one ended.
     other = make_run(tmp_path / "other", steps=3, initial_checkpoint_path=str(output))
     train(other)
@@ -43,3 +52,9 @@ def test_exported_parameters_are_those_of_the_run_and_others_start_from_them(tmp
     # Nothing is written over.
     with pytest.raises(UsageError, match="is there already: name another folder"):
         export_parameters(str(run), str(output), step=4)
+
+
+def test_an_older_checkpoint_has_its_step_in_its_name(tmp_path):
+    assert step_of(tmp_path / "damaged_checkpoint_120_2") == 120
+    with pytest.raises(UsageError, match=r"best has no MANIFEST.json: name it checkpoint_<step>"):
+        step_of(tmp_path / "best")

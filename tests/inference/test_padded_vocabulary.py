@@ -64,7 +64,7 @@ def padded(request, tmp_path) -> tuple[RestoredModel, set[int]]:
     with in_force(topology, mesh):
         model = bind_model(architecture, topology, mesh, "float32")
         parameters = model.fresh_parameters(0)
-    return RestoredModel(None, tokenizer, topology, mesh, model, parameters, 0), allowed
+    return RestoredModel(None, tokenizer, topology, mesh, model, parameters, 0, None), allowed
 
 
 def test_thousands_of_tokens_are_all_of_the_vocabulary(padded, monkeypatch):

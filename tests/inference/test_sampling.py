@@ -154,7 +154,9 @@ def restored(monkeypatch):
     monkeypatch.setattr(sampling, "_sample", draw)
     topology = Topology()
     model = types.SimpleNamespace(architecture=types.SimpleNamespace(max_length=8, vocab_size=32))
-    return RestoredModel(None, Letters(), topology, make_mesh(topology), model, {}, 3), prompts
+    return RestoredModel(
+        None, Letters(), topology, make_mesh(topology), model, {}, 3, None
+    ), prompts
 
 
 OPTIONS = {"samples": 2, "max_tokens": 4, "temperature": 0.5, "top_p": 0.25, "seed": 3}

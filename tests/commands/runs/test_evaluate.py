@@ -38,7 +38,7 @@ def calls(monkeypatch, tmp_path):
 
     def restore(model_dir, topology, *, step=None, vocabulary=None):
         found["restore"] = (model_dir, topology, step)
-        return inference.RestoredModel(derived, VOCABULARY, topology, None, model, {}, 7)
+        return inference.RestoredModel(derived, VOCABULARY, topology, None, model, {}, 7, None)
 
     def evaluator(model, mesh, sets, topology, **options):
         found["evaluator"] = (sets, options)
