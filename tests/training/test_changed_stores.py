@@ -14,6 +14,7 @@ from t5x_style.data.stores.token_store import StoreChanged
 from t5x_style.errors import UsageError
 from t5x_style.training import train
 from tests.data.store_helpers import write_store
+from tests.model_dir import events
 from tests.training.runs import VOCABULARY, FakeStores, constant, make_run
 
 
@@ -47,10 +48,6 @@ def reopened(run):
     train_store = TokenStore.open(run.stores.train["law"].path)
     stores = dataclasses.replace(run.stores, train={"law": train_store})
     return dataclasses.replace(run, stores=stores)
-
-
-def events(folder):
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
 def write_ids(store: TokenStore, place: int, ids) -> None:

@@ -1,7 +1,6 @@
 """A run whose saves fail: it goes on, says so, and in the end nothing is missing."""
 
 import errno
-import json
 import pathlib
 import threading
 
@@ -11,22 +10,15 @@ from orbax.checkpoint._src.checkpointers import async_checkpointer as orbax_savi
 from t5x_style.checkpoints import checkpoint_steps
 from t5x_style.errors import EXIT_AGAIN, Fault
 from t5x_style.training import train
+from tests.model_dir import events, lines
 from tests.training.runs import make_run
 from tests.training.test_hosts import end, start
 
 EIO = OSError(errno.EIO, "Input/output error")
 
 
-def lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def losses(model_dir: pathlib.Path) -> list[float]:
-    return [line["loss"] for line in lines(model_dir / "metrics.jsonl") if "loss" in line]
-
-
-def events_of(model_dir: pathlib.Path, kind: str) -> list[dict]:
-    return [event for event in lines(model_dir / "events.jsonl") if event["event"] == kind]
+    return [line["loss"] for line in lines(model_dir) if "loss" in line]
 
 
 @pytest.fixture
@@ -56,23 +48,23 @@ def test_failed_writes_cost_no_step_and_are_told(tmp_path, failing, undisturbed)
     failing({10: [EIO], 20: [EIO]})
     train(make_run(tmp_path, steps=20))
     assert losses(tmp_path) == losses(undisturbed)
-    failed = events_of(tmp_path, "save_failed")
+    failed = events(tmp_path, "save_failed")
     assert [event["step"] for event in failed] == [10, 20]
     assert all("Input/output error" in event["reason"] for event in failed)
-    saved = [event["step"] for event in events_of(tmp_path, "saved")]
+    saved = [event["step"] for event in events(tmp_path, "saved")]
     assert 10 not in saved
     assert saved[-1] == 20
     # The newest two are kept, and no half of one is left.
     assert set(checkpoint_steps(str(tmp_path))) == set(saved[-2:])
     assert not list(tmp_path.glob("*tmp*"))
-    assert lines(tmp_path / "events.jsonl")[-1]["event"] == "finished"
+    assert events(tmp_path)[-1]["event"] == "finished"
 
 
 def test_a_run_that_may_not_save_ends_and_no_thread_holds_its_process(tmp_path, failing):
     failing({10: [PermissionError(errno.EACCES, "Permission denied")]})
     with pytest.raises(Fault, match=r"step 10 .* \(the newest is of step 5\): .*Permission denied"):
         train(make_run(tmp_path, steps=200))
-    assert [event["step"] for event in events_of(tmp_path, "saved")] == [5]
+    assert [event["step"] for event in events(tmp_path, "saved")] == [5]
     assert checkpoint_steps(str(tmp_path)).keys() == {5}
     holding = [
         thread.name
@@ -83,8 +75,8 @@ def test_a_run_that_may_not_save_ends_and_no_thread_holds_its_process(tmp_path, 
 
 
 def test_a_checkpoint_has_the_lines_up_to_it_on_disk_and_says_its_seconds(undisturbed):
-    assert [event["step"] for event in events_of(undisturbed, "saved")] == [5, 10, 15, 20]
-    for event in events_of(undisturbed, "saved"):
+    assert [event["step"] for event in events(undisturbed, "saved")] == [5, 10, 15, 20]
+    for event in events(undisturbed, "saved"):
         assert event["held_seconds"] >= 0
         assert event["write_seconds"] > 0
 
@@ -98,10 +90,10 @@ def test_a_failed_save_of_one_of_two_processes_ends_both_to_be_started_again(tmp
     assert "step 4 could not be saved (there is no whole one): [Errno 5]" in "".join(
         line for item in ended for line in item.errors
     )
-    assert events_of(tmp_path, "saved") == []
+    assert events(tmp_path, "saved") == []
     assert checkpoint_steps(str(tmp_path)) == {}
     # Process 0 writes the events, also that of what it hears from the other one.
-    (failed,) = events_of(tmp_path, "save_failed")
+    (failed,) = events(tmp_path, "save_failed")
     if process == 0:
         assert failed["step"] == 4
     else:

@@ -1,9 +1,5 @@
 """The folder of a run, damaged between two starts or removed under it."""
 
-import json
-import pathlib
-import shutil
-
 import pytest
 
 from t5x_style.data import BatchReader
@@ -12,18 +8,8 @@ from t5x_style.reporting.run import writer as run_writer
 from t5x_style.training import derive, train
 from t5x_style.training.folder import missing_files_writer, write_files
 from t5x_style.training.session import refuse_foreign_files
+from tests.model_dir import events, lines, remove
 from tests.training.runs import make_run
-
-
-def remove(folder: pathlib.Path) -> None:
-    """Remove a folder at once: a run would make files again while it is emptied."""
-    away = folder.with_name("away")
-    folder.rename(away)
-    shutil.rmtree(away)
-
-
-def lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_folder_that_is_removed_while_the_run_trains_is_made_again(tmp_path, monkeypatch):
@@ -39,12 +25,11 @@ def test_a_folder_that_is_removed_while_the_run_trains_is_made_again(tmp_path, m
     monkeypatch.setattr(BatchReader, "rows", rows)
     # No save is on its way at that moment.
     train(make_run(model_dir, steps=12, eval_period=6, checkpoint_period=100))
-    found = [line["step"] for line in lines(model_dir / "metrics.jsonl") if "loss" in line]
+    found = [line["step"] for line in lines(model_dir) if "loss" in line]
     assert found == list(range(1, 13))
     assert {"plan.json", "config.gin", "checkpoint_12"} <= {f.name for f in model_dir.iterdir()}
-    events = lines(model_dir / "events.jsonl")
-    assert events[0]["event"] == "started"
-    reasons = [event["reason"] for event in events if event["event"] == "logs_rewritten"]
+    assert events(model_dir)[0]["event"] == "started"
+    reasons = [event["reason"] for event in events(model_dir, "logs_rewritten")]
     assert any("plan.json, config.gin of" in reason for reason in reasons)
     # It is a run that can be made longer.
     assert train(make_run(model_dir, steps=14, eval_period=6))["resumed_from"] == 12
@@ -67,7 +52,7 @@ def test_a_hole_in_the_lines_is_told_where_the_run_goes_on(tmp_path):
     text = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(text[:5]))
     train(make_run(tmp_path, steps=12))
-    (told,) = [e for e in lines(tmp_path / "events.jsonl") if e["event"] == "logs_broken"]
+    (told,) = events(tmp_path, "logs_broken")
     assert told["reason"] == "metrics.jsonl: the lines about steps 5 to 10 are missing"
     assert told["step"] == 10
 

@@ -9,11 +9,8 @@ import pytest
 from t5x_style.errors import Fault
 from t5x_style.training import EarlyStopping, train
 from t5x_style.training import folder as end
+from tests.model_dir import events, lines
 from tests.training.runs import make_run
-
-
-def lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def edit(path: pathlib.Path, keep) -> None:
@@ -41,7 +38,7 @@ def test_a_finished_run_whose_lines_are_gone_is_finished_and_has_no_loss(ended, 
     again = train(make_run(ended, steps=5))
     assert again["line"] == {"step": 5, "tokens": 640}
     assert again["evaluation"] == {}
-    assert again["seconds"] == lines(ended / "events.jsonl")[-1]["seconds"]
+    assert again["seconds"] == events(ended)[-1]["seconds"]
     assert "the lines about steps 1 to 5 are missing" in capsys.readouterr().err
 
 
@@ -90,13 +87,13 @@ def test_lines_that_only_the_last_checkpoint_has_are_written_at_the_next_start(
         patch.setattr(log_file.LogFile, "_write_waiting", full)
         with pytest.raises(Fault, match=r"lines of .*metrics\.jsonl \(No space left on device\)"):
             train(run)
-    assert all(line["step"] < 5 for line in lines(tmp_path / "metrics.jsonl"))
+    assert all(line["step"] < 5 for line in lines(tmp_path))
     again = train(run)
     assert again["resumed_from"] == 5
-    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl") if "loss" in line][-1] == 5
-    assert again["line"]["loss"] == lines(tmp_path / "metrics.jsonl")[-2]["loss"]
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line][-1] == 5
+    assert again["line"]["loss"] == lines(tmp_path)[-2]["loss"]
     assert again["evaluation"]["eval/domain/loss"] > 0
-    assert lines(tmp_path / "events.jsonl")[-1]["event"] == "finished"
+    assert events(tmp_path)[-1]["event"] == "finished"
 
 
 def test_a_plan_that_cannot_be_written_at_the_end_names_the_checkpoint(tmp_path, monkeypatch):
@@ -113,4 +110,4 @@ def test_a_plan_that_cannot_be_written_at_the_end_names_the_checkpoint(tmp_path,
         with pytest.raises(Fault, match=r"plan\.json .*No space left.* checkpoint of step 5 is"):
             train(run)
     assert train(run)["resumed_from"] == 5
-    assert lines(tmp_path / "events.jsonl")[-1]["event"] == "finished"
+    assert events(tmp_path)[-1]["event"] == "finished"

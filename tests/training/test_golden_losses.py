@@ -4,7 +4,6 @@ Each has the parts of a published model in small. A change that is meant to comp
 does not, shows here. Whoever changes the mathematics on purpose writes the new losses down.
 """
 
-import json
 import math
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from t5x_style.accounting import Architecture
 from t5x_style.data import Packing
 from t5x_style.training import train
+from tests.model_dir import lines
 from tests.training.runs import SEQUENCE, VOCABULARY, make_run
 
 SMALL = {"vocab_size": VOCABULARY, "layers": 2, "d_model": 32, "d_ff": 64, "heads": 4}
@@ -42,8 +42,7 @@ MODELS = {
 def test_a_small_model_has_the_losses_that_were_written_down(name, tmp_path):
     architecture, changes, expected = MODELS[name]
     train(make_run(tmp_path, architecture=architecture, eval_tokens=0, **changes))
-    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    losses = {line["step"]: line["loss"] for line in lines}
+    losses = {line["step"]: line["loss"] for line in lines(tmp_path)}
     assert len(losses) == 20
     # An untrained model knows nothing: its loss is near that of a uniform guess.
     assert losses[1] == pytest.approx(math.log(VOCABULARY), rel=0.1)

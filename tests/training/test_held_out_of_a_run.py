@@ -1,7 +1,6 @@
 """A run whose validation stores are replaced between two starts, and sources it only watches."""
 
 import dataclasses
-import json
 
 import pytest
 
@@ -9,6 +8,7 @@ from t5x_style.errors import UsageError
 from t5x_style.reporting import read_derived, read_run
 from t5x_style.training import EarlyStopping, derive, train
 from t5x_style.training import run as run_module
+from tests.model_dir import events
 from tests.training.runs import constant, made_up_store, make_run, stores
 
 ADVISE = EarlyStopping(patience_tokens=10**9)
@@ -18,11 +18,6 @@ def replaced(name="general", seed=7):
     before = stores()
     held = before.validation | {name: made_up_store(f"{name} anew", 256, seed)}
     return dataclasses.replace(before, validation=held)
-
-
-def events(model_dir, kind):
-    lines = (model_dir / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 @pytest.fixture(scope="module")

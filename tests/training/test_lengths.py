@@ -10,16 +10,13 @@ from t5x_style.data import BatchPlan, BatchReader
 from t5x_style.errors import UsageError
 from t5x_style.reporting import derived_rows, read_derived
 from t5x_style.training import train
+from tests.model_dir import events, lines
 from tests.training.runs import ARCHITECTURE, make_run
 
 # 4 steps of 8 x 8 tokens, 4 of 4 x 16 and 4 of 8 x 16.
 PLAN = BatchPlan.from_settings(
     [(8, 256), (4, 256), (8, None)], [(8, 256), (16, None)], train_steps=12
 )
-
-
-def lines(model_dir) -> list[dict]:
-    return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +53,14 @@ def test_each_length_is_accounted_at_its_own(whole):
 def test_what_was_had_is_what_was_planned(whole):
     model_dir, result = whole
     plan = json.loads((model_dir / "plan.json").read_text())
-    events = [json.loads(line) for line in (model_dir / "events.jsonl").read_text().splitlines()]
+    first, *_, last = events(model_dir)
     for name, planned in plan["sources"].items():
         had = plan["achieved"]["sources"][name]
-        assert events[-1]["sources"][name] == had
-        assert events[0]["sources"][name] == planned
+        assert last["sources"][name] == had
+        assert first["sources"][name] == planned
         assert had["tokens"] == planned["tokens"] == result["line"][f"tokens/{name}"]
         assert had["epochs"] == planned["epochs"]
-    assert plan["achieved"]["tokens"] == events[-1]["tokens"] == 1024
+    assert plan["achieved"]["tokens"] == last["tokens"] == 1024
 
 
 @pytest.mark.parametrize("rows", [20, 40, 56], ids=["8", "4 x 16", "8 x 16"])

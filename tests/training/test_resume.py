@@ -1,6 +1,5 @@
 """A run that is killed, at any moment and more than once, is the run that was never killed."""
 
-import json
 import os
 import pathlib
 import random
@@ -21,18 +20,11 @@ from t5x_style.optim import AdamW, Schedule
 from t5x_style.training import train
 from tests import warm
 from tests.conftest import WITHOUT_PROGRAM_CACHE
+from tests.model_dir import events, lines
 from tests.training.runs import ARCHITECTURE, make_run
 
 STEPS = 60
 CONSTANT = AdamW(Schedule(peak_learning_rate=1e-2, warmup_tokens=256, shape="constant"))
-
-
-def lines(model_dir: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def events(model_dir: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in (model_dir / "events.jsonl").read_text().splitlines()]
 
 
 def learnt(model_dir: pathlib.Path) -> list[tuple]:

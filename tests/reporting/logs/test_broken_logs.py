@@ -11,6 +11,7 @@ import pytest
 
 from t5x_style.reporting import RunWriter, read_run
 from t5x_style.reporting.logs import log_lines
+from tests.model_dir import events, lines
 
 
 def line(step: int, **fields) -> str:
@@ -22,18 +23,17 @@ def event(kind: str, step: int) -> str:
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-    text = (folder / "metrics.jsonl").read_text()
-    return [json.loads(line)["step"] for line in text.splitlines()]
+    return [line["step"] for line in lines(folder)]
 
 
 def resume(folder: pathlib.Path, step: int, **options) -> list[str]:
     """The reasons of the events that a start wrote about the logs."""
     with RunWriter(folder, resume_step=step, **options) as writer:
         writer.event("resumed", step=step, tokens=16 * step)
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    begun = [place for place, e in enumerate(events) if e["event"] == "resumed"][-1]
-    assert {e["event"] for e in events[begun + 1 :]} <= {"logs_broken"}
-    return [e["reason"] for e in events[begun + 1 :]]
+    found = events(folder)
+    begun = [place for place, e in enumerate(found) if e["event"] == "resumed"][-1]
+    assert {e["event"] for e in found[begun + 1 :]} <= {"logs_broken"}
+    return [e["reason"] for e in found[begun + 1 :]]
 
 
 BROKEN_METRICS = {
@@ -111,7 +111,7 @@ def test_a_broken_event_is_moved_aside_and_told(tmp_path, broken):
     (tmp_path / "events.jsonl").write_text(event("started", 0) + broken + event("saved", 1))
     (reason,) = resume(tmp_path, 1)
     assert reason == "events.jsonl: line 2 cannot be read; moved to events.jsonl.broken"
-    kinds = [json.loads(e)["event"] for e in (tmp_path / "events.jsonl").read_text().splitlines()]
+    kinds = [event["event"] for event in events(tmp_path)]
     assert kinds == ["started", "saved", "resumed", "logs_broken"]
 
 

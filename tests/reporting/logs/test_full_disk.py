@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import time
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from t5x_style.errors import Fault
 from t5x_style.reporting import RunWriter
 from t5x_style.reporting.run import writer as run_writer
+from tests.model_dir import events, lines, remove
 
 
 @contextlib.contextmanager
@@ -30,24 +30,12 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def remove(folder: pathlib.Path) -> None:
-    """Remove a folder at once: a run would make files again while it is emptied."""
-    away = folder.with_name("away")
-    folder.rename(away)
-    shutil.rmtree(away)
-
-
-def lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def steps(folder: pathlib.Path) -> list[int]:
-    return [line["step"] for line in lines(folder / "metrics.jsonl")]
+    return [line["step"] for line in lines(folder)]
 
 
 def reasons(folder: pathlib.Path, kind: str) -> list[str]:
-    events = lines(folder / "events.jsonl")
-    return [event["reason"] for event in events if event["event"] == kind]
+    return [event["reason"] for event in events(folder, kind)]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +95,7 @@ def test_what_a_save_finds_in_memory_goes_into_the_checkpoint_and_back(tmp_path)
             writer.event("resumed", step=3, tokens=48)
             writer.metrics({"step": 4, "tokens": 64})
         assert steps(folder) == [1, 2, 3, 4]
-        assert lines(folder / "metrics.jsonl")[2]["loss"] == 1.0
+        assert lines(folder)[2]["loss"] == 1.0
         assert not any("missing" in reason for reason in reasons(folder, "logs_broken"))
 
 
@@ -186,7 +174,7 @@ def test_a_file_that_is_removed_is_made_again_with_all_of_its_lines(tmp_path, na
         wait_for((tmp_path / name).exists)
         writer.metrics({"step": 2, "tokens": 32})
     assert steps(tmp_path) == [1, 2]
-    assert [event["event"] for event in lines(tmp_path / "events.jsonl")] == [
+    assert [event["event"] for event in events(tmp_path)] == [
         "started",
         "logs_rewritten",
     ]
@@ -241,7 +229,7 @@ def test_a_folder_that_is_removed_is_made_again_with_what_belongs_there(tmp_path
         writer.metrics({"step": 2, "tokens": 32, "eval/legal/loss": 0.5})
     assert steps(folder) == [1, 2]
     assert (folder / "plan.json").read_text() == "{}"
-    assert lines(folder / "events.jsonl")[0]["event"] == "started"
+    assert events(folder)[0]["event"] == "started"
     assert any("Checkpoints" in reason for reason in reasons(folder, "logs_rewritten"))
     assert "runs/first was removed while the run was writing there" in capsys.readouterr().err
     # TensorBoard has the lines from there on.
