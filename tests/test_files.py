@@ -37,7 +37,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(
         recorded.events.clear()
 
 
-def test_a_write_that_fails_leaves_the_file_that_was_there(recorded, tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_file_that_was_there_alone(recorded, tmp_path, monkeypatch):
     files.write_whole(tmp_path / "file", "old")
 
     def full(_):
@@ -47,6 +47,7 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(recorded, tmp_path, m
     with pytest.raises(OSError, match="no space left"):
         files.write_whole(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_folder_gets_its_name_once_all_in_it_is_on_the_disk(recorded, tmp_path):
