@@ -134,15 +134,17 @@ def test_where_no_checkpoint_is_whole_the_run_is_refused_and_nothing_moved(folde
     assert sorted(os.listdir(folder)) == before
 
 
-def test_from_scratch_begins_anew_and_deletes_nothing(folder, finished):
+def test_from_scratch_begins_anew_and_deletes_nothing(folder, finished, capfd):
     for step in (5, 10, 15):
         flip(largest(folder / f"checkpoint_{step}"))
     kept = {name: (folder / name).read_bytes() for name in ("metrics.jsonl", "events.jsonl")}
     result = start(folder, from_scratch=True)
     assert (result["resumed_from"], result["line"]["step"]) == (None, 15)
     assert learnt(folder) == learnt(finished)
+    console = capfd.readouterr().err
     for name, content in kept.items():
         assert (folder / f"{name}.before").read_bytes() == content
+        assert f": moved {name} to {name}.before\n" in console
     assert json.loads((folder / "plan.json.before").read_text())["identity"]["seed"] == 0
     assert [event["event"] for event in events(folder)].count("started") == 1
     for step in (5, 10, 15):

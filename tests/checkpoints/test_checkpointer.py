@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from orbax.checkpoint._src.checkpointers import async_checkpointer as orbax_saving
 
-from t5x_style.checkpoints import Checkpointer, checkpoint_steps
+from t5x_style.checkpoints import Checkpointer, checkpoint_steps, find_newest
 from t5x_style.checkpoints.checkpointer import EndedSave
 
 
@@ -178,3 +178,14 @@ def test_a_step_that_is_there_is_not_written_over(checkpointer):
     save(checkpointer, 1)
     assert "already exists" in str(save(checkpointer, 1).error)
     assert content(checkpointer, 1) == 1.0
+
+
+def test_one_that_lost_its_manifest_is_not_taken_for_that_of_an_older_version(
+    checkpointer, tmp_path
+):
+    for step in (1, 2):
+        save(checkpointer, step)
+    (tmp_path / "checkpoint_2/MANIFEST.json").unlink()
+    found = find_newest(str(tmp_path), lambda manifest: None)
+    assert (found.step, found.verified) == (1, True)
+    assert [str(refused) for refused in found.refused] == ["checkpoint_2: MANIFEST.json is missing"]

@@ -124,6 +124,11 @@ def test_one_of_an_older_version_is_taken_and_called_not_verified(tmp_path, caps
     assert "checkpoint_3 is not verified" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_step_0_is_one(tmp_path):
+    write_checkpoint(tmp_path, 0)
+    assert find_newest(str(tmp_path), own).step == 0
+
+
 def test_names_are_those_that_a_run_writes(model_dir):
     for name in ("checkpoint_12.orbax-checkpoint-tmp", "checkpoint_x", "checkpoint_011"):
         shutil.copytree(model_dir / "checkpoint_11", model_dir / name)
