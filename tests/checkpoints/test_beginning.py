@@ -153,6 +153,10 @@ def test_from_scratch_begins_anew_and_deletes_nothing(folder, finished, capfd):
     again = start(folder, from_scratch=True)
     assert again["resumed_from"] == 15
     assert not (folder / "metrics.jsonl.before.2").exists()
+    # It says so, and only where it was asked to.
+    for asked in (True, False):
+        notices = find_beginning(str(folder), checkpoint_period=5, from_scratch=asked).notices
+        assert [notice[:33] for notice in notices] == ["train.from_scratch = True is for "] * asked
 
 
 def without_checkpoints(folder: pathlib.Path) -> None:
