@@ -15,6 +15,7 @@ import pytest
 
 from t5x_style.errors import Fault
 from t5x_style.reporting import RunWriter
+from t5x_style.reporting.logs.log_file import LogFile
 from t5x_style.reporting.run import writer as run_writer
 from tests.model_dir import events, lines, remove
 
@@ -180,6 +181,26 @@ def test_a_file_that_is_removed_is_made_again_with_all_of_its_lines(tmp_path, na
     ]
     (reason,) = reasons(tmp_path, "logs_rewritten")
     assert reason == f"{name} was removed while the run was writing it, and is made again"
+
+
+def test_a_file_that_a_network_forgets_keeps_what_was_not_synced(tmp_path, monkeypatch):
+    """Once its name is removed, a file of NFS cannot be read through an open descriptor."""
+    path = tmp_path / "metrics.jsonl"
+    file = LogFile(path)
+    for text, synced in (("one", True), ("two", False)):
+        file.append(text)
+        file.write(synced=synced)
+    path.unlink()
+
+    def stale(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "pread", stale)
+    (news,) = file.write(synced=True)
+    file.close()
+    assert news.kind == "logs_broken"
+    assert news.reason.endswith("is made again without its first 4 bytes")
+    assert path.read_text() == "two\n"
 
 
 def test_another_file_in_the_place_of_a_log_is_moved_aside(tmp_path):

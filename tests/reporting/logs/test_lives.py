@@ -48,6 +48,12 @@ def test_all_of_a_process_that_saved_nothing_is_lost():
     assert found == ({"lost": 20.0 + 60.0, "idle": 30.0 + 40.0}, 40.0)
 
 
+def test_a_start_of_an_older_version_paused_since_the_event_before_it_or_the_save():
+    events = [STARTED, event("resumed", 215.0, 5)]
+    found = seconds(events, began=300.0, booked_until=150.0, last_sign=260.0)
+    assert found == ({"lost": 45.0, "idle": 65.0 + 40.0}, 40.0)
+
+
 def test_a_run_without_a_checkpoint_counts_from_its_first_process():
     """It was killed at 130, started from nothing at 140, and killed at 190."""
     again = event("started", 150.0, began=140.0, pause_seconds=10.0)
