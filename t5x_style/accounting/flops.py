@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from t5x_style.accounting.architecture import Architecture
 from t5x_style.accounting.attention_blocks import (
+    ALIBI_FEATURES,
+    USUAL_BLOCK,
+    chosen_flash_block,
     even_block,
-    flash_block,
     touched_keys_per_query,
 )
 from t5x_style.accounting.parameter_count import (
@@ -218,14 +220,35 @@ def executed_attention(
         keys: float = sequence_length
     elif kernel == "cudnn":
         keys = keys_per_query(sequence_length, window)
-    elif kernel == "flash":
-        block = flash_block(sequence_length, topology.attention_block, topology.sequence)
-        keys = touched_keys_per_query(sequence_length, window, block)
     else:
-        block = even_block(sequence_length, topology.attention_block)
+        block = attention_tile(arch, sequence_length, topology)
         keys = touched_keys_per_query(sequence_length, window, block)
     queries, _ = attention_widths(arch)
     return dict.fromkeys(ATTENTION_TERMS, 2.0 * arch.layers * queries * keys)
+
+
+def attention_tile(arch: Architecture, sequence_length: int, topology: Topology) -> int:
+    """Queries and keys of a tile of 'flash' or 'blockwise'.
+
+    Raises:
+      UsageError: see `attention_blocks.flash_block`.
+    """
+    if topology.kernel == "blockwise":
+        return even_block(sequence_length, topology.attention_block or USUAL_BLOCK)
+    return chosen_flash_block(
+        topology.attention_block,
+        sequence_length,
+        chip=topology.chip,
+        head_dim=arch.head_dim,
+        features=flash_features(arch),
+        window=arch.window,
+        shards=topology.sequence,
+    )
+
+
+def flash_features(arch: Architecture) -> int:
+    """Features of a query and of a key in the flash kernel, where ALiBi has some of its own."""
+    return arch.head_dim + (ALIBI_FEATURES if arch.positions == "alibi" else 0)
 
 
 def recomputed(arch: Architecture, topology: Topology) -> tuple[str, ...]:

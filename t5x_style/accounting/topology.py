@@ -106,7 +106,8 @@ class Topology:
       compiler_flags: options of XLA, name to value, for every program of `train` and `compile`.
       kernel: attention kernel: 'plain', 'blockwise' (memory linear in S, any device), 'flash' (the
         same by a kernel of the TPU's) or 'cudnn' (by NVIDIA's library, on its GPUs).
-      attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most.
+      attention_block: queries and keys of a tile of 'blockwise' and 'flash', at most. None: 512;
+        for 'flash' on a known chip the tile for which its compiler schedules the fewest cycles.
       remat: one of recompute.REMAT_RECOMPUTES.
       loss_chunk_tokens: tokens per device whose logits live at once.
       loss_vocab_chunks: pieces of a device's vocabulary. Above 1, all of a device's tokens are
@@ -130,7 +131,7 @@ class Topology:
     microbatches: PositiveInt = 1
     compiler_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kernel: str = "plain"
-    attention_block: PositiveInt = 512
+    attention_block: PositiveInt | None = None
     remat: str = "none"
     loss_chunk_tokens: PositiveInt = 4096
     loss_vocab_chunks: PositiveInt = 1
@@ -149,7 +150,7 @@ class Topology:
             raise UsageError(
                 f"Topology.slice = {self.slice!r} needs a chip: set Topology.chip, as in 'v5p'"
             )
-        if self.kernel == "flash" and self.attention_block % LANES:
+        if self.kernel == "flash" and (self.attention_block or 0) % LANES:
             raise UsageError(
                 f"Topology.attention_block = {self.attention_block}: must be a multiple of {LANES} "
                 f"with kernel = 'flash'"

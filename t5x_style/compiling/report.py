@@ -15,12 +15,8 @@ from t5x_style.accounting import (
     total_parameters,
     training_flops_per_token,
 )
-from t5x_style.accounting.attention_blocks import (
-    ALIBI_FEATURES,
-    flash_block,
-    touched_keys_per_query,
-)
-from t5x_style.accounting.flops import keys_per_query
+from t5x_style.accounting.attention_blocks import touched_keys_per_query
+from t5x_style.accounting.flops import attention_tile, flash_features, keys_per_query
 from t5x_style.accounting.layouts.divisibility import check_divisible
 from t5x_style.accounting.layouts.memory import step_memory
 from t5x_style.compiling.described_tpus import described_devices
@@ -298,16 +294,16 @@ def attention_work(shape: StepShape, topology: Topology) -> AttentionWork | None
     seen = keys_per_query(length, architecture.window)
     block, touched = 0, seen
     if topology.kernel == "flash":
-        block = flash_block(length, topology.attention_block, topology.sequence)
+        block = attention_tile(architecture, length, topology)
         touched = touched_keys_per_query(length, architecture.window, block)
     return AttentionWork(
         rows=shape.tokens * architecture.heads / (topology.microbatches * topology.devices),
         keys_touched=touched,
         keys_seen=seen,
         head_dim=architecture.head_dim,
-        features=architecture.head_dim
-        + (ALIBI_FEATURES if architecture.positions == "alibi" else 0),
+        features=flash_features(architecture),
         block=block,
+        causal=architecture.window is None and architecture.attention_softcap is None,
     )
 
 
@@ -323,7 +319,7 @@ def program_accounts(
     """
     counted: float = read.matmul_flops * devices
     if attention is not None:
-        counted += kernel_flops(read.kernel_calls, attention) * devices
+        counted += kernel_flops(read.kernels, attention) * devices
     return ProgramAccounts(
         hlo_flops=counted,
         hlo_flops_error=counted / hardware_flops - 1,

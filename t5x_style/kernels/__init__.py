@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 
+from t5x_style.accounting.attention_blocks import USUAL_BLOCK
 from t5x_style.kernels.blockwise import blockwise_attention
 from t5x_style.kernels.cudnn import cudnn_attention
 from t5x_style.kernels.flash import flash_attention
@@ -20,12 +21,20 @@ ATTENTION_KERNELS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def attention_kernel(name: str, block_size: int) -> Kernel:
-    """A kernel by name; one that works on tiles has them of `block_size` queries and keys."""
+def attention_kernel(name: str, block_size: int | None = None, chip: str | None = None) -> Kernel:
+    """A kernel by name.
+
+    Args:
+      name: of ATTENTION_KERNELS.
+      block_size: queries and keys of a tile, at most; None: the kernel's own choice.
+      chip: that it runs on, as `Topology.chip`.
+    """
     kernel = ATTENTION_KERNELS[name]
-    return (
-        kernel if name in ("plain", "cudnn") else functools.partial(kernel, block_size=block_size)
-    )
+    if name == "flash":
+        return functools.partial(kernel, block_size=block_size, chip=chip)
+    if name == "blockwise":
+        return functools.partial(kernel, block_size=block_size or USUAL_BLOCK)
+    return kernel
 
 
 __all__ = [

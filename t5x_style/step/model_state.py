@@ -109,7 +109,7 @@ def bind_model(
             architecture,
             rngs=nnx.Rngs(random_key(seed)),
             compute_dtype=COMPUTE_DTYPES[compute_dtype],
-            kernel=attention_kernel(topology.kernel, topology.attention_block),
+            kernel=attention_kernel(topology.kernel, topology.attention_block, topology.chip),
             remat=topology.remat,
         )
 

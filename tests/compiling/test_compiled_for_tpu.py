@@ -6,8 +6,11 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from t5x_style.accounting import CHIPS, Architecture, StepShape, Topology
+from t5x_style.compiling.estimates.assumptions import cores_of_pass
 from t5x_style.compiling.hlo import read_program
-from t5x_style.compiling.hlo.kernel_calls import calls_by_pass
+from t5x_style.compiling.hlo.kernel_calls import calls_by_pass, pass_name
+from t5x_style.compiling.report import attention_work
 from t5x_style.kernels import AttentionInputs, flash_attention
 from tests.compiling.tpu import (
     INNER,
@@ -107,25 +110,73 @@ def test_between_slices_gradients_are_summed_over_the_network():
     assert 8 * program.matmul_flops == product_flops(jaxpr.jaxpr)
 
 
-def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
-    """Its inside is not in the text: what is counted of it hangs on its names and its shapes."""
-    on = mesh(SLICES["v5e"], data=4)
-    length, heads, head_dim = 256, 2, 64
+def flash_program(
+    chip, *, sequences, heads, kv_heads, slopes=None, head_dim=64, length=256, block=128
+):
+    """A step of attention alone, with so many sequences on each of four chips."""
+    on = mesh(SLICES[chip], data=4)
     positions = jnp.arange(length)[None]
 
     def loss(q, k, v):
-        inputs = AttentionInputs(q, k, v, positions, positions, jnp.array([0.5, 0.25]))
-        attended = flash_attention(inputs, block_size=128)
+        inputs = AttentionInputs(q, k, v, positions, positions, slopes)
+        attended = flash_attention(inputs, block_size=block, chip=chip)
         return attended.astype(jnp.float32).sum()
 
     split = P("data")
     step = jax.shard_map(
         jax.grad(loss, (0, 1, 2)), mesh=on, in_specs=split, out_specs=split, check_vma=False
     )
-    head = array(on, (4, length, heads, head_dim), jnp.bfloat16, "data")
-    text = compiled_text(step, head, head, head)
-    program = read_program(text, {"data": 4}, "v5e")
-    assert calls_by_pass(program.kernel_calls) == {"fwd": 1, "dq": 1, "dkv": 1}
-    features = head_dim + 6  # of ALiBi
-    layouts = (f"bf16[{heads},{length},{features}]", f"bf16[{heads},{features},{length}]")
+    queries, keys = (
+        array(on, (4 * sequences, length, n, head_dim), jnp.bfloat16, "data")
+        for n in (heads, kv_heads)
+    )
+    text = compiled_text(step, queries, keys, keys)
+    return read_program(text, {"data": 4}, chip), text
+
+
+def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
+    """Its inside is not in the text: what is counted of it hangs on its names and its shapes."""
+    program, text = flash_program(
+        "v5e", sequences=1, heads=2, kv_heads=2, slopes=jnp.array([0.5, 0.25])
+    )
+    assert calls_by_pass(program.kernels) == {"fwd": 1, "dq": 1, "dkv": 1}
+    features = 64 + 6  # of ALiBi
+    layouts = (f"bf16[2,256,{features}]", f"bf16[2,{features},256]")
     assert any(layout in text for layout in layouts)
+
+
+# What libtpu schedules of each is in the note of `tools/kernel_cycles --smoke`: a pass on one core
+# stands in a PrimaryCoreRegion, as the last of these did before.
+@pytest.mark.parametrize(
+    ("chip", "sequences", "heads", "kv_heads", "mapped", "cores"),
+    [
+        ("v5e", 1, 4, 2, 1, (1, 1, 1)),
+        ("v5p", 2, 4, 2, 2, (2, 2, 2)),
+        ("v5p", 1, 4, 2, 2, (2, 2, 2)),
+        ("v5p", 3, 3, 1, 3, (9 / 5, 3 / 2, 3 / 2)),
+        ("v5p", 1, 2, 1, 2, (2, 2, 2)),
+    ],
+)
+def test_cores_of_a_pass_by_the_axes_over_which_it_is_mapped(
+    chip, sequences, heads, kv_heads, mapped, cores
+):
+    program, _ = flash_program(chip, sequences=sequences, heads=heads, kv_heads=kv_heads)
+    grids = {pass_name(call): call.grid for call in program.kernels}
+    for name, expected in zip(("fwd", "dq", "dkv"), cores, strict=True):
+        grid = grids[name]
+        assert (grid.mapped, grid.heads) == (mapped, sequences * heads)
+        assert (grid.rows, grid.columns) == (2, 2)
+        assert cores_of_pass(CHIPS[chip], name, grid) == expected
+
+
+def test_a_step_has_the_tile_that_its_account_is_of():
+    topology = Topology(data=4, chip="v5p", kernel="flash")
+    architecture = Architecture(1024, 2, 256, 512, 2, head_dim=128, kv_heads=1)
+    program, _ = flash_program(
+        "v5p", sequences=1, heads=2, kv_heads=1, head_dim=128, length=2048, block=None
+    )
+    work = attention_work(StepShape(architecture, 4, 2048), topology)
+    assert work.block == 1024
+    for call in program.kernels:
+        assert (call.grid.rows, call.grid.columns) == (2048 // work.block,) * 2
+        assert call.grid.heads * 2048 == work.rows

@@ -96,7 +96,7 @@ def gather(axis: str, wire_bytes: int, count: int, overlapped: bool | None) -> C
 
 PROGRAM = Program(
     matmul_flops=1000,
-    kernel_calls={},
+    kernels=[],
     library_calls={},
     collectives=[
         gather("data", 30, 1, None),
@@ -207,7 +207,10 @@ def test_the_work_of_a_kernels_call():
     assert (work.rows, work.block) == (16 * 512 * 4 / 8, 128)
     # Whole tiles up to the diagonal, and the keys that the mask admits.
     assert (work.keys_touched, work.keys_seen) == ((512 + 128) / 2, (512 + 1) / 2)
-    assert (work.head_dim, work.features) == (16, 22)
+    assert (work.head_dim, work.features, work.causal) == (16, 22, True)
+    for field in ({"window": 64}, {"attention_softcap": 30.0}):
+        other = StepShape(Architecture(1024, 2, 64, 128, 4, **field), 16, 512)
+        assert not attention_work(other, topology).causal
     rope = StepShape(Architecture(1024, 2, 64, 128, 4), 16, 512)
     cudnn = attention_work(rope, dataclasses.replace(topology, kernel="cudnn"))
     assert (cudnn.keys_touched, cudnn.features, cudnn.block) == ((512 + 1) / 2, 16, 0)

@@ -71,7 +71,7 @@ def test_what_a_topology_admits_and_is_by_default():
         microbatches=1,
         compiler_flags={},
         kernel="plain",
-        attention_block=512,
+        attention_block=None,
         remat="none",
         loss_chunk_tokens=4096,
         loss_vocab_chunks=1,

@@ -8,7 +8,7 @@ copies others. The tests compare it with compiled steps, within 20 %; nothing he
 import dataclasses
 
 from t5x_style.accounting.architecture import Architecture
-from t5x_style.accounting.attention_blocks import LANES
+from t5x_style.accounting.attention_blocks import LANES, USUAL_BLOCK
 from t5x_style.accounting.parameter_count import attention_widths, parameters, total_parameters
 from t5x_style.accounting.recompute import KEEP_ATTENTION
 from t5x_style.accounting.step_shape import ADAMW_BYTES, StepShape
@@ -203,7 +203,7 @@ def step_memory(shape: StepShape, topology: Topology) -> Memory:
     scores = tokens * sequence_length * (arch.heads // tensor) * (4 + 4 + c)
     if kernel == "blockwise":
         # float32 weights and their gradient, which the gradient of the scores replaces.
-        block = topology.attention_block
+        block = topology.attention_block or USUAL_BLOCK
         pairs = min(tokens, rows * block) * min(sequence_length, block)
         scores = pairs * (arch.heads // tensor) * (4 + 4)
         # Queries, keys and values by blocks, and their gradients added up in float32.

@@ -12,7 +12,7 @@ from t5x_style.accounting.chips import Chip
 from t5x_style.compiling.estimates.assumptions import ASSUMPTIONS
 from t5x_style.compiling.estimates.torus import Places
 from t5x_style.compiling.hlo.collectives import NETWORK
-from t5x_style.compiling.hlo.kernel_calls import AttentionWork, calls_by_pass, kernel_flops
+from t5x_style.compiling.hlo.kernel_calls import AttentionWork, kernel_flops
 from t5x_style.compiling.hlo.program import Program
 from t5x_style.errors import Fault, UsageError, one_of
 from t5x_style.quantities import SECONDS_PER_DAY
@@ -105,15 +105,14 @@ def estimate(
         )
     assumed = ASSUMPTIONS[assumptions]
     kernel_seconds = executed = 0.0
-    if program.kernel_calls:
+    if program.kernels:
         if attention is None:
             raise Fault(
                 f"the program runs the kernels {', '.join(program.kernel_calls)}, but their "
                 "`attention` (the work of one call) was not given"
             )
-        calls = calls_by_pass(program.kernel_calls)
-        kernel_seconds = assumed.kernel_seconds(chip, calls, attention)
-        executed = kernel_flops(program.kernel_calls, attention)
+        kernel_seconds = assumed.kernel_seconds(chip, program.kernels, attention)
+        executed = kernel_flops(program.kernels, attention)
     wire: dict[str, float] = {}
     for collective in program.collectives:
         if collective.axis == NETWORK:

@@ -5,13 +5,17 @@ the attention that it computes.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
+from t5x_style.compiling.hlo.arrays import arrays
 from t5x_style.compiling.hlo.loops import Schedule
 from t5x_style.compiling.hlo.text import Instruction, Module
 from t5x_style.errors import Fault
 
+_Key = TypeVar("_Key", bound=Hashable)
 _TARGET = "tpu_custom_call"
 _CUDNN = "__cudnn$fmha"
 # Marks of the TPU compiler in its programs: memory, views, ends of asynchronous operations.
@@ -41,6 +45,39 @@ CUDNN_PASSES = {
 
 
 @dataclasses.dataclass(frozen=True)
+class KernelGrid:
+    """The grid that one call of the splash kernel walks, from the shapes of its operands.
+
+    Attributes:
+      mapped: elements of the axes over which the kernel is mapped. A chip's cores share them.
+      heads, kv_heads: of queries and of keys, in all sequences of the call.
+      rows, columns: of blocks in a head's schedule, as the schedule's array has them: queries and
+        keys. The pass of the keys' gradients walks it by columns.
+    """
+
+    mapped: int
+    heads: int
+    kv_heads: int
+    rows: int
+    columns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCall:
+    """The calls of one attention kernel.
+
+    Attributes:
+      name: of a Pallas kernel, or of cuDNN's routine.
+      count: runs in a run of the program.
+      grid: None for kernels that are not splash.
+    """
+
+    name: str
+    count: int
+    grid: KernelGrid | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionWork:
     """The work of one call of an attention kernel on one device.
 
@@ -50,6 +87,7 @@ class AttentionWork:
       keys_seen: mean number of keys that the mask admits.
       head_dim: H. features: of a query and a key in the kernel; more than H with ALiBi.
       block: queries and keys of a tile; 0 where it is not known.
+      causal: whether the mask is causal alone, and the logits have no soft-cap.
     """
 
     rows: float
@@ -58,6 +96,7 @@ class AttentionWork:
     head_dim: int
     features: int
     block: int
+    causal: bool = True
 
 
 def is_kernel(instruction: Instruction) -> bool:
@@ -68,16 +107,21 @@ def is_kernel(instruction: Instruction) -> bool:
     )
 
 
-def kernel_calls(module: Module, schedule: Schedule) -> dict[str, int]:
-    """Calls of kernels per run, by the name of a Pallas kernel or of cuDNN's routine."""
+def kernel_calls(module: Module, schedule: Schedule) -> list[KernelCall]:
+    """Calls of attention kernels per run, those of one name and one grid together."""
 
-    def name(call: Instruction) -> str | None:
+    def name(call: Instruction) -> tuple[str, KernelGrid | None] | None:
         if not is_kernel(call):
             return None
-        target = call.attribute("custom_call_target")
-        return re.sub(r"(\.\d+)+$", "", call.name) if target == _TARGET else target
+        target = call.attribute("custom_call_target") or ""
+        if target != _TARGET:
+            return target, None
+        return re.sub(r"(\.\d+)+$", "", call.name), _grid(call)
 
-    return _count(module, schedule, name)
+    return [
+        KernelCall(name, count, grid)
+        for (name, grid), count in _count(module, schedule, name).items()
+    ]
 
 
 def library_calls(module: Module, schedule: Schedule) -> dict[str, int]:
@@ -91,55 +135,76 @@ def library_calls(module: Module, schedule: Schedule) -> dict[str, int]:
 
 
 def _count(
-    module: Module, schedule: Schedule, name_of: Callable[[Instruction], str | None]
-) -> dict[str, int]:
-    calls: dict[str, int] = {}
+    module: Module, schedule: Schedule, key_of: Callable[[Instruction], _Key | None]
+) -> dict[_Key, int]:
+    calls: dict[_Key, int] = {}
     for computation in module.computations.values():
         runs = schedule.times[computation.name]
         for instruction in computation.instructions.values():
             if runs and instruction.operation == "custom-call":
-                name = name_of(instruction)
-                if name is not None:
-                    calls[name] = calls.get(name, 0) + runs
+                key = key_of(instruction)
+                if key is not None:
+                    calls[key] = calls.get(key, 0) + runs
     return calls
 
 
-def calls_by_pass(calls: Mapping[str, int]) -> dict[str, int]:
+def _grid(call: Instruction) -> KernelGrid | None:
+    """Of a splash kernel: its operands are two schedules, then q and k as [mapped…, N, H, S]."""
+    listed = re.search(r"operand_layout_constraints=\{(.*?\})\}", call.attributes)
+    shapes = [array.dimensions for array in arrays(listed[1])] if listed else []
+    if not call.name.startswith("splash_") or len(shapes) < 4:
+        return None
+    schedule, _, q, k, *_ = shapes
+    return KernelGrid(
+        mapped=math.prod(q[:-3]),
+        heads=math.prod(q[:-2]),
+        kv_heads=math.prod(k[:-2]),
+        rows=schedule[-2],
+        columns=schedule[-1],
+    )
+
+
+def calls_by_pass(calls: Sequence[KernelCall]) -> dict[str, int]:
     """Calls of each of PASSES, of a program for TPUs.
 
     Raises:
       Fault: a kernel is not in the table, so its products are not known.
     """
     by_pass = dict.fromkeys(PASSES, 0)
-    for name, count in calls.items():
-        by_pass[_pass_name(name, count)] += count
+    for call in calls:
+        by_pass[pass_name(call)] += call.count
     return by_pass
 
 
-def _pass_name(name: str, count: int) -> str:
-    match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", name)
+def pass_name(call: KernelCall) -> str:
+    """Which of PASSES a kernel of a program for TPUs is.
+
+    Raises:
+      Fault: see `calls_by_pass`.
+    """
+    match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", call.name)
     if match is None:
         raise Fault(
-            f"kernel {name!r} runs {count} times a step, but its products are not in the table "
-            "PASSES of t5x_style/compiling/hlo/kernel_calls.py"
+            f"kernel {call.name!r} runs {call.count} times a step, but its products are not in the "
+            "table PASSES of t5x_style/compiling/hlo/kernel_calls.py"
         )
     return match[1]
 
 
-def kernel_flops(calls: Mapping[str, int], work: AttentionWork) -> float:
+def kernel_flops(calls: Sequence[KernelCall], work: AttentionWork) -> float:
     """FLOPs that the kernels execute on one device in one run of the program.
 
     Of blocks that the mask cuts through, all pairs count: they are multiplied, then masked.
 
     Args:
-      calls: as `Program.kernel_calls`. work: of one call.
+      calls: as `Program.kernels`. work: of one call.
 
     Raises:
       Fault: see `calls_by_pass`.
     """
     pairs = work.rows * work.keys_touched
     flops = 0.0
-    for name, count in calls.items():
-        widths = CUDNN_PASSES.get(name) or PASSES[_pass_name(name, count)]
-        flops += count * 2 * pairs * sum(getattr(work, width) for width in widths)
+    for call in calls:
+        widths = CUDNN_PASSES.get(call.name) or PASSES[pass_name(call)]
+        flops += call.count * 2 * pairs * sum(getattr(work, width) for width in widths)
     return flops

@@ -7,7 +7,7 @@ from t5x_style.accounting import chips
 from t5x_style.compiling.hlo.arrays import Buffer, largest_buffers
 from t5x_style.compiling.hlo.collectives import Collective, collectives
 from t5x_style.compiling.hlo.costs import Operation, operations
-from t5x_style.compiling.hlo.kernel_calls import kernel_calls, library_calls
+from t5x_style.compiling.hlo.kernel_calls import KernelCall, kernel_calls, library_calls
 from t5x_style.compiling.hlo.loops import schedule
 from t5x_style.compiling.hlo.products import matmul_flops
 from t5x_style.compiling.hlo.text import parse
@@ -21,7 +21,7 @@ class Program:
 
     Attributes:
       matmul_flops: 2 x multiply-adds of every matrix product outside of kernels, exact.
-      kernel_calls: calls of attention kernels by name. What they multiply is not in the text: see
+      kernels: calls of attention kernels. What they multiply is not in the text: see
         `kernel_flops`.
       library_calls: calls of a library's routines by name: cuBLAS on a GPU, oneDNN on a CPU. Their
         products are not in the text. The TPU compiler's own calls multiply nothing and are left
@@ -34,12 +34,20 @@ class Program:
     """
 
     matmul_flops: int
-    kernel_calls: dict[str, int]
+    kernels: list[KernelCall]
     library_calls: dict[str, int]
     collectives: list[Collective]
     operations: list[Operation]
     largest_buffers: list[Buffer]
     unknown_loops: tuple[str, ...]
+
+    @property
+    def kernel_calls(self) -> dict[str, int]:
+        """Calls of attention kernels by name."""
+        calls: dict[str, int] = {}
+        for call in self.kernels:
+            calls[call.name] = calls.get(call.name, 0) + call.count
+        return calls
 
     @property
     def estimated_cycles(self) -> dict[str, int]:
@@ -70,7 +78,7 @@ def read_program(
     runs = schedule(module)
     return Program(
         matmul_flops=matmul_flops(module, runs),
-        kernel_calls=kernel_calls(module, runs),
+        kernels=kernel_calls(module, runs),
         library_calls=library_calls(module, runs),
         collectives=collectives(module, runs, mesh or {}, silent),
         operations=operations(module, runs),

@@ -7,23 +7,33 @@ import pytest
 
 from t5x_style.accounting import CHIPS
 from t5x_style.compiling.estimates import estimate
-from t5x_style.compiling.estimates.assumptions import KERNEL_CYCLES
+from t5x_style.compiling.estimates.assumptions import KERNEL_CYCLES, cores_of_pass
 from t5x_style.compiling.estimates.torus import closed_axes, links_of_group, torus_shape
-from t5x_style.compiling.hlo import AttentionWork, Collective, Operation, Program, kernel_flops
+from t5x_style.compiling.hlo import (
+    AttentionWork,
+    Collective,
+    KernelCall,
+    KernelGrid,
+    Operation,
+    Program,
+    kernel_flops,
+)
 from t5x_style.errors import Fault, UsageError
 
-SPLASH = {
-    "splash_mha_fwd_segmented_residuals": 2,
-    "splash_mha_dq_segmented_no_residuals": 1,
-    "splash_mha_dkv_segmented_no_residuals": 1,
-}
+# 5 sequences of 200 heads, 50 of them of keys; 4 blocks of 64 queries, 4 of keys.
+GRID = KernelGrid(mapped=5, heads=1000, kv_heads=250, rows=4, columns=4)
+SPLASH = [
+    KernelCall("splash_mha_fwd_segmented_residuals", 2, GRID),
+    KernelCall("splash_mha_dq_segmented_no_residuals", 1, GRID),
+    KernelCall("splash_mha_dkv_segmented_no_residuals", 1, GRID),
+]
 # 1,000 rows of queries of 4 blocks of 64; a quarter more keys than the mask admits.
 WORK = AttentionWork(
     rows=1000 * 256, keys_touched=160, keys_seen=128, head_dim=128, features=134, block=64
 )
 PROGRAM = Program(
     matmul_flops=10**12,
-    kernel_calls={},
+    kernels=[],
     library_calls={},
     collectives=[],
     operations=[Operation("fusion.1", "matmul", 15 * 10**8, 3, "decoder.py:1")],
@@ -115,26 +125,49 @@ def test_kernels_execute_whole_blocks():
 
 
 def test_kernels_by_a_flat_share_and_by_the_compilers_schedule(monkeypatch):
-    program = dataclasses.replace(PROGRAM, kernel_calls=SPLASH)
+    program = dataclasses.replace(PROGRAM, kernels=SPLASH)
     arguments = (program, CHIPS["v5p"], torus(4, 4, 4))
     others = {"tokens": 1, "model_flops": 1.0, "attention": WORK}
     flat = estimate(*arguments, **others, assumptions="flat")
     products = 2 * 2 + 5
     assert flat.kernel_seconds == pytest.approx(products * 2 * 256_000 * 128 * 128 / (0.4 * 459e12))
     # So many of each, too.
-    counts = dict(zip(SPLASH, (2, 3, 5), strict=True))
-    several = dataclasses.replace(PROGRAM, kernel_calls=counts)
+    counts = [
+        dataclasses.replace(call, count=count)
+        for call, count in zip(SPLASH, (2, 3, 5), strict=True)
+    ]
+    several = dataclasses.replace(PROGRAM, kernels=counts)
     found = estimate(several, *arguments[1:], **others, assumptions="flat").kernel_seconds
     assert found / flat.kernel_seconds == pytest.approx((2 * 2 + 2 * 3 + 3 * 5) / products)
     unread = estimate(*arguments, **others)
     assert unread.kernel_seconds == pytest.approx(kernel_flops(SPLASH, WORK) / (0.4 * 459e12))
-    cycles = {"fwd": (100, 10), "dq": (200, 20), "dkv": (300, 30)}
-    monkeypatch.setitem(KERNEL_CYCLES, ("v5p", 128, 134, 64), cycles)
-    # 4,000 rows of blocks with 2.5 blocks each, on two cores.
-    taken = 10_000 * (2 * 100 + 200 + 300) + 4000 * (2 * 10 + 20 + 30)
+    cycles = ((100, 7, 10), (200, 8, 20), (300, 9, 30))
+    monkeypatch.setitem(KERNEL_CYCLES, ("v5p", 128, 134, 64, True), cycles)
+    # Of 16,000 blocks, 10,000 are touched. Results are 4,000 rows of queries, 1,000 of keys. Two
+    # cores share 1,000 heads evenly, but of 5 sequences one has 3.
+    forward = 10_000 * 100 + 6000 * 7 + 4000 * 10
+    back = 10_000 * (200 + 300) + 6000 * (8 + 9) + 4000 * 20 + 1000 * 30
     own = estimate(*arguments, **others)
-    assert own.kernel_seconds == pytest.approx(taken / 1.75e9 / 2)
+    assert own.kernel_seconds == pytest.approx((2 * forward / 2 + back * 3 / 5) / 1.75e9)
     assert own.hardware_flops == 64 * (10**12 + kernel_flops(SPLASH, WORK))
+    # The table's schedules are those of a causal mask; others have no row.
+    others["attention"] = dataclasses.replace(WORK, causal=False)
+    assert estimate(*arguments, **others).kernel_seconds == unread.kernel_seconds
+    others["attention"] = WORK
+    unsegmented = [KernelCall(call.name.replace("_segmented", ""), 1, GRID) for call in SPLASH]
+    other = dataclasses.replace(PROGRAM, kernels=unsegmented)
+    found = estimate(other, *arguments[1:], **others).kernel_seconds
+    assert found == pytest.approx(kernel_flops(unsegmented, WORK) / (0.4 * 459e12))
+
+
+@pytest.mark.parametrize(
+    ("chip", "mapped", "cores"), [("v5e", 3, 1), ("v5p", 1, 1), ("v5p", 2, 2), ("v4", 3, 1.5)]
+)
+def test_cores_share_the_axes_over_which_a_kernel_is_mapped(chip, mapped, cores):
+    grid = KernelGrid(mapped=mapped, heads=4 * mapped, kv_heads=mapped, rows=4, columns=4)
+    for name in ("dq", "dkv"):
+        assert cores_of_pass(CHIPS[chip], name, grid) == cores
+    assert cores_of_pass(CHIPS[chip], "fwd", grid) == CHIPS[chip].cores
 
 
 def test_the_clocks_make_the_published_peaks():
@@ -154,9 +187,9 @@ def test_what_is_not_known_is_refused():
         estimate(PROGRAM, CHIPS["v5p"], places, **arguments, assumptions="falt")
     with pytest.raises(UsageError, match="no estimate for a tpu7x"):
         estimate(PROGRAM, CHIPS["tpu7x"], places, **arguments)
-    kernels = dataclasses.replace(PROGRAM, kernel_calls=SPLASH)
+    kernels = dataclasses.replace(PROGRAM, kernels=SPLASH)
     with pytest.raises(Fault, match="was not given"):
         estimate(kernels, CHIPS["v5p"], places, **arguments)
-    unheard = dataclasses.replace(PROGRAM, kernel_calls={"paged_attention": 3})
+    unheard = dataclasses.replace(PROGRAM, kernels=[KernelCall("paged_attention", 3)])
     with pytest.raises(Fault, match="'paged_attention' runs 3 times a step"):
         estimate(unheard, CHIPS["v5p"], places, **arguments, attention=WORK)
