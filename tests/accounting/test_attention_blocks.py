@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from t5x_style.accounting import CHIPS
 from t5x_style.accounting.attention_blocks import (
     FLASH_BLOCKS,
     KERNEL_CYCLES,
@@ -78,3 +79,23 @@ def test_rows_of_the_table_are_of_tiles_that_the_kernel_has():
         narrow = KERNEL_CYCLES[(*key[:3], 512, key[4])]
         for (wide, *_), (small, *_) in itertools.zip_longest(KERNEL_CYCLES[key], narrow):
             assert 2 * small < wide < 4 * small
+
+
+@pytest.mark.parametrize(
+    ("chip", "length", "share"),
+    [
+        ("v6e", 2048, 0.16),
+        ("v6e", 8192, 0.22),
+        ("v5p", 2048, 0.40),
+        ("v5p", 8192, 0.54),
+        ("v5e", 2048, 0.41),
+    ],
+)
+def test_shares_of_the_peak_by_the_schedule(chip, length, share):
+    """As docs/results/scale.md prints them: of the seven products of a head of 128 that the mask
+    admits. Flat estimates assume 40 % for all chips."""
+    row = CHIPS[chip]
+    block = chosen_flash_block(None, length, chip=chip, head_dim=128, features=128)
+    seconds = cycles((chip, 128, 128, block, False), length, None) / row.clock / row.cores
+    flops = 7 * 2 * 128 * length * (length + 1) / 2
+    assert flops / seconds / row.peak_bf16_flops == pytest.approx(share, abs=0.005)
