@@ -85,8 +85,8 @@ def flash_attention(
     )
     # Of the kernel's own grid, the compiler splits no axis of a backward pass over a chip's cores;
     # it splits axes over which the kernel is mapped. Sequences are one. Where the cores cannot
-    # share them evenly, heads of keys are mapped too, then parts of the queries that share a key:
-    # an axis more costs a step of the grid 1 to 6 %.
+    # share them evenly, heads of keys are mapped too, then parts of the queries that share a key.
+    # An axis more costs a step of the grid 1 to 6 %, and ALiBi's features copies around the kernel.
     cores = 1 if chip is None else chip_named(chip).cores
     split = [] if batch % cores == 0 else [kv_heads]
     if split and batch * kv_heads % cores and heads // kv_heads % cores == 0:

@@ -145,8 +145,8 @@ def test_the_flash_kernel_runs_the_passes_and_features_that_are_counted():
     assert any(layout in text for layout in layouts)
 
 
-# What libtpu schedules of each is in the note of `tools/kernel_cycles --smoke`: a pass on one core
-# stands in a PrimaryCoreRegion, as the last of these did before.
+# libtpu's own text says so: a pass on one core stands in a PrimaryCoreRegion, for which
+# `tools/kernel_cycles --smoke` looks.
 @pytest.mark.parametrize(
     ("chip", "sequences", "heads", "kv_heads", "mapped", "cores"),
     [
