@@ -118,7 +118,7 @@ def chosen_flash_block(
     if at_most is not None:
         return usual
 
-    def cycles(block: int) -> float:
+    def cycles_of_head(block: int) -> float:
         rows = length / block
         touched = rows * touched_keys_per_query(length, window, block) / block
         steps = rows * grid_width(length, window, block)
@@ -131,7 +131,7 @@ def chosen_flash_block(
         if (chip, head_dim, features, block, False) in KERNEL_CYCLES
         and flash_block(length, block, shards) == block
     ]
-    return min(read, key=cycles, default=usual)
+    return min(read, key=cycles_of_head, default=usual)
 
 
 def cycles_of_pass(cycles: PassCycles, touched: float, steps: float, rows: float) -> float:

@@ -1,6 +1,7 @@
 """The report on a compiled step as text for people."""
 
 from t5x_style.accounting import StepShape
+from t5x_style.accounting.flops import attention_tile
 from t5x_style.compiling.estimates import ASSUMPTIONS
 from t5x_style.compiling.memory_use import ChipMemory
 from t5x_style.compiling.report import CompileReport, ProgramAccounts
@@ -68,9 +69,13 @@ def _step_rows(report: CompileReport) -> list[tuple[str, str]]:
 def _step_text(shape: StepShape, report: CompileReport) -> str:
     topology = report.topology
     dtypes = dtypes_text(shape.compute_dtype, shape.architecture.matmul_dtype)
+    kernel = topology.kernel
+    if kernel == "flash":
+        tile = attention_tile(shape.architecture, shape.sequence_length, topology)
+        kernel += f" in tiles of {tile:,}"
     return (
         f"{shape.sequences:,} x {shape.sequence_length:,} tokens, microbatches "
-        f"{topology.microbatches}, {dtypes}, attention {topology.kernel}, remat {topology.remat}"
+        f"{topology.microbatches}, {dtypes}, attention {kernel}, remat {topology.remat}"
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_style.accounting.attention_blocks import blocks_before, even_block
+from t5x_style.accounting.attention_blocks import USUAL_BLOCK, blocks_before, even_block
 from t5x_style.kernels.plain import (
     MASKED,
     RESIDUALS,
@@ -27,7 +27,7 @@ from t5x_style.kernels.plain import (
 _NEVER = np.iinfo(np.int32).max
 
 
-def blockwise_attention(inputs: AttentionInputs, *, block_size: int = 512) -> jax.Array:
+def blockwise_attention(inputs: AttentionInputs, *, block_size: int = USUAL_BLOCK) -> jax.Array:
     """The same numbers as `plain_attention`, one query block against one key block at a time.
 
     Args:

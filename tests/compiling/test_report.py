@@ -195,6 +195,10 @@ def test_the_tables_of_a_report():
     planned = compiled(1, None, memory=None, accounts=None)
     assert report_text(planned).splitlines() == first
     assert set(compiled(1, None).to_json()) > set(planned.to_json())
+    flash = Topology(kernel="flash", attention_block=128)
+    assert "attention flash in tiles of 128, remat" in report_text(
+        compiled(1, None, topology=flash)
+    )
     named = compiled(1, None, topology=Topology(chip="h100", slice="1x4", data=4))
     assert "h100:1x4, 2 chips, 4 devices" in report_text(named)
     assert "no time estimate: XLA prints no cycles for h100." in report_text(named)
